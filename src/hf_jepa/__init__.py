@@ -1,0 +1,47 @@
+"""Joint-Embedding Predictive Architectures as ordinary Hugging Face models.
+
+Importing the package is cheap: public names are loaded on first use, and the Auto classes of transformers learn about
+the variants when they themselves are first imported.
+"""
+
+from importlib import import_module
+
+from hf_jepa.auto import register_when_imported
+from hf_jepa.registry import VARIANTS
+
+
+__version__ = "0.1.0"
+
+# Public names that do not belong to one variant, by defining module.
+_SHARED = {
+    "hf_jepa.core.outputs": ("JepaForPreTrainingOutput",),
+    "hf_jepa.evaluation.features": ("add_features_column", "extract_features"),
+    "hf_jepa.evaluation.knn": ("knn_classify",),
+    "hf_jepa.evaluation.linear": ("linear_probe",),
+    "hf_jepa.evaluation.low_shot": ("low_shot_indices",),
+    "hf_jepa.evaluation.metrics": ("alpha_req", "effective_rank", "lidar", "rankme"),
+    "hf_jepa.masking.multiblock": ("MultiBlockMaskSampler",),
+    "hf_jepa.masking.multiblock_official": ("OfficialMultiBlockMaskSampler",),
+    "hf_jepa.training.arguments": ("JepaTrainingArguments",),
+    "hf_jepa.training.trainer": ("JepaTrainer",),
+}
+_MODULE_OF = {name: module for module, names in _SHARED.items() for name in names}
+for _variant in VARIANTS.values():
+    _MODULE_OF |= _variant.public_names()
+
+
+def __getattr__(name: str):
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'hf_jepa' has no attribute {name!r}")
+    value = getattr(import_module(_MODULE_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+register_when_imported()
+
+__all__ = ["VARIANTS", "__version__", *sorted(_MODULE_OF)]

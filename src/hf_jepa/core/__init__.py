@@ -1,0 +1,1 @@
+"""The contract every pretraining model keeps: outputs, target encoder, loading rules, key maps."""

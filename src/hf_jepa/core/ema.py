@@ -1,0 +1,62 @@
+"""The exponential moving average that makes a target encoder, on whatever shards this process holds."""
+
+from collections.abc import Iterable
+
+import torch
+
+
+@torch.no_grad()
+def ema_update_(target: Iterable[torch.nn.Parameter], source: Iterable[torch.nn.Parameter], momentum: float) -> None:
+    """`target <- momentum * target + (1 - momentum) * source`, in place, without communication.
+
+    Works on plain parameters (one process, DDP, ZeRO-0 to 2), on ZeRO-3 shards and on FSDP2 DTensors: target and source
+    have equal shapes, so every process holds the same cut of both.
+
+    Args:
+        target: parameters to move; float32 or wider, because steps of size `1 - momentum` are lost in bfloat16.
+        source: parameters to follow, in the same order.
+        momentum: in [0, 1]; 0 copies.
+
+    Raises:
+        ValueError: momentum outside [0, 1], or targets in a 16-bit type with a momentum above 0.
+    """
+    if not 0.0 <= momentum <= 1.0:
+        raise ValueError(f"momentum {momentum} is outside [0, 1]")
+    target, source = list(target), list(source)
+    if momentum > 0 and any(p.dtype in (torch.bfloat16, torch.float16) for p in target):
+        raise ValueError(
+            "the target encoder is stored in a 16-bit type, in which an average with a momentum near 1 does not move: "
+            "keep the model in float32 (`dtype=torch.float32`) and train with autocast (`bf16=True`)"
+        )
+    if target and hasattr(target[0], "ds_tensor"):
+        _update_zero3_shards(target, source, 1.0 - momentum)
+        return
+    _lerp_([_local(p) for p in target], [_local(p) for p in source], 1.0 - momentum)
+
+
+def _local(parameter: torch.nn.Parameter) -> torch.Tensor:
+    """The part of a parameter that lies in this process."""
+    data = parameter.detach()
+    return data.to_local() if hasattr(data, "to_local") else data
+
+
+def _lerp_(target: list[torch.Tensor], source: list[torch.Tensor], weight: float) -> None:
+    if weight == 1.0:  # exact copy: lerp's rounding would leave a bit of the old value
+        torch._foreach_copy_(target, source)
+    else:
+        source = [s.to(t.dtype) for t, s in zip(target, source, strict=True)]
+        torch._foreach_lerp_(target, source, weight)
+
+
+def _update_zero3_shards(target: list, source: list, weight: float) -> None:
+    _lerp_([p.ds_tensor.data for p in target], [p.ds_tensor.data for p in source], weight)
+    for t, s in zip(target, source, strict=True):
+        if t.data.numel() != t.ds_numel:
+            continue  # only the shard is alive, and it has just been moved
+        if s.data.numel() == s.ds_numel:  # small parameters that DeepSpeed keeps gathered: move the full copy too
+            _lerp_([t.data], [s.data], weight)
+        else:
+            t.partition()  # drop the stale gathered copy; the next forward gathers the new shards
+
+
+__all__ = ["ema_update_"]

@@ -1,0 +1,146 @@
+"""Base classes: initialisation shared by all models, and the contract of a pretraining model."""
+
+import torch
+from torch import nn
+from transformers import initialization as init
+from transformers.modeling_utils import PreTrainedModel
+from transformers.utils import logging
+
+from hf_jepa.core.ema import ema_update_
+
+
+logger = logging.get_logger(__name__)
+
+
+class JepaPreTrainedModel(PreTrainedModel):
+    """What all models of the family share: flags, initialisation, and configs that come from a native class."""
+
+    main_input_name = "pixel_values"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+
+    def __init__(self, config, *args, **kwargs):
+        # `AutoModelForPreTraining` hands over the native config where the model type is native; ours adds fields to it.
+        if not isinstance(config, self.config_class) and config.model_type == self.config_class.model_type:
+            config = self.config_class.from_dict(config.to_dict())
+        super().__init__(config, *args, **kwargs)
+
+    def save_pretrained(self, *args, save_original_format: bool = False, **kwargs):
+        """Save with the keys of the file equal to the names of the modules (True: keys of old hub files instead)."""
+        return super().save_pretrained(*args, save_original_format=save_original_format, **kwargs)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        super()._init_weights(module)  # LayerNorm to (1, 0)
+        if isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+            init.trunc_normal_(
+                module.weight, std=self.config.initializer_range / getattr(module, "_init_divisor", 1.0)
+            )
+            if module.bias is not None:
+                init.zeros_(module.bias)
+
+
+class JepaPreTrainingMixin:
+    """The contract of a `...ForPreTraining` model with a context encoder, a target encoder and a predictor.
+
+    A class that mixes this in builds `self.context_encoder`, `self.predictor` and, under the name `base_model_prefix`,
+    the target encoder: the encoder that users want, and the one that `AutoModel` finds in the checkpoint. Its
+    `__init__` ends with `self.post_init()` and `self.start_target_encoder()`.
+    """
+
+    @property
+    def target_encoder(self) -> PreTrainedModel:
+        """The encoder that makes the targets; it never receives a gradient."""
+        return getattr(self, self.base_model_prefix)
+
+    def start_target_encoder(self) -> None:
+        """Freeze the target encoder and, unless the weights are yet to come (meta device), start it as a copy."""
+        self.target_encoder.requires_grad_(False)
+        if self.device.type != "meta":
+            ema_update_(self.target_encoder.parameters(), self.context_encoder.parameters(), 0.0)
+
+    def update_target_encoder(self, momentum: float) -> None:
+        """`target <- momentum * target + (1 - momentum) * context`; call it after every optimizer step.
+
+        Args:
+            momentum: in [0, 1].
+
+        Raises:
+            ValueError: the config says that targets are frozen, or the target encoder is stored in a 16-bit type.
+        """
+        if self.config.target_source != "ema":
+            raise ValueError(f"target_source={self.config.target_source!r}: this target encoder is not to be updated")
+        ema_update_(self.target_encoder.parameters(), self.context_encoder.parameters(), momentum)
+
+    def train(self, mode: bool = True):
+        super().train(mode)
+        self.target_encoder.eval()  # no dropout in the targets
+        return self
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
+        """Load a pretraining checkpoint, or start one from an encoder-only checkpoint.
+
+        An encoder that the checkpoint lacks becomes a copy of the one it has, a missing predictor starts fresh, and one
+        message says so. The target encoder is frozen again (loading makes every parameter trainable) and stays float32
+        whatever `dtype` is.
+
+        Raises:
+            ValueError: a part of the model is only partly in the checkpoint; the error names the missing keys.
+        """
+        # transformers' own report is silenced: what is missing is either explained or refused below.
+        verbosity = logging.get_verbosity()
+        logging.set_verbosity_error()
+        try:
+            model, info = super().from_pretrained(
+                pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
+            )
+        finally:
+            logging.set_verbosity(verbosity)
+        model._complete(info, pretrained_model_name_or_path)
+        return (model, info) if output_loading_info else model
+
+    def _complete(self, info: dict, source: str) -> None:
+        """Fill in whole parts that a checkpoint lacks; refuse partial ones."""
+        missing = set(info["missing_keys"])
+        parts = {
+            "target encoder": self.base_model_prefix,
+            "context encoder": "context_encoder",
+            "predictor": "predictor",
+        }
+        absent = []
+        for part, prefix in parts.items():
+            expected = {key for key in self.state_dict() if key.startswith(prefix + ".")}
+            if expected and expected <= missing:
+                absent.append(part)
+                missing -= expected
+        if missing or {"target encoder", "context encoder"} <= set(absent):
+            keys = sorted(missing or info["missing_keys"])
+            raise ValueError(
+                f"{source} does not hold a complete {type(self).__name__}: {len(keys)} keys are missing, among them "
+                f"{', '.join(keys[:5])}. Check that the checkpoint is of this variant and not truncated."
+            )
+        if unexpected := sorted(info["unexpected_keys"]):
+            logger.warning(f"{source}: {len(unexpected)} keys have no place in {type(self).__name__} and were left out: "
+                           f"{', '.join(unexpected[:5])}{' ...' if len(unexpected) > 5 else ''}")  # fmt: skip
+        starts = {
+            "target encoder": "the target encoder starts as a copy of the context encoder",
+            "context encoder": "the context encoder starts as a copy of the target encoder",
+            "predictor": "the predictor starts from a fresh initialisation",
+        }
+        if "context encoder" in absent:
+            ema_update_(self.context_encoder.parameters(), self.target_encoder.parameters(), 0.0)
+        elif "target encoder" in absent:
+            ema_update_(self.target_encoder.parameters(), self.context_encoder.parameters(), 0.0)
+        if absent:
+            started = "; ".join(starts[part] for part in absent)
+            logger.warning(f"{source} holds no {' and no '.join(absent)}: {started}.")
+        self.target_encoder.requires_grad_(False)
+        self.train(self.training)  # puts the target encoder into eval mode
+
+
+__all__ = ["JepaPreTrainedModel", "JepaPreTrainingMixin"]

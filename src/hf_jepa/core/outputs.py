@@ -1,0 +1,31 @@
+"""What a pretraining model returns."""
+
+from dataclasses import dataclass
+
+import torch
+from transformers.utils import ModelOutput
+
+
+@dataclass
+class JepaForPreTrainingOutput(ModelOutput):
+    """Output of every `...ForPreTraining` model.
+
+    Args:
+        loss: scalar to backpropagate, the sum of the two below.
+        prediction_loss: scalar, the distance between predictions and targets.
+        regularization_loss: scalar, or None where the objective has no such term.
+        predictions: what the predictor said, (R, K, D); the variant documents the order of the R rows.
+        targets: what it was compared with, (R, K, D), without gradient.
+        hidden_states, attentions: of the context encoder, when asked for.
+    """
+
+    loss: torch.FloatTensor | None = None
+    prediction_loss: torch.FloatTensor | None = None
+    regularization_loss: torch.FloatTensor | None = None
+    predictions: torch.FloatTensor | None = None
+    targets: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+__all__ = ["JepaForPreTrainingOutput"]

@@ -1,0 +1,68 @@
+"""Multi-head self-attention behind transformers' attention-interface switch (eager, sdpa, flash, flex)."""
+
+import torch
+from torch import nn
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Plain attention that also returns its weights. query, key, value (B, H, N, d) -> (B, N, H, d), (B, H, N, N)."""
+    weights = torch.matmul(query, key.transpose(2, 3)) * scaling
+    if attention_mask is not None:
+        weights = weights + attention_mask
+    weights = nn.functional.softmax(weights, dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
+    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
+
+
+class Attention(nn.Module):
+    """Bidirectional self-attention with separate query, key, value projections.
+
+    Args:
+        config: the model's config, read only for the choice of attention implementation, which may change at run time.
+        dim: width of the tokens.
+        num_heads: heads; must divide `dim`.
+        qkv_bias: whether the three input projections have a bias.
+        dropout: probability of dropping an attention weight while training.
+    """
+
+    is_causal = False  # read by the sdpa and flash back ends
+
+    def __init__(
+        self, config: PreTrainedConfig, dim: int, num_heads: int, qkv_bias: bool = True, dropout: float = 0.0
+    ):
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"an attention of width {dim} cannot be split into {num_heads} heads")
+        self.config = config
+        self.head_dim = dim // num_heads
+        self.scaling = self.head_dim**-0.5
+        self.dropout = dropout
+        self.q_proj = nn.Linear(dim, dim, bias=qkv_bias)
+        self.k_proj = nn.Linear(dim, dim, bias=qkv_bias)
+        self.v_proj = nn.Linear(dim, dim, bias=qkv_bias)
+        self.o_proj = nn.Linear(dim, dim)
+
+    def forward(self, hidden_states: torch.Tensor, **kwargs) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """(B, N, D) -> (B, N, D) and the attention weights (B, H, N, N) where the implementation has them."""
+        heads = (*hidden_states.shape[:-1], -1, self.head_dim)
+        query = self.q_proj(hidden_states).view(heads).transpose(1, 2)  # (B, H, N, d)
+        key = self.k_proj(hidden_states).view(heads).transpose(1, 2)
+        value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        dropout = self.dropout if self.training else 0.0
+        out, weights = attend(self, query, key, value, None, dropout=dropout, scaling=self.scaling, **kwargs)
+        return self.o_proj(out.reshape(hidden_states.shape)), weights
+
+
+__all__ = ["Attention", "eager_attention_forward"]

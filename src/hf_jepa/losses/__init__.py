@@ -1,0 +1,1 @@
+"""What is minimised: prediction losses in embedding space (regularisers join them as variants need them)."""

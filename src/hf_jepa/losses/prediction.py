@@ -1,0 +1,60 @@
+"""The distance between predicted and target embeddings."""
+
+import torch
+from torch import nn
+
+
+LOSSES = {
+    "smooth_l1": nn.functional.smooth_l1_loss,  # beta 1
+    "l1": nn.functional.l1_loss,
+    "mse": nn.functional.mse_loss,
+}
+NORMALIZATIONS = ("layer_norm", "none")
+
+
+def normalize_targets(targets: torch.Tensor, kind: str) -> torch.Tensor:
+    """Bring target embeddings to a common scale before they are compared.
+
+    Args:
+        targets: (..., D)
+        kind: "layer_norm" for a LayerNorm without learnt scale over the features (eps 1e-5), which keeps the loss from
+            shrinking together with the targets; "none" leaves them alone.
+
+    Returns:
+        (..., D), float32 when normalised.
+    """
+    if kind == "layer_norm":
+        return nn.functional.layer_norm(targets.float(), targets.shape[-1:])
+    if kind == "none":
+        return targets
+    raise ValueError(f"target normalization {kind!r} is not one of {', '.join(NORMALIZATIONS)}")
+
+
+def prediction_loss(predictions: torch.Tensor, targets: torch.Tensor, loss_type: str) -> torch.Tensor:
+    """Mean distance between predictions and targets over all elements, in float32.
+
+    I-JEPA's code uses smooth-L1 where its paper (section 3, eq. 1) writes a squared L2; both are offered.
+
+    Args:
+        predictions, targets: same shape (..., D).
+        loss_type: "smooth_l1" (beta 1), "l1" or "mse".
+
+    Returns:
+        scalar
+
+    Raises:
+        ValueError: unknown `loss_type`, or shapes that differ (they would broadcast into a wrong mean).
+
+    Example:
+        >>> import torch
+        >>> prediction_loss(torch.zeros(2, 3), torch.full((2, 3), 2.0), "smooth_l1").item()
+        1.5
+    """
+    if loss_type not in LOSSES:
+        raise ValueError(f"loss_type {loss_type!r} is not one of {', '.join(LOSSES)}")
+    if predictions.shape != targets.shape:
+        raise ValueError(f"predictions {tuple(predictions.shape)} and targets {tuple(targets.shape)} differ in shape")
+    return LOSSES[loss_type](predictions.float(), targets.float())
+
+
+__all__ = ["LOSSES", "NORMALIZATIONS", "normalize_targets", "prediction_loss"]

@@ -1,0 +1,99 @@
+"""I-JEPA configuration: native transformers' `IJepaConfig` plus the predictor and the objective."""
+
+from huggingface_hub.dataclasses import strict
+from transformers.models.ijepa.configuration_ijepa import IJepaConfig as NativeIJepaConfig
+
+from hf_jepa.core.configuration import JepaConfigMixin
+from hf_jepa.layers.patch_embedding import pair
+
+
+# The encoders of the official code (its constructor functions), with the predictor depth of the released recipes.
+SIZES = {
+    "vit_tiny": {"hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3, "intermediate_size": 768},
+    "vit_small": {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "intermediate_size": 1536},
+    "vit_base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
+    "vit_large": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096},
+    "vit_huge": {"hidden_size": 1280, "num_hidden_layers": 32, "num_attention_heads": 16, "intermediate_size": 5120},
+    "vit_giant": {
+        "hidden_size": 1408,
+        "num_hidden_layers": 40,
+        "num_attention_heads": 16,
+        "intermediate_size": 6144,
+        "pred_num_hidden_layers": 16,
+    },
+}
+POSITION_RESIZES = ("bicubic", "recompute")
+
+
+@strict
+class IJepaConfig(JepaConfigMixin, NativeIJepaConfig):
+    """Configuration of an I-JEPA: native fields for the encoder, `pred_*` for the predictor, and the objective.
+
+    `model_type` stays "ijepa", so a checkpoint also loads in stock transformers (as its target encoder).
+
+    Args:
+        hidden_size, num_hidden_layers, num_attention_heads, intermediate_size, hidden_act, hidden_dropout_prob,
+            attention_probs_dropout_prob, initializer_range, num_channels, qkv_bias: the encoder, as in the native class.
+        image_size, patch_size: pixels, an int or (height, width). `image_size` fixes the position tables; images of any
+            other size that divides into patches are welcome at run time.
+        layer_norm_eps: 1e-6, as in all official models (the native default is 1e-12).
+        pred_hidden_size: width of the predictor; a multiple of 4 and of its heads.
+        pred_num_hidden_layers: depth of the predictor.
+        pred_num_attention_heads: heads of the predictor; the encoder's number when unset, as in the official code.
+        pred_mlp_ratio: hidden width of the predictor's feed-forward networks over `pred_hidden_size`.
+        position_resize: how position tables follow another image size: "bicubic" interpolation, as native transformers
+            does, or "recompute", the sine-cosine table of the new grid.
+        rescale_residual_init: divide the initial scale of the layers that write into the residual stream by sqrt(2 l).
+            The official classes do it and the official training undoes it (reference point: False).
+        target_source, target_normalization, loss_type: see `JepaConfigMixin`.
+
+    Example:
+        >>> from hf_jepa import IJepaConfig
+        >>> config = IJepaConfig.from_size("vit_huge", patch_size=14)
+        >>> config.hidden_size, config.pred_hidden_size, config.grid_size
+        (1280, 384, (16, 16))
+    """
+
+    layer_norm_eps: float = 1e-6
+    pred_hidden_size: int = 384
+    pred_num_hidden_layers: int = 12
+    pred_num_attention_heads: int | None = None
+    pred_mlp_ratio: float | int = 4.0
+    position_resize: str = "bicubic"
+    rescale_residual_init: bool = False
+    base_model_fsdp_plan = {"layers.*": "free_full_weight", "layernorm": "keep_full_weight"}
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        if self.pred_num_attention_heads is None:
+            self.pred_num_attention_heads = self.num_attention_heads
+
+    @classmethod
+    def from_size(cls, size: str, **overrides) -> "IJepaConfig":
+        """The config of a named size (`vit_tiny` ... `vit_giant`), any field of which can be overridden."""
+        if size not in SIZES:
+            raise ValueError(f"size {size!r} is not one of {', '.join(SIZES)}")
+        return cls(**(SIZES[size] | overrides))
+
+    @property
+    def grid_size(self) -> tuple[int, int]:
+        """(rows, columns) of the token grid at `image_size`."""
+        image, patch = pair(self.image_size), pair(self.patch_size)
+        return image[0] // patch[0], image[1] // patch[1]
+
+    def validate_geometry(self):
+        image, patch = pair(self.image_size), pair(self.patch_size)
+        if min(patch) < 1 or image[0] % patch[0] or image[1] % patch[1] or min(image) < 1:
+            raise ValueError(f"image_size {self.image_size} does not divide into patches of {self.patch_size} pixels")
+        widths = {
+            "hidden_size": (self.hidden_size, self.num_attention_heads),
+            "pred_hidden_size": (self.pred_hidden_size, self.pred_num_attention_heads or self.num_attention_heads),
+        }
+        for name, (width, heads) in widths.items():
+            if heads < 1 or width % heads or width % 4:
+                raise ValueError(f"{name} {width} must be a multiple of its {heads} attention heads and of 4")
+        if self.position_resize not in POSITION_RESIZES:
+            raise ValueError(f"position_resize={self.position_resize!r} is not one of {', '.join(POSITION_RESIZES)}")
+
+
+__all__ = ["SIZES", "IJepaConfig"]

@@ -1,0 +1,96 @@
+"""The one table of variants. Public names, Auto classes, tests, docs and the command line are derived from it."""
+
+from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One member of the family. Everything else follows from the folder `hf_jepa/models/<name>/`.
+
+    Args:
+        name: folder name and command-line name.
+        title: as written in prose.
+        paper: arXiv identifier.
+        modality: "image", "video", "audio", "text", ...
+        config: config class, in `configuration_<name>.py`.
+        base_model: encoder class, in `modeling_<name>.py`.
+        pretraining_model: class with the objective, in `modeling_<name>.py`.
+        heads: further model classes, Auto class -> class in `modeling_<name>.py`.
+        parts: further public names, module suffix -> names.
+        native: True where transformers itself owns the `model_type`, which is then never shadowed.
+        key_map: name of the official key map in `convert_<name>.py`, or None where no official weights exist.
+        weights_license: licence of converted official weights.
+        tiny: config fields of a model that trains in well under a second, for the behaviour suites.
+    """
+
+    name: str
+    title: str
+    paper: str
+    modality: str
+    config: str
+    base_model: str
+    pretraining_model: str
+    heads: dict[str, str]
+    parts: dict[str, tuple[str, ...]]
+    native: bool
+    key_map: str | None
+    weights_license: str | None
+    tiny: dict
+
+    def module_name(self, kind: str) -> str:
+        """Name of the module `<kind>_<name>` of the variant's folder."""
+        return f"hf_jepa.models.{self.name}.{kind}_{self.name}"
+
+    def module(self, kind: str) -> ModuleType:
+        """The module `<kind>_<name>` of the variant's folder, e.g. `module("modeling")`."""
+        return import_module(self.module_name(kind))
+
+    def public_names(self) -> dict[str, str]:
+        """Public name -> module that defines it."""
+        kinds = {"configuration": (self.config,), **self.parts}
+        modeling = (self.base_model, self.pretraining_model, *self.heads.values())
+        kinds["modeling"] = (*kinds.get("modeling", ()), *modeling)
+        return {name: self.module_name(kind) for kind, names in kinds.items() for name in names}
+
+    def config_class(self):
+        return getattr(self.module("configuration"), self.config)
+
+    def model_class(self, name: str | None = None):
+        """A model class of the variant; the pretraining model unless another is named."""
+        return getattr(self.module("modeling"), name or self.pretraining_model)
+
+
+VARIANTS = {
+    variant.name: variant
+    for variant in (
+        Variant(
+            name="ijepa",
+            title="I-JEPA",
+            paper="2301.08243",
+            modality="image",
+            config="IJepaConfig",
+            base_model="IJepaModel",
+            pretraining_model="IJepaForPreTraining",
+            heads={"AutoModelForImageClassification": "IJepaForImageClassification"},
+            parts={"modeling": ("IJepaPredictor",), "image_processing": ("IJepaImageProcessor",)},
+            native=True,
+            key_map="OFFICIAL",
+            weights_license="cc-by-nc-4.0",
+            tiny={
+                "hidden_size": 32,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 4,
+                "intermediate_size": 64,
+                "image_size": 32,
+                "patch_size": 4,
+                "pred_hidden_size": 24,
+                "pred_num_hidden_layers": 2,
+            },
+        ),
+    )
+}
+
+
+__all__ = ["VARIANTS", "Variant"]
