@@ -1,0 +1,1 @@
+"""Pictures: one function per picture, each writes a PNG. Needs `pip install "hf_jepa[viz]"`."""
