@@ -15,14 +15,21 @@ __version__ = "0.1.0"
 # Public names that do not belong to one variant, by defining module.
 _SHARED = {
     "hf_jepa.core.outputs": ("JepaForPreTrainingOutput",),
+    "hf_jepa.data.images": ("ImageCollator", "ImageDataset", "IterableImageDataset"),
+    "hf_jepa.data.sources": ("load_images",),
+    "hf_jepa.data.transforms": ("evaluation_transform", "pretraining_transform"),
     "hf_jepa.evaluation.features": ("add_features_column", "extract_features"),
     "hf_jepa.evaluation.knn": ("knn_classify",),
     "hf_jepa.evaluation.linear": ("linear_probe",),
     "hf_jepa.evaluation.low_shot": ("low_shot_indices",),
-    "hf_jepa.evaluation.metrics": ("alpha_req", "effective_rank", "lidar", "rankme"),
+    "hf_jepa.evaluation.metrics": ("alpha_req", "effective_rank", "lidar", "participation_ratio", "rankme"),
+    "hf_jepa.masking.build": ("build_mask_sampler",),
+    "hf_jepa.masking.masks": ("Masks",),
     "hf_jepa.masking.multiblock": ("MultiBlockMaskSampler",),
     "hf_jepa.masking.multiblock_official": ("OfficialMultiBlockMaskSampler",),
     "hf_jepa.training.arguments": ("JepaTrainingArguments",),
+    "hf_jepa.training.collapse": ("CollapseMonitor",),
+    "hf_jepa.training.recipe": ("parse_recipe",),
     "hf_jepa.training.trainer": ("JepaTrainer",),
 }
 _MODULE_OF = {name: module for module, names in _SHARED.items() for name in names}

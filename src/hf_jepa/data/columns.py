@@ -1,0 +1,144 @@
+"""Which column of a data set holds the images, and which the labels."""
+
+from typing import TYPE_CHECKING, Any
+
+
+if TYPE_CHECKING:
+    import datasets
+
+IMAGE_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp")
+LABEL_NAMES = ("label", "labels", "cls")
+
+
+def find_image_column(features: "datasets.Features", wanted: str | None = None) -> str:
+    """Name of the image column.
+
+    Args:
+        features: of the data set.
+        wanted: the user's choice; without it a column of type Image, then one with a usual name.
+
+    Returns:
+        the column.
+
+    Raises:
+        ValueError: it does not exist, or it is not clear which one it is; the message lists the columns.
+
+    Example:
+        >>> import datasets
+        >>> find_image_column(datasets.Features({"photo": datasets.Image(), "label": datasets.Value("int64")}))
+        'photo'
+    """
+    import datasets
+
+    if wanted is not None:
+        _require(features, wanted, "image_column")
+        return wanted
+    typed = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
+    candidates = typed or [name for name, feature in features.items() if _holds_encoded_image(name, feature)]
+    usual = [name for name in IMAGE_NAMES if name in candidates]
+    if len(candidates) == 1 or usual:
+        return (usual or candidates)[0]
+    problem = f"more than one image column: {candidates}" if candidates else "no image column"
+    raise ValueError(f"{problem} among the columns {sorted(features)}; choose one by image_column=...")
+
+
+def _holds_encoded_image(name: str, feature: Any) -> bool:
+    """Parquet files written without `datasets` keep images as {bytes, path} or as plain bytes."""
+    if isinstance(feature, dict):
+        return set(feature) == {"bytes", "path"}
+    return name in IMAGE_NAMES and getattr(feature, "dtype", None) in ("binary", "large_binary")
+
+
+def find_label_column(features: "datasets.Features", wanted: str | None = None) -> str | None:
+    """Name of the label column.
+
+    Args:
+        features: of the data set.
+        wanted: the user's choice; without it `label`, `labels` or `cls`, then the only column of type ClassLabel.
+
+    Returns:
+        the column, None where nothing was asked for and nothing found.
+
+    Raises:
+        ValueError: the column asked for does not exist or holds neither class names nor integers.
+
+    Example:
+        >>> import datasets
+        >>> animal = datasets.ClassLabel(names=["cat", "dog"])
+        >>> find_label_column(datasets.Features({"image": datasets.Image(), "animal": animal}))
+        'animal'
+    """
+    import datasets
+
+    if wanted is not None:
+        _require(features, wanted, "label_column")
+        if not _is_label(features[wanted]):
+            raise ValueError(f"label_column {wanted!r} holds neither class names nor integers, but {features[wanted]}")
+        return wanted
+    usual = [name for name in LABEL_NAMES if name in features and _is_label(features[name])]
+    classes = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
+    if usual:
+        return usual[0]
+    return classes[0] if len(classes) == 1 else None
+
+
+def standard_columns(
+    dataset: "datasets.Dataset | datasets.IterableDataset",
+    image_column: str | None = None,
+    label_column: str | None = None,
+) -> "datasets.Dataset | datasets.IterableDataset":
+    """Reduce a data set to the columns `image`, undecoded, and `label`, integers, where it has labels.
+
+    Undecoded, because one corrupt file would otherwise stop the data set itself. Text labels become class numbers in
+    alphabetical order; a stream cannot number them and goes without. A second call changes nothing.
+
+    Args:
+        dataset: map-style or streamed.
+        image_column, label_column: as in `find_image_column` and `find_label_column`.
+
+    Returns:
+        the data set with one or two columns.
+
+    Raises:
+        ValueError: as the two functions; a stream of unknown columns, or with text in the `label_column` asked for.
+
+    Example:
+        >>> import datasets
+        >>> rows = datasets.Dataset.from_dict({"img": [{"bytes": b"", "path": None}], "animal": ["cat"], "id": [3]})
+        >>> standard_columns(rows, label_column="animal")[0]
+        {'image': {'bytes': b'', 'path': None}, 'label': 0}
+    """
+    import datasets
+
+    features = dataset.features
+    if features is None:
+        raise ValueError("the columns of this stream are not known in advance: load it with streaming=False")
+    image, label = find_image_column(features, image_column), find_label_column(features, label_column)
+    text, stream = label is not None and _is_text(features[label]), isinstance(dataset, datasets.IterableDataset)
+    if text and stream:  # the classes are only known after the last row
+        if label_column is not None:
+            raise ValueError(f"the labels in {label!r} are text, which a stream cannot number: use streaming=False")
+        label = None
+    dataset = dataset.with_format(None).select_columns([image] if label is None else [image, label])
+    dataset = dataset.cast_column(image, datasets.Image(decode=False))
+    if text and not stream:
+        dataset = dataset.class_encode_column(label)
+    names = {image: "image", label: "label"}
+    return dataset.rename_columns({old: new for old, new in names.items() if old not in (None, new)})
+
+
+def _is_text(feature: Any) -> bool:
+    return getattr(feature, "dtype", None) in ("string", "large_string")
+
+
+def _is_label(feature: Any) -> bool:
+    dtype = str(getattr(feature, "dtype", ""))  # a ClassLabel has dtype int64
+    return _is_text(feature) or dtype == "bool" or dtype.lstrip("u").startswith("int")
+
+
+def _require(features: "datasets.Features", name: str, option: str) -> None:
+    if name not in features:
+        raise ValueError(f"{option} {name!r} is not one of the columns {sorted(features)}")
+
+
+__all__ = ["find_image_column", "find_label_column", "standard_columns"]

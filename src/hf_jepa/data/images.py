@@ -1,0 +1,222 @@
+"""Data sets that give pixels, and the collator that makes batches of them.
+
+A corrupt image does not raise: its place is taken by an `UndecodableImage`, which the collator drops and names.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
+
+from hf_jepa.data.columns import standard_columns
+from hf_jepa.data.decoding import DECODE_ERRORS, UndecodableImage, decode_image, describe_source
+from hf_jepa.data.sources import load_images
+from hf_jepa.data.transforms import sample_rng
+
+
+@dataclass(frozen=True)
+class PendingImage:
+    """A row of a stream with all that decides its sample, decoded only on `load()`.
+
+    With several ranks every rank reads the whole stream and keeps its part; so it does not decode the rest.
+    """
+
+    row: dict[str, Any]
+    sample_index: int
+    seed: int
+    epoch: int
+    transform: Callable
+
+    def load(self) -> dict[str, Any] | UndecodableImage:
+        """{"pixel_values" (C, H, W), "sample_index", "labels" if there are any}, or why there is no image."""
+        value = self.row["image"]
+        try:
+            image = decode_image(value)
+        except DECODE_ERRORS as error:
+            reason = str(error) or type(error).__name__
+            return UndecodableImage(self.sample_index, describe_source(value, self.sample_index), reason)
+        pixels = self.transform(image, sample_rng(self.seed, self.epoch, self.sample_index))
+        sample = {"pixel_values": pixels, "sample_index": self.sample_index}
+        if "label" in self.row:
+            if self.row["label"] is None:
+                raise ValueError(f"{describe_source(value, self.sample_index)} has no label, other rows do")
+            sample["labels"] = int(self.row["label"])
+        return sample
+
+
+class _Epoch:
+    """The epoch in shared memory, so that persistent workers see it change."""
+
+    def __init__(self, seed: int):
+        if seed < 0:
+            raise ValueError(f"seed must be 0 or more, got {seed}")
+        self.value = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def set(self, epoch: int) -> None:
+        if epoch < 0:
+            raise ValueError(f"epoch must be 0 or more, got {epoch}")
+        self.value.fill_(epoch)
+
+    def get(self) -> int:
+        return int(self.value)
+
+
+class ImageDataset(Dataset):
+    """Map-style data set of transformed images.
+
+    The random numbers of a sample follow from (seed, epoch, index) alone: workers, ranks, order and resuming do not
+    change a crop. Whoever iterates tells it the epoch by `set_epoch`.
+
+    Args:
+        dataset: a `datasets.Dataset` with an image column (from `load_images`, or any other), or a sequence of rows
+            {"image", optionally "label"} whose images are PIL images, uint8 arrays (H, W, C), bytes or paths.
+        transform: called as `transform(image, rng)` with an RGB PIL image, see `hf_jepa.data.transforms`.
+        seed: of all random transforms.
+
+    Raises:
+        ValueError: no image column, or a negative seed.
+        TypeError: a streamed data set.
+
+    Example:
+        >>> import numpy as np
+        >>> from hf_jepa.data.transforms import pretraining_transform
+        >>> rows = [{"image": np.zeros((40, 50, 3), np.uint8), "label": 1}]
+        >>> sample = ImageDataset(rows, pretraining_transform(32))[0]
+        >>> sample["pixel_values"].shape, sample["sample_index"], sample["labels"]
+        (torch.Size([3, 32, 32]), 0, 1)
+    """
+
+    def __init__(self, dataset: Any, transform: Callable, seed: int = 0):
+        if not hasattr(dataset, "__len__"):
+            raise TypeError(f"{type(dataset).__name__} has no length: use IterableImageDataset for streams")
+        if hasattr(dataset, "features"):
+            dataset = standard_columns(dataset)
+        elif len(dataset) and "image" not in dataset[0]:
+            raise ValueError(f"rows need an 'image', got the columns {sorted(dataset[0])}")
+        self.dataset, self.transform, self.seed = dataset, transform, seed
+        self._epoch = _Epoch(seed)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict[str, Any] | UndecodableImage:
+        """The sample at `index`: "pixel_values" (C, H, W), "sample_index", "labels" if there are any."""
+        index = int(index)
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"index {index} is out of range for {len(self)} images")
+        index %= len(self)
+        return PendingImage(self.dataset[index], index, self.seed, self._epoch.get(), self.transform).load()
+
+    @property
+    def epoch(self) -> int:
+        return self._epoch.get()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the random numbers of an epoch, in running persistent workers too."""
+        self._epoch.set(epoch)
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """Names of the classes in the order of their numbers; None where the data set does not know them."""
+        return getattr(getattr(self.dataset, "features", {}).get("label"), "names", None)
+
+    @property
+    def labels(self) -> list[int] | None:
+        """Label of every row, without reading an image; None where there are none."""
+        if hasattr(self.dataset, "features"):
+            return list(self.dataset["label"]) if "label" in self.dataset.features else None
+        rows = [self.dataset[index] for index in range(len(self))]
+        return [int(row["label"]) for row in rows] if rows and "label" in rows[0] else None
+
+
+class IterableImageDataset(IterableDataset):
+    """Streamed data set of images, which its collator decodes (`ImageCollator`).
+
+    `sample_index` is a running number: unique over workers and ranks within an epoch, and the same in every epoch for
+    the same row as long as the stream is not shuffled and the number of workers stays. With several ranks
+    set `dispatch_batches=False` of accelerate: its dispatching loader cannot send the names of skipped images.
+
+    Args:
+        dataset: a `datasets.IterableDataset` with an image column.
+        transform: called as `transform(image, rng)` with an RGB PIL image, see `hf_jepa.data.transforms`.
+        seed: of all random transforms.
+
+    Raises:
+        TypeError: not a `datasets.IterableDataset`.
+        ValueError: no image column, or a negative seed.
+
+    Example:
+        >>> import datasets, numpy as np
+        >>> from hf_jepa.data.transforms import evaluation_transform
+        >>> image = datasets.Features({"image": datasets.Image()})
+        >>> rows = datasets.Dataset.from_dict({"image": [np.zeros((9, 9, 3), np.uint8)] * 3}, features=image)
+        >>> stream = IterableImageDataset(rows.to_iterable_dataset(), evaluation_transform(8))
+        >>> ImageCollator()(list(stream))["sample_index"].tolist()
+        [0, 1, 2]
+    """
+
+    def __init__(self, dataset: Any, transform: Callable, seed: int = 0):
+        import datasets
+
+        if not isinstance(dataset, datasets.IterableDataset):
+            raise TypeError(f"expected a datasets.IterableDataset, got {type(dataset).__name__}: use ImageDataset")
+        self.dataset, self.transform, self.seed = standard_columns(dataset), transform, seed
+        self._epoch = _Epoch(seed)
+
+    def __iter__(self) -> Iterator[PendingImage]:
+        # In a worker, datasets itself gives each worker its own shards; the numbers interleave accordingly.
+        worker = get_worker_info()
+        first, step = (worker.id, worker.num_workers) if worker else (0, 1)
+        epoch = self._epoch.get()
+        for position, row in enumerate(self.dataset):
+            yield PendingImage(row, first + position * step, self.seed, epoch, self.transform)
+
+    @property
+    def epoch(self) -> int:
+        return self._epoch.get()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the random numbers of an epoch and the order of a shuffled stream."""
+        self._epoch.set(epoch)
+        self.dataset.set_epoch(epoch)
+
+
+class ImageCollator:
+    """Stack samples to a batch, leaving out the images that could not be decoded.
+
+    The batch has `pixel_values` (B, C, H, W), `sample_index` (B,), `labels` (B,) if the samples have labels, and
+    `skipped`, one "path: reason" per image left out.
+
+    Raises:
+        RuntimeError: no image of the batch could be decoded; the message names them all.
+        ValueError: some samples with labels and some without.
+
+    Example:
+        >>> import torch
+        >>> good = {"pixel_values": torch.zeros(3, 8, 8), "sample_index": 5}
+        >>> batch = ImageCollator()([good, UndecodableImage(6, "b.jpg", "the file is empty")])
+        >>> batch["sample_index"], batch["skipped"]
+        (tensor([5]), ['b.jpg: the file is empty'])
+    """
+
+    def __call__(self, samples: Sequence[dict[str, Any] | UndecodableImage | PendingImage]) -> dict[str, Any]:
+        samples = [sample.load() if isinstance(sample, PendingImage) else sample for sample in samples]
+        skipped = [str(sample) for sample in samples if isinstance(sample, UndecodableImage)]
+        samples = [sample for sample in samples if not isinstance(sample, UndecodableImage)]
+        if not samples:
+            raise RuntimeError(f"none of the {len(skipped)} images of a batch can be read:\n" + "\n".join(skipped))
+        batch = {
+            "pixel_values": torch.stack([sample["pixel_values"] for sample in samples]),
+            "sample_index": torch.tensor([sample["sample_index"] for sample in samples]),
+        }
+        labelled = sum("labels" in sample for sample in samples)
+        if labelled:
+            if labelled < len(samples):
+                raise ValueError(f"{labelled} of {len(samples)} samples have labels: give them to all or to none")
+            batch["labels"] = torch.tensor([sample["labels"] for sample in samples])
+        return batch | {"skipped": skipped}
+
+
+__all__ = ["ImageCollator", "ImageDataset", "IterableImageDataset", "PendingImage", "load_images"]

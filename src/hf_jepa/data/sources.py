@@ -1,0 +1,112 @@
+"""Open a data set of images: a folder, parquet files, or a Hub id."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from hf_jepa.data.columns import standard_columns
+
+
+if TYPE_CHECKING:
+    import datasets
+
+# Names of the sub-folders that hold the splits, where a folder is divided that way.
+SPLIT_FOLDERS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "val", "valid", "dev"),
+    "test": ("test", "testing", "eval"),
+}
+
+
+def load_images(
+    name_or_path: str | Path,
+    split: str = "train",
+    streaming: bool = False,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    **load_options: Any,
+) -> "datasets.Dataset | datasets.IterableDataset":
+    """Open a data set of images from a folder, a parquet file or folder, or a Hub id.
+
+    A folder of images is either divided into `train`, `validation` (or `val`), `test`, or is all one training split;
+    file names never decide, so that `cats/test_1.jpg` is no test set. The folders inside give the labels.
+
+    Args:
+        name_or_path: what exists on disk is taken from there, everything else is a Hub id.
+        split: also in slice form, "train[:10%]".
+        streaming: read while iterating instead of downloading and indexing first.
+        image_column: found by type or name unless given.
+        label_column: found by name or type unless given; folder names for a folder of images.
+        load_options: passed to `datasets.load_dataset`, for example `name` (configuration) or `revision`.
+
+    Returns:
+        a data set with the columns `image` (undecoded bytes or path) and, where there are labels, `label` (integer).
+
+    Raises:
+        FileNotFoundError: a path that does not exist, or a folder without images or parquet files.
+        ValueError: an unknown split or column; the message lists those there are.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> root = Path(tempfile.mkdtemp())
+        >>> for kind in ("cat", "dog"):
+        ...     (root / kind).mkdir()
+        ...     Image.new("RGB", (8, 8)).save(root / kind / "1.png")
+        >>> load_images(root, streaming=True).features["label"].names
+        ['cat', 'dog']
+    """
+    import datasets
+
+    path = Path(name_or_path).expanduser()
+    if path.is_dir():
+        source, options = _folder_options(path, split.split("[")[0])
+    elif path.is_file():
+        source, options = _file_options(path)
+    elif _is_hub_id(str(name_or_path)):
+        source, options = str(name_or_path), {}
+    else:
+        raise FileNotFoundError(f"no such file or folder: {name_or_path}")
+    dataset = datasets.load_dataset(source, split=split, streaming=streaming, **options, **load_options)
+    return standard_columns(dataset, image_column, label_column)
+
+
+def _is_hub_id(name: str) -> bool:
+    parts = name.split("/")
+    return len(parts) <= 2 and all(parts) and not name.startswith((".", "~")) and not name.endswith(".parquet")
+
+
+def _file_options(path: Path) -> tuple[str, dict]:
+    if path.suffix != ".parquet":
+        raise ValueError(f"{path} is not a parquet file; images may come from a folder, parquet files or a Hub id")
+    return "parquet", {"data_files": str(path)}
+
+
+def _folder_options(path: Path, split: str) -> tuple[str, dict]:
+    """Builder name and its arguments, so that every split of a folder numbers the classes alike."""
+    if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
+        raise ValueError(
+            f"{path} was written by save_to_disk: open it with datasets.load_from_disk and pass the result"
+        )
+    if any(path.glob("*.parquet")) or any(path.glob("*/*.parquet")):
+        return "parquet", {"data_dir": str(path)}  # splits are found by the usual names train-00000-of-00002.parquet
+    if not any(file.suffix.lower() in Image.registered_extensions() for file in path.rglob("*")):
+        raise FileNotFoundError(f"{path} holds neither images nor parquet files")
+    folders = {entry.name for entry in path.iterdir() if entry.is_dir()}
+    split_of = {folder: name for name, known in SPLIT_FOLDERS.items() for folder in known}
+    divided = "train" in {split_of.get(folder) for folder in folders} or (folders and folders <= set(split_of))
+    if not divided:
+        if split != "train":
+            raise ValueError(
+                f"{path} has no split {split!r}: it is not divided into train, validation and test folders"
+            )
+        return "imagefolder", {"data_dir": str(path), "data_files": {"train": "**"}}
+    files = {split_of[folder]: f"{folder}/**" for folder in sorted(folders & set(split_of))}
+    if split not in files:
+        raise ValueError(f"{path} has no split {split!r}, only {sorted(files)}")
+    return "imagefolder", {"data_dir": str(path), "data_files": files}
+
+
+__all__ = ["load_images"]
