@@ -9,8 +9,8 @@ import torch
 def ema_update_(target: Iterable[torch.nn.Parameter], source: Iterable[torch.nn.Parameter], momentum: float) -> None:
     """`target <- momentum * target + (1 - momentum) * source`, in place, without communication.
 
-    Works on plain parameters (one process, DDP, ZeRO-0 to 2), on ZeRO-3 shards and on FSDP2 DTensors: target and source
-    have equal shapes, so every process holds the same cut of both.
+    Works on plain parameters (one process, DDP, ZeRO-0 to 2), on ZeRO-3 shards and on FSDP2 DTensors: target and
+    source have equal shapes, so every process holds the same cut of both.
 
     Args:
         target: parameters to move; float32 or wider, because steps of size `1 - momentum` are lost in bfloat16.

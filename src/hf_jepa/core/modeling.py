@@ -24,7 +24,7 @@ class JepaPreTrainedModel(PreTrainedModel):
     _can_compile_fullgraph = True
 
     def __init__(self, config, *args, **kwargs):
-        # `AutoModelForPreTraining` hands over the native config where the model type is native; ours adds fields to it.
+        # `AutoModelForPreTraining` hands over the native config where the model type is native; ours adds fields.
         if not isinstance(config, self.config_class) and config.model_type == self.config_class.model_type:
             config = self.config_class.from_dict(config.to_dict())
         super().__init__(config, *args, **kwargs)
@@ -85,9 +85,8 @@ class JepaPreTrainingMixin:
     def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
         """Load a pretraining checkpoint, or start one from an encoder-only checkpoint.
 
-        An encoder that the checkpoint lacks becomes a copy of the one it has, a missing predictor starts fresh, and one
-        message says so. The target encoder is frozen again (loading makes every parameter trainable) and stays float32
-        whatever `dtype` is.
+        An encoder that the checkpoint lacks becomes a copy of the one it has, a missing predictor starts fresh, and
+        one message says so. The target encoder is frozen again (loading makes every parameter trainable).
 
         Raises:
             ValueError: a part of the model is only partly in the checkpoint; the error names the missing keys.
@@ -125,8 +124,10 @@ class JepaPreTrainingMixin:
                 f"{', '.join(keys[:5])}. Check that the checkpoint is of this variant and not truncated."
             )
         if unexpected := sorted(info["unexpected_keys"]):
-            logger.warning(f"{source}: {len(unexpected)} keys have no place in {type(self).__name__} and were left out: "
-                           f"{', '.join(unexpected[:5])}{' ...' if len(unexpected) > 5 else ''}")  # fmt: skip
+            logger.warning(
+                f"{source}: {len(unexpected)} keys have no place in {type(self).__name__} and were left out: "
+                f"{', '.join(unexpected[:5])}{' ...' if len(unexpected) > 5 else ''}"
+            )
         starts = {
             "target encoder": "the target encoder starts as a copy of the context encoder",
             "context encoder": "the context encoder starts as a copy of the target encoder",

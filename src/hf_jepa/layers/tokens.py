@@ -17,8 +17,8 @@ def as_mask_list(mask: torch.Tensor | Sequence[torch.Tensor], name: str) -> list
     for i, m in enumerate(masks):
         if m.ndim != 2 or m.dtype != torch.long:
             raise ValueError(
-                f"{name}[{i}] has shape {tuple(m.shape)} and dtype {m.dtype}: expected a LongTensor (batch, kept tokens) "
-                "of token indices (a boolean mask is turned into indices by `mask.nonzero()`)"
+                f"{name}[{i}] has shape {tuple(m.shape)} and dtype {m.dtype}: expected a LongTensor (batch, kept "
+                "tokens) of token indices (a boolean mask is turned into indices by `mask.nonzero()`)"
             )
         if m.shape[1] == 0:
             raise ValueError(f"{name}[{i}] keeps no token: a mask must keep at least one")

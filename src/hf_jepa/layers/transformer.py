@@ -19,8 +19,9 @@ class TransformerLayer(GradientCheckpointingLayer):
         mlp_dim: hidden width of the feed-forward network.
         layer_norm_eps: epsilon of both LayerNorms.
         qkv_bias, hidden_act, attention_dropout, hidden_dropout: as in the config.
-        residual_init_divisor: the two linear layers that write into the residual stream start with a standard deviation
-            divided by this number; `sqrt(2 l)` for layer l = 1, 2, ... is the depth rescaling of the official classes.
+        residual_init_divisor: the two linear layers that write into the residual stream start with a standard
+            deviation divided by this number; `sqrt(2 l)` for layer l = 1, 2, ... is the depth rescaling of the
+            official classes.
     """
 
     def __init__(

@@ -33,9 +33,10 @@ class IJepaConfig(JepaConfigMixin, NativeIJepaConfig):
 
     Args:
         hidden_size, num_hidden_layers, num_attention_heads, intermediate_size, hidden_act, hidden_dropout_prob,
-            attention_probs_dropout_prob, initializer_range, num_channels, qkv_bias: the encoder, as in the native class.
-        image_size, patch_size: pixels, an int or (height, width). `image_size` fixes the position tables; images of any
-            other size that divides into patches are welcome at run time.
+            attention_probs_dropout_prob, initializer_range, num_channels, qkv_bias: the encoder, as in the native
+            class.
+        image_size, patch_size: pixels, an int or (height, width). `image_size` fixes the position tables; images of
+            any other size that divides into patches are welcome at run time.
         layer_norm_eps: 1e-6, as in all official models (the native default is 1e-12).
         pred_hidden_size: width of the predictor; a multiple of 4 and of its heads.
         pred_num_hidden_layers: depth of the predictor.

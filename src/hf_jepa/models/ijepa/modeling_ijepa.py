@@ -21,13 +21,13 @@ from hf_jepa.core.outputs import JepaForPreTrainingOutput
 from hf_jepa.layers.attention import Attention
 from hf_jepa.layers.patch_embedding import PatchEmbedding2d, pair
 from hf_jepa.layers.position import resize_positions, sincos_2d
-from hf_jepa.layers.tokens import as_mask_list, take_tokens, take_tokens_per_mask
+from hf_jepa.layers.tokens import as_mask_list, take_tokens_per_mask
 from hf_jepa.layers.transformer import TransformerLayer
 from hf_jepa.losses.prediction import normalize_targets, prediction_loss
 from hf_jepa.models.ijepa.configuration_ijepa import IJepaConfig
 
 
-# transformers renames the keys of old hub files (`encoder.layer.0.attention.attention.query`) only for its own classes.
+# transformers renames the keys of old hub files (`encoder.layer.0.attention.attention.query`) for its classes only.
 register_checkpoint_conversion_mapping("IJepaModel", get_checkpoint_conversion_mapping("IJepaModel"), overwrite=True)
 
 
@@ -47,7 +47,7 @@ class IJepaEmbeddings(nn.Module):
         super().__init__()
         self.config = config
         self.patch_embeddings = PatchEmbedding2d(config.num_channels, config.hidden_size, pair(config.patch_size))
-        # A buffer, not a parameter as in native transformers: never trained, decayed or averaged, yet in the checkpoint.
+        # A buffer, not a parameter as in native transformers: never trained, decayed or averaged, yet saved.
         self.register_buffer("position_embeddings", sincos_2d(config.hidden_size, config.grid_size))
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
@@ -68,7 +68,8 @@ class IJepaPredictor(nn.Module):
     Example:
         >>> import torch
         >>> from hf_jepa import IJepaConfig, IJepaPredictor
-        >>> config = IJepaConfig(hidden_size=32, num_attention_heads=4, image_size=32, patch_size=8, pred_hidden_size=16)
+        >>> config = IJepaConfig(hidden_size=32, num_attention_heads=4, image_size=32, patch_size=8,
+        ...                      pred_hidden_size=16)
         >>> predictor = IJepaPredictor(config)
         >>> context_mask, target_mask = torch.tensor([[0, 1, 4]]), torch.tensor([[10, 11]])
         >>> predictor(torch.randn(1, 3, 32), [context_mask], [target_mask]).shape

@@ -1,0 +1,54 @@
+# Two commands do everything on a fresh machine: `make quickstart` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+CODE := src tests conversion training_scripts benchmarks
+
+# One CPU thread per process keeps parallel test processes from fighting over the cores.
+export TOKENIZERS_PARALLELISM := false
+export HF_HUB_DISABLE_TELEMETRY := 1
+
+.PHONY: help install quickstart test test-slow quality style bench models-table clean
+
+help:            ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## / - /'
+
+install: $(STAMP)  ## create the virtual environment and install the package with its development tools
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade-strategy only-if-needed -c constraints.txt -e ".[dev]"
+	touch $(STAMP)
+
+quickstart: $(STAMP)  ## pretrain a tiny I-JEPA on bundled photographs, evaluate it, write pictures to runs/quickstart
+	$(BIN)/hf-jepa quickstart --output-dir runs/quickstart
+
+test: $(STAMP) quality  ## code quality, the default test-suite and the docstring examples
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --doctest-modules src/hf_jepa tests
+
+test-slow: $(STAMP)  ## the long tests only
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow tests
+
+quality: $(STAMP)  ## check formatting, lint, the dependency rule and MODELS.md
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/lint-imports
+	$(BIN)/python -m hf_jepa.cli.models_table --check MODELS.md
+
+style: $(STAMP)  ## format and fix what can be fixed
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
+
+models-table: $(STAMP)  ## regenerate MODELS.md from the registry
+	$(BIN)/python -m hf_jepa.cli.models_table MODELS.md
+
+# timm and torchvision are measured against, never depended on: they live in a folder of their own.
+benchmarks/.site:
+	$(BIN)/python -m pip install --quiet --no-deps --target $@ timm torchvision==0.28.0
+
+bench: $(STAMP) benchmarks/.site  ## speed beside native transformers, timm and the restated official algorithm
+	$(BIN)/python benchmarks/bench_all.py
+
+clean:           ## remove what the targets above created
+	rm -rf $(VENV) runs build benchmarks/.site .pytest_cache .ruff_cache .import_linter_cache
