@@ -26,7 +26,8 @@ class JepaPreTrainedModel(PreTrainedModel):
     def __init__(self, config, *args, **kwargs):
         # `AutoModelForPreTraining` hands over the native config where the model type is native; ours adds fields.
         if not isinstance(config, self.config_class) and config.model_type == self.config_class.model_type:
-            config = self.config_class.from_dict(config.to_dict())
+            native, config = config, self.config_class.from_dict(config.to_dict())
+            config._attn_implementation = native._attn_implementation  # a run-time choice, not in the dict
         super().__init__(config, *args, **kwargs)
 
     def save_pretrained(self, *args, save_original_format: bool = False, **kwargs):

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from hf_jepa.data.columns import standard_columns
 from hf_jepa.data.decoding import DECODE_ERRORS, UndecodableImage, decode_image, describe_source
+from hf_jepa.data.shared_epoch import SharedEpoch
 from hf_jepa.data.sources import load_images
 from hf_jepa.data.transforms import sample_rng
 
@@ -44,23 +45,6 @@ class PendingImage:
                 raise ValueError(f"{describe_source(value, self.sample_index)} has no label, other rows do")
             sample["labels"] = int(self.row["label"])
         return sample
-
-
-class _Epoch:
-    """The epoch in shared memory, so that persistent workers see it change."""
-
-    def __init__(self, seed: int):
-        if seed < 0:
-            raise ValueError(f"seed must be 0 or more, got {seed}")
-        self.value = torch.zeros((), dtype=torch.int64).share_memory_()
-
-    def set(self, epoch: int) -> None:
-        if epoch < 0:
-            raise ValueError(f"epoch must be 0 or more, got {epoch}")
-        self.value.fill_(epoch)
-
-    def get(self) -> int:
-        return int(self.value)
 
 
 class ImageDataset(Dataset):
@@ -96,7 +80,7 @@ class ImageDataset(Dataset):
         elif len(dataset) and "image" not in dataset[0]:
             raise ValueError(f"rows need an 'image', got the columns {sorted(dataset[0])}")
         self.dataset, self.transform, self.seed = dataset, transform, seed
-        self._epoch = _Epoch(seed)
+        self._epoch = SharedEpoch(seed)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -163,7 +147,7 @@ class IterableImageDataset(IterableDataset):
         if not isinstance(dataset, datasets.IterableDataset):
             raise TypeError(f"expected a datasets.IterableDataset, got {type(dataset).__name__}: use ImageDataset")
         self.dataset, self.transform, self.seed = standard_columns(dataset), transform, seed
-        self._epoch = _Epoch(seed)
+        self._epoch = SharedEpoch(seed)
 
     def __iter__(self) -> Iterator[PendingImage]:
         # In a worker, datasets itself gives each worker its own shards; the numbers interleave accordingly.

@@ -1,0 +1,89 @@
+"""Every Python block, every command and every local link of the documents is tried."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = [
+    *ROOT.glob("*.md"),
+    *(ROOT / "docs").glob("*.md"),
+    *(ROOT / "src/hf_jepa/models").glob("*/README.md"),
+]
+# Commands that are the test-suite itself, or that need something a test machine lacks; each with its reason.
+NOT_RUN = {
+    "make ": "make targets are what runs this test, or are run by CI beside it",
+    "git clone": "needs the network",
+    "pip install": "needs the network",
+    "cd ": "goes with git clone",
+}
+
+
+def blocks(document: Path, *languages: str) -> list[str]:
+    return re.findall(rf"```(?:{'|'.join(languages)})\n(.*?)```", document.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def commands(documents: list[Path]) -> list[str]:
+    """The lines of the bash blocks, in order, without comments and without what cannot run here."""
+    lines = [line for document in documents for block in blocks(document, "bash", "sh") for line in block.splitlines()]
+    lines = [line.split(" #")[0].strip() for line in lines]
+    return [line for line in lines if line and not line.startswith(("#", *NOT_RUN))]
+
+
+def named(document: Path) -> str:
+    return document.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("document", [d for d in DOCUMENTS if blocks(d, "python")], ids=named)
+def test_python_blocks_run(document, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    namespace = {}
+    for block in blocks(document, "python"):
+        exec(compile(block, named(document), "exec"), namespace)  # later blocks build on earlier ones
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=named)
+def test_local_links_exist(document):
+    text = re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL)
+    links = re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", text)
+    missing = [link for link in links if "://" not in link and not (document.parent / link).exists()]
+    assert not missing, f"{named(document)} links to files that do not exist: {missing}"
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    """A folder laid out as the documents assume: the scripts beside a photograph and a folder of labelled pictures."""
+    folder = tmp_path_factory.mktemp("documents")
+    for name in ("training_scripts", "conversion"):
+        shutil.copytree(ROOT / name, folder / name)
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 255, (240, 320, 3), dtype=np.uint8)).save(folder / "photo.jpg")
+    for split, count in (("train", 8), ("test", 4)):
+        for label, colour in (("cats", 60), ("dogs", 180)):
+            (folder / "photos" / split / label).mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.normal(colour, 30, (64, 64, 3)).clip(0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / "photos" / split / label / f"{i}.png")
+    shutil.copy(ROOT / "tests/fixtures/golden/ijepa/encoder_forward/checkpoint.pt", folder / "checkpoint.pth.tar")
+    return folder
+
+
+def test_commands_run_in_the_order_of_the_readme(workspace):
+    """The commands of the README build on one another, so they run in their order, in one folder."""
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    environment |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    ordered = commands([ROOT / "README.md"])
+    elsewhere = set(commands(DOCUMENTS)) - set(ordered)
+    assert ordered and not elsewhere, f"commands that only other documents name are not run here: {elsewhere}"
+    for line in ordered:
+        done = subprocess.run(shlex.split(line), cwd=workspace, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, f"{line}\n{done.stdout[-1500:]}\n{done.stderr[-3000:]}"
