@@ -1,0 +1,1 @@
+"""Training: the trainer, its arguments, schedules, parameter groups and monitors."""

@@ -1,0 +1,50 @@
+"""The arguments of a pretraining run: those of transformers' `Trainer` plus the schedules of a JEPA."""
+
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+
+@dataclass
+class JepaTrainingArguments(TrainingArguments):
+    """`TrainingArguments` with the defaults of the official I-JEPA recipe (for a global batch of 2048).
+
+    Learning rate: linear warm-up over `warmup_steps` from `start_learning_rate` to `learning_rate`, cosine to
+    `final_learning_rate`. Weight decay: cosine from `weight_decay` to `final_weight_decay`. Momentum: linear. All are
+    pure functions of the step over `schedule_scale * max_steps` steps, so a resumed run continues them exactly.
+
+    Example:
+        >>> args = JepaTrainingArguments(output_dir="runs/example", max_steps=10, use_cpu=True)
+        >>> args.momentum_start, args.final_weight_decay
+        (0.996, 0.4)
+    """
+
+    learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate."})
+    start_learning_rate: float = field(default=2e-4, metadata={"help": "Learning rate at the start of the warm-up."})
+    final_learning_rate: float = field(default=1e-6, metadata={"help": "Learning rate at the end."})
+    weight_decay: float = field(default=0.04, metadata={"help": "Weight decay at the start."})
+    final_weight_decay: float = field(default=0.4, metadata={"help": "Weight decay at the end."})
+    momentum_start: float = field(default=0.996, metadata={"help": "Momentum of the target encoder at the start."})
+    momentum_end: float = field(default=1.0, metadata={"help": "Momentum of the target encoder at the end."})
+    schedule_scale: float = field(
+        default=1.0, metadata={"help": "Length of the schedules over the length of the run (official: ipe_scale)."}
+    )
+    max_grad_norm: float = field(default=0.0, metadata={"help": "Gradient clipping; 0, as in the recipe, is none."})
+    collapse_monitor: bool = field(default=True, metadata={"help": "Watch for collapse and say so in the logs."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "The collator and the masks need them all."})
+    dataloader_drop_last: bool = field(default=True, metadata={"help": "Drop an incomplete last batch."})
+    # The filter reads the loss on the host at every step; the trainer checks for NaN whenever it logs instead.
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Keep NaN losses out of the logs."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.label_names is None:
+            self.label_names = []  # the targets are made by the model
+        for name in ("momentum_start", "momentum_end"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"{name}={getattr(self, name)} is outside [0, 1]")
+        if self.schedule_scale < 1.0:
+            raise ValueError(f"schedule_scale={self.schedule_scale} would end the schedules before the run: use >= 1")
+
+
+__all__ = ["JepaTrainingArguments"]

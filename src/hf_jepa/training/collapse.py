@@ -1,0 +1,129 @@
+"""Watching a run for collapse: targets that no longer tell one image from another."""
+
+from dataclasses import dataclass
+
+import torch
+from transformers.utils import logging
+
+from hf_jepa.core.outputs import JepaForPreTrainingOutput
+from hf_jepa.evaluation.metrics import rankme
+
+
+logger = logging.get_logger(__name__)
+
+MAX_TOKENS = 2048  # tokens that the statistics look at
+COLLAPSED_SHARE = 0.05  # of the targets' energy: below it, images are indistinguishable
+COLLAPSED_RANK = 2.0
+SHRINKING = 0.5  # of the best value seen so far
+
+ADVICE = {
+    "healthy": "targets tell images apart",
+    "shrinking": "targets tell images apart less and less. If this goes on: lower the learning rate, bring momentum "
+    "closer to 1, lengthen the warm-up, or use a larger batch",
+    "collapsed": "targets no longer tell images apart, so a low loss means nothing. Start again with a lower learning "
+    "rate or a longer warm-up, momentum closer to 1 and target_normalization='layer_norm'; in narrow models raise "
+    "initializer_range (to about 1/sqrt(hidden_size)), or position codes drown the pixels",
+}
+
+
+@dataclass(frozen=True)
+class CollapseSignals:
+    """What the targets of one batch look like.
+
+    Args:
+        target_std: standard deviation over images at one position, averaged over dimensions and positions. A target
+            that only says where it is has none, although targets of different positions differ.
+        image_share: that variation over the total size of the targets, scale-free: near 0 is collapse.
+        rankme: effective rank of the same variation, the number of directions in which images differ.
+        cosine: mean cosine between prediction and target.
+    """
+
+    target_std: float
+    image_share: float
+    rankme: float
+    cosine: float
+
+
+@torch.no_grad()
+def collapse_signals(output: JepaForPreTrainingOutput, target_mask: list[torch.Tensor]) -> CollapseSignals:
+    """Measure the targets of a batch.
+
+    Args:
+        output: of a pretraining model; rows ordered (target mask, [context mask,] image).
+        target_mask: the M LongTensors (B, K) that the output was computed with.
+
+    Raises:
+        ValueError: fewer than two images, so that nothing can differ between images.
+    """
+    images = target_mask[0].shape[0]
+    if images < 2:
+        raise ValueError(f"a batch of {images} image cannot show whether images are told apart")
+    contexts = output.targets.shape[0] // (len(target_mask) * images)
+    # The first context of every target block is enough: all contexts share the targets.
+    targets, predictions = (
+        x.detach().float().unflatten(0, (len(target_mask), contexts, images))[:, 0].flatten(0, 2)
+        for x in (output.targets, output.predictions)
+    )  # (M * B * K, D)
+    position = torch.cat(list(target_mask)).flatten()
+    centred = _without_position_mean(targets, position)
+    energy = targets.square().mean()
+    variance = centred.square().mean()
+    stride = max(1, len(centred) // MAX_TOKENS)
+    varied = centred[::stride]
+    return CollapseSignals(
+        target_std=variance.sqrt().item(),
+        image_share=(variance / energy.clamp_min(1e-12)).sqrt().item(),
+        rankme=rankme(varied.cpu()) if varied.square().sum() > 0 else 1.0,
+        cosine=torch.nn.functional.cosine_similarity(predictions, targets, dim=-1).mean().item(),
+    )
+
+
+def _without_position_mean(tokens: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+    """Subtract from every token the mean of the tokens at its position; lone tokens are left out. (n, D) -> (n', D)"""
+    count = torch.bincount(position)
+    total = tokens.new_zeros(len(count), tokens.shape[1]).index_add_(0, position, tokens)
+    centred = tokens - (total / count.clamp_min(1).unsqueeze(1))[position]
+    together = (count > 1)[position]
+    # Unbiased: n tokens around their own mean have lost one degree of freedom.
+    scale = (count / (count - 1).clamp_min(1)).sqrt()[position].unsqueeze(1)
+    return (centred * scale)[together]
+
+
+class CollapseMonitor:
+    """Keeps the signals of a run and turns them into a verdict: healthy, shrinking or collapsed.
+
+    Example:
+        >>> monitor = CollapseMonitor()
+        >>> monitor.add(CollapseSignals(target_std=0.6, image_share=0.6, rankme=40.0, cosine=0.3)).verdict
+        'healthy'
+        >>> monitor.add(CollapseSignals(target_std=0.01, image_share=0.01, rankme=1.2, cosine=1.0)).verdict
+        'collapsed'
+    """
+
+    def __init__(self):
+        self.history: list[CollapseSignals] = []
+        self.verdict = "unknown"
+
+    def add(self, signals: CollapseSignals) -> "CollapseMonitor":
+        """Take note of the signals of a step; a verdict that gets worse is logged with advice."""
+        self.history.append(signals)
+        verdict = self._judge()
+        if verdict != self.verdict and verdict != "healthy":
+            logger.warning(f"collapse monitor: {verdict} - {ADVICE[verdict]} ({signals})")
+        self.verdict = verdict
+        return self
+
+    def _judge(self) -> str:
+        now = self.history[-1]
+        if now.image_share < COLLAPSED_SHARE or now.rankme < COLLAPSED_RANK:
+            return "collapsed"
+        if now.image_share < SHRINKING * max(past.image_share for past in self.history):
+            return "shrinking"
+        return "healthy"
+
+    def logs(self) -> dict[str, float]:
+        """The last signals, as entries for a training log."""
+        return dict(vars(self.history[-1])) if self.history else {}
+
+
+__all__ = ["ADVICE", "CollapseMonitor", "CollapseSignals", "collapse_signals"]

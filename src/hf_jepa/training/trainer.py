@@ -1,0 +1,202 @@
+"""`JepaTrainer`: transformers' `Trainer` plus what a JEPA needs at every step."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from transformers import Trainer, TrainerCallback
+from transformers.utils import logging
+
+from hf_jepa.core.modeling import JepaPreTrainingMixin
+from hf_jepa.data.epochs import SetEpochCallback
+from hf_jepa.masking.masks import Masks
+from hf_jepa.training.arguments import JepaTrainingArguments
+from hf_jepa.training.collapse import CollapseMonitor, collapse_signals
+from hf_jepa.training.optimizer import build_optimizer
+from hf_jepa.training.schedules import learning_rate_at, momentum_at, weight_decay_at
+
+
+logger = logging.get_logger(__name__)
+
+
+class JepaTrainer(Trainer):
+    """Pretrains any `...ForPreTraining` model of the package.
+
+    At every step it draws the masks, sets learning rate, weight decay and momentum from the step number, and after the
+    optimizer moves the target encoder. Logging, saving, resuming, Accelerate, DeepSpeed and the Hub are the Trainer's.
+
+    Masks are drawn here rather than in the collator because block sizes depend on the step, which a loader worker
+    cannot know; so they depend on (seed, step, epoch, sample index) and on nothing else.
+
+    Args:
+        model: a pretraining model.
+        args: `JepaTrainingArguments`.
+        mask_sampler: called as `mask_sampler(sample_index, step=..., epoch=...)`, see `hf_jepa.masking`.
+        kwargs: as for `Trainer`: `train_dataset`, `data_collator` (batches with "pixel_values", "sample_index" and
+            optionally "skipped", see `ImageCollator`), `processing_class`, `callbacks`, ...
+
+    Raises:
+        FloatingPointError: the loss is NaN or infinite at a logging step.
+    """
+
+    def __init__(
+        self,
+        model: JepaPreTrainingMixin,
+        args: JepaTrainingArguments,
+        mask_sampler: Callable[..., Masks],
+        callbacks: list[TrainerCallback] | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(model=model, args=args, callbacks=callbacks, **kwargs)
+        self.mask_sampler = mask_sampler
+        self.collapse_monitor = CollapseMonitor() if args.collapse_monitor else None
+        self.skipped: dict[str, None] = {}  # images that could not be read, in order of appearance
+        self._mask_sizes: dict[str, int] = {}
+        self.add_callback(SetEpochCallback())
+        self.add_callback(_Schedules(self))
+
+    # --- a step -------------------------------------------------------------------------------------------------
+
+    def training_step(self, model, inputs: dict[str, Any], num_items_in_batch=None) -> torch.Tensor:
+        return super().training_step(model, self._add_masks(inputs), num_items_in_batch)
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """Evaluation measures the loss, on masks that are the same at every evaluation."""
+        inputs = self._prepare_inputs(self._add_masks(inputs, step=0, epoch=0))
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss = model(**inputs).loss
+        return loss.detach(), None, None
+
+    def compute_loss(self, model, inputs, return_outputs: bool = False, num_items_in_batch=None):
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
+        if self.collapse_monitor is not None and self._logs_this_step():  # reads values on the host: only then
+            self.collapse_monitor.add(collapse_signals(outputs, inputs["target_mask"]))
+        return (loss, outputs) if return_outputs else loss
+
+    def _add_masks(self, inputs: dict[str, Any], step: int | None = None, epoch: int | None = None) -> dict[str, Any]:
+        """Replace the bookkeeping of a batch by the masks of this step."""
+        inputs = dict(inputs)
+        inputs.pop("labels", None)
+        self._note_skipped(inputs.pop("skipped", ()))
+        if "sample_index" not in inputs:
+            raise ValueError(
+                f"the batch has {sorted(inputs)} but no 'sample_index': masks depend on it (ImageCollator)"
+            )
+        step = self.state.global_step if step is None else step
+        epoch = int(self.state.epoch or 0) if epoch is None else epoch  # 1.5 in the middle of the second epoch
+        masks = self.mask_sampler(inputs.pop("sample_index").cpu(), step=step, epoch=epoch)
+        self._mask_sizes = {
+            "context_tokens": masks.context_mask[0].shape[1],
+            "target_tokens": masks.target_mask[0].shape[1],
+        }
+        return inputs | masks._asdict()
+
+    def _note_skipped(self, files: list[str]) -> None:
+        for file in files:
+            if file not in self.skipped:
+                logger.warning(f"skipped an image that cannot be read: {file}")
+                self.skipped[file] = None
+
+    def _logs_this_step(self) -> bool:
+        if not self.model.training:
+            return False
+        step = self.state.global_step + 1
+        every = max(1, int(self.state.logging_steps or 1))
+        return step % every == 0 or step == self.state.max_steps or (step == 1 and self.args.logging_first_step)
+
+    # --- optimizer and schedules --------------------------------------------------------------------------------
+
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            args = self.args
+            betas = (args.adam_beta1, args.adam_beta2)
+            model = self.model if model is None else model
+            self.optimizer = build_optimizer(model, args.learning_rate, args.weight_decay, betas, args.adam_epsilon)
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
+        if self.lr_scheduler is None:
+            args = self.args
+            horizon = int(args.schedule_scale * num_training_steps)
+            warmup = args.get_warmup_steps(num_training_steps)
+            start, peak, final = args.start_learning_rate, args.learning_rate, args.final_learning_rate
+
+            def factor(step: int) -> float:
+                return learning_rate_at(step, horizon, warmup, start, peak, final) / peak
+
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def momentum(self, step: int) -> float:
+        """Momentum of the target encoder's update after optimizer step `step` (from 0)."""
+        horizon = self.args.schedule_scale * self.state.max_steps
+        return momentum_at(step, horizon, self.args.momentum_start, self.args.momentum_end)
+
+    # --- what people read ---------------------------------------------------------------------------------------
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            if not math.isfinite(logs["loss"]):
+                raise FloatingPointError(
+                    f"the loss is {logs['loss']} at step {self.state.global_step}: lower the learning rate, lengthen "
+                    "the warm-up, or check the images; the last checkpoint is intact"
+                )
+            logs["momentum"] = self.momentum(max(0, self.state.global_step - 1))
+            logs |= self._mask_sizes
+            if self.collapse_monitor is not None:
+                logs |= self.collapse_monitor.logs()
+        super().log(logs, start_time)
+
+    def summary(self) -> dict[str, Any]:
+        """The run in a few lines: steps, first and last loss, collapse signals and verdict, images left out."""
+        losses = [entry["loss"] for entry in self.state.log_history if "loss" in entry]
+        rows: dict[str, Any] = {"steps": self.state.global_step}
+        if losses:
+            rows |= {"first loss": losses[0], "last loss": losses[-1]}
+        if self.collapse_monitor is not None and self.collapse_monitor.history:
+            rows |= self.collapse_monitor.logs() | {"verdict": self.collapse_monitor.verdict}
+        return rows | {
+            "momentum": self.momentum(max(0, self.state.global_step - 1)),
+            "skipped images": len(self.skipped),
+        }
+
+
+class _Schedules(TrainerCallback):
+    """Weight decay before a step, the target encoder after it, the summary at the end."""
+
+    def __init__(self, trainer: JepaTrainer):
+        self.trainer = trainer
+
+    def on_step_begin(self, args: JepaTrainingArguments, state, control, optimizer=None, **kwargs):
+        horizon = int(args.schedule_scale * state.max_steps)
+        decay = weight_decay_at(state.global_step, horizon, args.weight_decay, args.final_weight_decay)
+        for group in optimizer.param_groups:
+            if group.get("decays", False):
+                group["weight_decay"] = decay
+
+    def on_step_end(self, args: JepaTrainingArguments, state, control, **kwargs):
+        model = self.trainer.accelerator.unwrap_model(self.trainer.model_wrapped)
+        if model.config.target_source == "ema" and not self.trainer.accelerator.optimizer_step_was_skipped:
+            model.update_target_encoder(self.trainer.momentum(state.global_step - 1))
+
+    def on_train_end(self, args: JepaTrainingArguments, state, control, **kwargs):
+        if state.is_world_process_zero:
+            print("\n" + format_table(self.trainer.summary()))
+
+
+def format_table(rows: dict[str, Any]) -> str:
+    """Two aligned columns.
+
+    Example:
+        >>> print(format_table({"steps": 20, "last loss": 0.12345}))
+        steps      20
+        last loss  0.1235
+    """
+    width = max(len(name) for name in rows)
+    shown = {name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in rows.items()}
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in shown.items())
+
+
+__all__ = ["JepaTrainer", "format_table"]
