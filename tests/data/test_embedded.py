@@ -48,7 +48,7 @@ def _raw_crops(pyramid, picture, half, uniform):
 
 def test_crops_are_standardised():
     pixels, labels = labelled_crops("train", 20)
-    assert pixels.shape == (360, 1, 48, 48) and torch.bincount(labels).eq(20).all()
+    assert pixels.shape == (360, 3, 48, 48) and torch.bincount(labels).eq(20).all()
     assert pixels.mean((1, 2, 3)).abs().max() < 1e-5
     assert pixels.std((1, 2, 3)).max() <= 1.0 + 1e-3 and pixels.std((1, 2, 3)).median() > 0.5
 

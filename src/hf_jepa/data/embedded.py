@@ -98,7 +98,7 @@ class _Pyramid:
             uniform: (B, 3) numbers in [0, 1) that choose scale, row and column.
 
         Returns:
-            float32 tensor (B, 1, size, size).
+            float32 tensor (B, 3, size, size).
         """
         level = (uniform[:, 0] * len(SCALES)).astype(np.int64)
         height, width = self.height[picture, level], self.width[picture, level]
@@ -113,7 +113,8 @@ class _Pyramid:
         crops = self.pixels[index]  # (B, size, size)
         mean = crops.mean(axis=(1, 2), keepdims=True)
         crops = (crops - mean) / (crops.std(axis=(1, 2), keepdims=True) + STD_FLOOR)
-        return torch.from_numpy(crops.astype(np.float32)).unsqueeze(1)
+        grey = torch.from_numpy(crops.astype(np.float32)).unsqueeze(1)
+        return grey.expand(-1, 3, -1, -1)  # three equal channels, so that models for ordinary images fit
 
 
 @lru_cache(maxsize=4)
@@ -132,7 +133,7 @@ class EmbeddedCrops(Dataset):
     Example:
         >>> crops = EmbeddedCrops(length=100, size=32)
         >>> crops[7]["pixel_values"].shape, crops[7]["sample_index"]
-        (torch.Size([1, 32, 32]), 7)
+        (torch.Size([3, 32, 32]), 7)
         >>> len(crops.__getitems__([1, 2, 3]))
         3
     """
@@ -174,12 +175,12 @@ def labelled_crops(split: str, per_picture: int, size: int = 48, seed: int = 0) 
         seed: of the crops.
 
     Returns:
-        pixels (N, 1, size, size) and labels (N,), N = 18 * per_picture.
+        pixels (N, 3, size, size) and labels (N,), N = 18 * per_picture.
 
     Example:
         >>> pixels, labels = labelled_crops("test", per_picture=2, size=32)
         >>> pixels.shape, labels[:4].tolist()
-        (torch.Size([36, 1, 32, 32]), [0, 0, 1, 1])
+        (torch.Size([36, 3, 32, 32]), [0, 0, 1, 1])
     """
     if split not in ("train", "test"):
         raise ValueError(f"split {split!r} is not one of train, test")

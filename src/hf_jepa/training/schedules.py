@@ -1,6 +1,6 @@
 """Learning rate, weight decay and momentum as pure functions of the optimizer step (I-JEPA, official recipe).
 
-`step` counts from 0. The official code advances its counters before it uses them, hence `step + 1` in two of the three.
+`step` counts from 0. The official code advances its counters before it uses them, hence `step + 1` in two of three.
 """
 
 import math

@@ -1,0 +1,148 @@
+"""The program behind the image pretraining scripts: recipe in, trained checkpoint out."""
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch.utils.data import Dataset
+from transformers import set_seed
+
+from hf_jepa.data.embedded import EmbeddedCrops
+from hf_jepa.data.images import ImageCollator, ImageDataset, IterableImageDataset
+from hf_jepa.data.sources import load_images
+from hf_jepa.data.transforms import evaluation_transform, pretraining_transform
+from hf_jepa.masking.build import build_mask_sampler
+from hf_jepa.registry import VARIANTS, Variant
+from hf_jepa.training.arguments import JepaTrainingArguments
+from hf_jepa.training.knn_probe import OnlineKnnProbe
+from hf_jepa.training.recipe import parse_recipe
+from hf_jepa.training.trainer import JepaTrainer
+
+
+EMBEDDED = "embedded"
+
+
+@dataclass
+class PretrainingArguments:
+    """Model and data of an image pretraining run."""
+
+    dataset: str = field(metadata={"help": f"Folder of images, parquet, Hub id, or '{EMBEDDED}' (bundled pictures)."})
+    dataset_split: str = field(default="train", metadata={"help": "Split to train on."})
+    image_column: str | None = field(default=None, metadata={"help": "Column of images; found by type when unset."})
+    streaming: bool = field(default=False, metadata={"help": "Read while training instead of indexing first."})
+    embedded_length: int = field(default=19200, metadata={"help": f"Crops per epoch of '{EMBEDDED}'."})
+    crop_scale: list[float] = field(default_factory=lambda: [0.3, 1.0], metadata={"help": "Area of a random crop."})
+    horizontal_flip: bool = field(default=False, metadata={"help": "Mirror every second image."})
+    color_distortion: float = field(default=0.0, metadata={"help": "Strength of colour distortion; 0 is none."})
+    gaussian_blur: bool = field(default=False, metadata={"help": "Blur every second image."})
+    model_name_or_path: str | None = field(default=None, metadata={"help": "Checkpoint to continue from."})
+    model_size: str | None = field(default=None, metadata={"help": "Named size of a fresh model, e.g. vit_huge."})
+    model_config: dict | str | None = field(default=None, metadata={"help": "Config fields of a fresh model (JSON)."})
+    knn_dataset: str | None = field(default=None, metadata={"help": "Labelled images for the online k-NN probe."})
+    knn_splits: list[str] = field(default_factory=lambda: ["train", "test"], metadata={"help": "Its two splits."})
+    knn_every: int = field(default=1000, metadata={"help": "Steps between two k-NN probes."})
+
+    def __post_init__(self):
+        if isinstance(self.model_config, str):
+            self.model_config = json.loads(self.model_config)
+        if self.model_name_or_path and (self.model_size or self.model_config):
+            raise ValueError("model_size and model_config describe a fresh model: drop them or model_name_or_path")
+
+
+@dataclass
+class MaskArguments:
+    """Multi-block masks; see `MultiBlockMaskSampler`."""
+
+    mask_mode: str = field(default="corrected", metadata={"help": "'corrected' or 'official' (docs/masking.md)."})
+    context_scale: list[float] = field(default_factory=lambda: [0.85, 1.0], metadata={"help": "Area of the context."})
+    target_scale: list[float] = field(default_factory=lambda: [0.15, 0.2], metadata={"help": "Area of a target."})
+    target_aspect_ratio: list[float] = field(default_factory=lambda: [0.75, 1.5], metadata={"help": "Height/width."})
+    num_context_masks: int = field(default=1, metadata={"help": "Contexts per image."})
+    num_target_masks: int = field(default=4, metadata={"help": "Targets per image."})
+    min_keep: int = field(default=10, metadata={"help": "Every block keeps more tokens than this."})
+    allow_overlap: bool = field(default=False, metadata={"help": "Let context and targets share tokens."})
+    context_length: int | None = field(default=None, metadata={"help": "Tokens per context (corrected mode)."})
+
+    def sampler(self, grid_size: tuple[int, int], seed: int):
+        names = ("num_context_masks", "num_target_masks", "min_keep", "allow_overlap")
+        settings: dict[str, Any] = {name: getattr(self, name) for name in names}
+        for name in ("context_scale", "target_scale", "target_aspect_ratio"):
+            settings[name] = tuple(getattr(self, name))
+        if self.mask_mode == "corrected":
+            settings |= {"context_length": self.context_length, "seed": seed}
+        return build_mask_sampler(self.mask_mode, grid_size=tuple(grid_size), **settings)
+
+
+def build_model(variant: Variant, arguments: PretrainingArguments):
+    """A fresh model, or the checkpoint to continue from in float32."""
+    if arguments.model_name_or_path:
+        return variant.model_class().from_pretrained(arguments.model_name_or_path, dtype="float32")
+    config_class, fields = variant.config_class(), arguments.model_config or {}
+    config = config_class.from_size(arguments.model_size, **fields) if arguments.model_size else config_class(**fields)
+    return variant.model_class()(config)
+
+
+def build_dataset(arguments: PretrainingArguments, config, seed: int) -> Dataset:
+    """The training images, cropped to the size of the model."""
+    if arguments.dataset == EMBEDDED:
+        return EmbeddedCrops(arguments.embedded_length, config.image_size, seed)
+    transform = pretraining_transform(
+        config.image_size,
+        scale=tuple(arguments.crop_scale),
+        horizontal_flip=arguments.horizontal_flip,
+        color_distortion=arguments.color_distortion,
+        gaussian_blur=arguments.gaussian_blur,
+    )
+    images = load_images(
+        arguments.dataset, arguments.dataset_split, arguments.streaming, image_column=arguments.image_column
+    )
+    return (IterableImageDataset if arguments.streaming else ImageDataset)(images, transform, seed)
+
+
+def add_knn_probe(trainer: JepaTrainer, arguments: PretrainingArguments, config) -> None:
+    transform = evaluation_transform(config.image_size)
+    train, test = (
+        ImageDataset(load_images(arguments.knn_dataset, split), transform) for split in arguments.knn_splits
+    )
+    trainer.add_callback(OnlineKnnProbe(trainer, train, test, arguments.knn_every))
+
+
+def pretrain(variant_name: str, argv: Sequence[str], description: str | None = None) -> JepaTrainer:
+    """Run a recipe.
+
+    Args:
+        variant_name: key of `VARIANTS`.
+        argv: `[recipe.yaml] [--field value ...]`, fields of the two classes above and of `JepaTrainingArguments`.
+        description: for `--help`.
+
+    Returns:
+        the trainer, after training and saving.
+    """
+    types = (PretrainingArguments, MaskArguments, JepaTrainingArguments)
+    arguments, masks, training = parse_recipe(types, argv, description)
+    logging.basicConfig(level=logging.INFO if training.should_log else logging.WARNING)
+    set_seed(training.seed)
+    variant = VARIANTS[variant_name]
+    model = build_model(variant, arguments)
+    processor = variant.module("image_processing")
+    trainer = JepaTrainer(
+        model,
+        training,
+        mask_sampler=masks.sampler(model.config.grid_size, training.seed),
+        train_dataset=build_dataset(arguments, model.config, training.seed),
+        data_collator=ImageCollator(),
+        processing_class=getattr(processor, variant.parts["image_processing"][0]).from_config(model.config),
+    )
+    if arguments.knn_dataset:
+        add_knn_probe(trainer, arguments, model.config)
+    trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
+    trainer.save_model()
+    trainer.save_state()
+    if training.push_to_hub:
+        trainer.push_to_hub(dataset_name=arguments.dataset)
+    return trainer
+
+
+__all__ = ["MaskArguments", "PretrainingArguments", "build_dataset", "build_model", "pretrain"]
