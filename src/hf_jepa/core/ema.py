@@ -5,16 +5,26 @@ from collections.abc import Iterable
 import torch
 
 
+def follow_(target: torch.nn.Module, source: torch.nn.Module, momentum: float) -> None:
+    """Move one module towards another of the same architecture: its parameters, and its fixed tables as well.
+
+    Tables are equal in all normal runs, and then stay exactly as they are; in a checkpoint where they differ they are
+    averaged as the official code does, which keeps them among the parameters.
+    """
+    ema_update_(target.parameters(), source.parameters(), momentum)
+    ema_update_(target.buffers(), source.buffers(), momentum)
+
+
 @torch.no_grad()
-def ema_update_(target: Iterable[torch.nn.Parameter], source: Iterable[torch.nn.Parameter], momentum: float) -> None:
+def ema_update_(target: Iterable[torch.Tensor], source: Iterable[torch.Tensor], momentum: float) -> None:
     """`target <- momentum * target + (1 - momentum) * source`, in place, without communication.
 
     Works on plain parameters (one process, DDP, ZeRO-0 to 2), on ZeRO-3 shards and on FSDP2 DTensors: target and
     source have equal shapes, so every process holds the same cut of both.
 
     Args:
-        target: parameters to move; float32 or wider, because steps of size `1 - momentum` are lost in bfloat16.
-        source: parameters to follow, in the same order.
+        target: tensors to move; float32 or wider, because steps of size `1 - momentum` are lost in bfloat16.
+        source: tensors to follow, in the same order.
         momentum: in [0, 1]; 0 copies.
 
     Raises:
@@ -23,18 +33,20 @@ def ema_update_(target: Iterable[torch.nn.Parameter], source: Iterable[torch.nn.
     if not 0.0 <= momentum <= 1.0:
         raise ValueError(f"momentum {momentum} is outside [0, 1]")
     target, source = list(target), list(source)
+    if not target:
+        return
     if momentum > 0 and any(p.dtype in (torch.bfloat16, torch.float16) for p in target):
         raise ValueError(
             "the target encoder is stored in a 16-bit type, in which an average with a momentum near 1 does not move: "
             "keep the model in float32 (`dtype=torch.float32`) and train with autocast (`bf16=True`)"
         )
-    if target and hasattr(target[0], "ds_tensor"):
+    if hasattr(target[0], "ds_tensor"):
         _update_zero3_shards(target, source, 1.0 - momentum)
         return
     _lerp_([_local(p) for p in target], [_local(p) for p in source], 1.0 - momentum)
 
 
-def _local(parameter: torch.nn.Parameter) -> torch.Tensor:
+def _local(parameter: torch.Tensor) -> torch.Tensor:
     """The part of a parameter that lies in this process."""
     data = parameter.detach()
     return data.to_local() if hasattr(data, "to_local") else data
@@ -59,4 +71,4 @@ def _update_zero3_shards(target: list, source: list, weight: float) -> None:
             t.partition()  # drop the stale gathered copy; the next forward gathers the new shards
 
 
-__all__ = ["ema_update_"]
+__all__ = ["ema_update_", "follow_"]

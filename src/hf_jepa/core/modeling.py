@@ -6,7 +6,7 @@ from transformers import initialization as init
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import logging
 
-from hf_jepa.core.ema import ema_update_
+from hf_jepa.core.ema import follow_
 
 
 logger = logging.get_logger(__name__)
@@ -62,7 +62,7 @@ class JepaPreTrainingMixin:
         """Freeze the target encoder and, unless the weights are yet to come (meta device), start it as a copy."""
         self.target_encoder.requires_grad_(False)
         if self.device.type != "meta":
-            ema_update_(self.target_encoder.parameters(), self.context_encoder.parameters(), 0.0)
+            follow_(self.target_encoder, self.context_encoder, 0.0)
 
     def update_target_encoder(self, momentum: float) -> None:
         """`target <- momentum * target + (1 - momentum) * context`; call it after every optimizer step.
@@ -75,7 +75,7 @@ class JepaPreTrainingMixin:
         """
         if self.config.target_source != "ema":
             raise ValueError(f"target_source={self.config.target_source!r}: this target encoder is not to be updated")
-        ema_update_(self.target_encoder.parameters(), self.context_encoder.parameters(), momentum)
+        follow_(self.target_encoder, self.context_encoder, momentum)
 
     def train(self, mode: bool = True):
         super().train(mode)
@@ -135,9 +135,9 @@ class JepaPreTrainingMixin:
             "predictor": "the predictor starts from a fresh initialisation",
         }
         if "context encoder" in absent:
-            ema_update_(self.context_encoder.parameters(), self.target_encoder.parameters(), 0.0)
+            follow_(self.context_encoder, self.target_encoder, 0.0)
         elif "target encoder" in absent:
-            ema_update_(self.target_encoder.parameters(), self.context_encoder.parameters(), 0.0)
+            follow_(self.target_encoder, self.context_encoder, 0.0)
         if absent:
             started = "; ".join(starts[part] for part in absent)
             logger.warning(f"{source} holds no {' and no '.join(absent)}: {started}.")

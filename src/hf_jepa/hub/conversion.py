@@ -1,0 +1,152 @@
+"""The program behind all converters: official file -> ordinary checkpoint, and back."""
+
+import argparse
+import gc
+import json
+import os
+from pathlib import Path
+
+import torch
+import yaml
+
+from hf_jepa.core.key_map import ConversionError
+from hf_jepa.hub.cards import build_card
+from hf_jepa.hub.files import new_folder, read_torch_checkpoint, save_weights
+from hf_jepa.hub.fingerprint import write_fingerprint
+from hf_jepa.registry import VARIANTS, Variant
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that all converters share."""
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--checkpoint", type=Path, help="official file to convert")
+    source.add_argument("--reverse", type=Path, metavar="DIR", help="our checkpoint, to be written in official layout")
+    parser.add_argument("--output", type=Path, required=True, help="new folder, or new file with --reverse")
+    parser.add_argument(
+        "--num-attention-heads", type=int, help="heads of the encoder, where the size is not a named one"
+    )
+    parser.add_argument(
+        "--target-key",
+        default="target_encoder",
+        help="official entry that becomes the target encoder: target_encoder (default) or encoder",
+    )
+    parser.add_argument(
+        "--config", type=Path, help="JSON or YAML file of config fields that override what is inferred"
+    )
+    parser.add_argument("--push-to-hub", metavar="REPO", help="upload the result to this Hub repository")
+
+
+def run(variant_name: str, args: argparse.Namespace) -> None:
+    """Do what the shared options say and print a report."""
+    variant = VARIANTS[variant_name]
+    if args.reverse is not None:
+        if args.push_to_hub:
+            raise ValueError("--push-to-hub uploads converted checkpoints, not the official layout of --reverse")
+        print(revert_checkpoint(variant, args.reverse, args.output))
+        return
+    overrides = _read_fields(args.config) if args.config else {}
+    if args.num_attention_heads is not None:
+        overrides["num_attention_heads"] = args.num_attention_heads
+    print(convert_checkpoint(variant, args.checkpoint, args.output, args.target_key, **overrides))
+    if args.push_to_hub:
+        from huggingface_hub import HfApi
+
+        api = HfApi()
+        api.create_repo(args.push_to_hub, exist_ok=True)
+        print(f"uploaded: {api.upload_folder(repo_id=args.push_to_hub, folder_path=args.output)}")
+
+
+def convert_checkpoint(variant: Variant, checkpoint: Path, output: Path, target_key: str, **overrides) -> str:
+    """Convert an official file into a new folder: weights, config, processor, fingerprint and card.
+
+    Args:
+        variant: what the file holds.
+        checkpoint: the official file; it is mapped, not copied, into memory.
+        output: new or empty folder; nothing is left there when the conversion fails.
+        target_key: official entry that becomes the target encoder.
+        overrides: config fields that complete or override what the tensors say.
+
+    Returns:
+        a report of what was read and written.
+
+    Raises:
+        ConversionError: the file is broken, hostile, of another model, or does not fit.
+        FileExistsError: the output exists.
+    """
+    module = variant.module("convert")
+    with new_folder(output) as folder:
+        official = read_torch_checkpoint(checkpoint)
+        config = module.infer_config(official, **overrides)
+        config.architectures = [variant.pretraining_model]
+        state = module.convert(official, config, target_key)
+        files = save_weights(state, folder)
+        unused = [f"{key} ({_describe(official[key])})" for key in official if key not in module.OFFICIAL]
+        read = {key: len(official[key]) for key in module.OFFICIAL}
+        written = len(state)
+        del official, state  # unmap the file before the result is loaded
+        gc.collect()
+        config.save_pretrained(folder)
+        _save_processor(variant, config, folder)
+        # Loading what was written checks the files, not the tensors in memory.
+        encoder = variant.model_class(variant.base_model).from_pretrained(folder, dtype=torch.float32)
+        fingerprint = write_fingerprint(encoder, folder)
+        names = module.released_names(config)
+        facts = {
+            "Converted from": f"`{checkpoint.name}`, entry `{target_key}` as target encoder",
+            "Architecture of": " or ".join(f"`{name}`" for name in names) if names else "no released file",
+            "Parameters of the encoder": f"{encoder.num_parameters():,}",
+            "Fingerprint": f"mean {fingerprint['mean']:.6f}, std {fingerprint['std']:.6f} (`fingerprint.json`)",
+        }
+        unverified = "Published accuracies were not measured again with these files."
+        card = build_card(variant, config, output.name, facts, variant.weights_license, unverified, repo=output.name)
+        card.save(folder / "README.md")
+    lines = [f"read {checkpoint}", *(f"  {key}: {count} tensors" for key, count in read.items())]
+    lines += [f"  not used: {entry}" for entry in unused]
+    lines += [f"architecture: {facts['Architecture of'].replace('`', '')}", f"wrote {written} tensors to {output}"]
+    return "\n".join([*lines, *(f"  {name}" for name in files)])
+
+
+def revert_checkpoint(variant: Variant, folder: Path, output: Path) -> str:
+    """Write our checkpoint in the official layout.
+
+    What the official file also holds (optimizer, epoch, learning rate) is not in ours and is left out.
+
+    Raises:
+        FileExistsError: the output exists.
+    """
+    if output.exists():
+        raise FileExistsError(f"output {output} exists: choose another name or remove it")
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is not a folder with a checkpoint")
+    model = variant.model_class().from_pretrained(folder)
+    official = variant.module("convert").revert(model)
+    temporary = output.with_name(f"{output.name}.tmp")
+    try:
+        torch.save(official, temporary)
+        os.replace(temporary, output)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return "\n".join([f"wrote {output}", *(f"  {key}: {len(state)} tensors" for key, state in official.items())])
+
+
+def _save_processor(variant: Variant, config, folder: Path) -> None:
+    for name in variant.parts.get("image_processing", ()):
+        if config.num_channels == 3:
+            getattr(variant.module("image_processing"), name).from_config(config).save_pretrained(folder)
+
+
+def _read_fields(path: Path) -> dict:
+    if not path.is_file():
+        raise FileNotFoundError(f"config file {path} does not exist")
+    text = path.read_text(encoding="utf-8")
+    fields = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    if not isinstance(fields, dict):
+        raise ConversionError(f"config file {path} must hold fields and values, not {type(fields).__name__}")
+    return fields
+
+
+def _describe(entry) -> str:
+    return type(entry).__name__ if isinstance(entry, dict | list | torch.Tensor) else repr(entry)
+
+
+__all__ = ["add_arguments", "convert_checkpoint", "revert_checkpoint", "run"]

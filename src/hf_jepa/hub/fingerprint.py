@@ -1,0 +1,83 @@
+"""A fingerprint of what an encoder computes: enough numbers to notice a wrong weight, small enough for a file."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+
+FILE_NAME = "fingerprint.json"
+TOLERANCE = 1e-3  # relative to the spread of the output; kernels differ by about 1e-6
+
+
+def compute_fingerprint(model: PreTrainedModel) -> dict:
+    """Statistics of the encoder's output for a fixed input.
+
+    Args:
+        model: an image encoder.
+
+    Returns:
+        a dictionary for JSON: shape, mean, standard deviation, mean absolute value, first values, and what the input
+        was.
+
+    Example:
+        >>> from hf_jepa import IJepaConfig, IJepaModel
+        >>> config = IJepaConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=4, image_size=32,
+        ...                      patch_size=8)
+        >>> compute_fingerprint(IJepaModel(config))["shape"]
+        [1, 16, 32]
+    """
+    config = model.config
+    height, width = (config.image_size,) * 2 if isinstance(config.image_size, int) else config.image_size
+    pixels = np.random.default_rng(0).standard_normal((1, config.num_channels, height, width)).astype(np.float32)
+    training = model.training
+    with torch.inference_mode():
+        output = model.eval()(torch.from_numpy(pixels).to(model.device)).last_hidden_state.double().cpu()
+    model.train(training)
+    return {
+        "input": f"numpy default_rng(0) standard normal, 1 x {config.num_channels} x {height} x {width}",
+        "shape": list(output.shape),
+        "mean": output.mean().item(),
+        "std": output.std().item(),
+        "mean_abs": output.abs().mean().item(),
+        "first_values": output.flatten()[:8].tolist(),
+    }
+
+
+def write_fingerprint(model: PreTrainedModel, folder: str | Path) -> dict:
+    """Compute the fingerprint and put it beside the weights."""
+    fingerprint = compute_fingerprint(model)
+    (Path(folder) / FILE_NAME).write_text(json.dumps(fingerprint, indent=2) + "\n", encoding="utf-8")
+    return fingerprint
+
+
+def differences(model: PreTrainedModel, folder: str | Path) -> list[str]:
+    """Compare an encoder with the fingerprint beside its weights.
+
+    Returns:
+        one line per value that differs; an empty list when all agree.
+
+    Raises:
+        FileNotFoundError: there is no fingerprint.
+    """
+    path = Path(folder) / FILE_NAME
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} has no {FILE_NAME}: it was not written by a converter of this package")
+    expected, found = json.loads(path.read_text(encoding="utf-8")), compute_fingerprint(model)
+    if expected["shape"] != found["shape"]:
+        return [f"shape is {found['shape']}, the fingerprint says {expected['shape']}"]
+    scale = TOLERANCE * expected["std"]
+    values = {name: (expected[name], found[name]) for name in ("mean", "std", "mean_abs")}
+    pairs = zip(expected["first_values"], found["first_values"], strict=True)
+    values |= {f"value {i}": pair for i, pair in enumerate(pairs)}
+    return [
+        f"{name} is {now:.6g}, the fingerprint says {then:.6g}"
+        for name, (then, now) in values.items()
+        if not math.isclose(then, now, rel_tol=0.0, abs_tol=scale)
+    ]
+
+
+__all__ = ["FILE_NAME", "compute_fingerprint", "differences", "write_fingerprint"]

@@ -1,0 +1,184 @@
+"""Official I-JEPA checkpoints <-> ours: the key table, and an architecture read off the tensors."""
+
+from collections.abc import Mapping
+
+import torch
+
+from hf_jepa.core.key_map import ConversionError, KeyMap, Rename, Split, require_same_keys
+from hf_jepa.models.ijepa.configuration_ijepa import SIZES, IJepaConfig
+from hf_jepa.models.ijepa.modeling_ijepa import IJepaForPreTraining
+
+
+def _layers(official: str, ours: str) -> tuple[Rename | Split, ...]:
+    """The rules of a transformer stack, the same in encoder and predictor."""
+    block, layer = f"{official}.{{i}}", f"{ours}.{{i}}"
+    return (
+        Rename(f"{block}.norm1.*", f"{layer}.layernorm_before.*"),
+        Split(f"{block}.attn.qkv.*", tuple(f"{layer}.attention.{part}_proj.*" for part in "qkv")),
+        Rename(f"{block}.attn.proj.*", f"{layer}.attention.o_proj.*"),
+        Rename(f"{block}.norm2.*", f"{layer}.layernorm_after.*"),
+        Rename(f"{block}.mlp.fc1.*", f"{layer}.mlp.fc1.*"),
+        Rename(f"{block}.mlp.fc2.*", f"{layer}.mlp.fc2.*"),
+    )
+
+
+ENCODER = KeyMap(
+    (
+        Rename("pos_embed", "embeddings.position_embeddings"),
+        Rename("patch_embed.proj.*", "embeddings.patch_embeddings.projection.*"),
+        *_layers("blocks", "layers"),
+        Rename("norm.*", "layernorm.*"),
+    )
+)
+PREDICTOR = KeyMap(
+    (
+        Rename("mask_token", "mask_token"),
+        Rename("predictor_pos_embed", "position_embeddings"),
+        Rename("predictor_embed.*", "embed.*"),
+        *_layers("predictor_blocks", "layers"),
+        Rename("predictor_norm.*", "layernorm.*"),
+        Rename("predictor_proj.*", "proj.*"),
+    )
+)
+# Official entry -> its map and the part of our model it becomes.
+OFFICIAL = {
+    "encoder": (ENCODER, "context_encoder"),
+    "target_encoder": (ENCODER, "ijepa"),
+    "predictor": (PREDICTOR, "predictor"),
+}
+TARGET_KEYS = ("target_encoder", "encoder")
+# The released files, told apart by (width, depth, patch size, grid side); two of them share one architecture.
+RELEASED = {
+    (1280, 32, 14, 16): ("IN1K-vit.h.14-300e.pth.tar", "IN22K-vit.h.14-900e.pth.tar"),
+    (1280, 32, 16, 28): ("IN1K-vit.h.16-448px-300e.pth.tar",),
+    (1408, 40, 16, 14): ("IN22K-vit.g.16-600e.pth.tar",),
+}
+
+
+def entries(checkpoint: Mapping) -> dict[str, dict[str, torch.Tensor]]:
+    """The three state dicts of an official checkpoint, without the `module.` that data parallelism puts before keys.
+
+    Raises:
+        ConversionError: an entry is missing or is not a state dict.
+    """
+    if not isinstance(checkpoint, Mapping) or (missing := [name for name in OFFICIAL if name not in checkpoint]):
+        found = sorted(map(str, checkpoint)) if isinstance(checkpoint, Mapping) else type(checkpoint).__name__
+        raise ConversionError(
+            f"not an official I-JEPA checkpoint: expected the entries {', '.join(OFFICIAL)}; found {found}"
+            + (f"; missing: {', '.join(missing)}" if isinstance(checkpoint, Mapping) else "")
+        )
+    parts = {}
+    for name in OFFICIAL:
+        state = checkpoint[name]
+        if not isinstance(state, Mapping) or not all(isinstance(v, torch.Tensor) for v in state.values()) or not state:
+            raise ConversionError(f"entry {name!r} of the checkpoint is not a state dict of tensors")
+        parts[name] = {key.removeprefix("module."): value for key, value in state.items()}
+    return parts
+
+
+def infer_config(checkpoint: Mapping, **overrides) -> IJepaConfig:
+    """Read the architecture off the tensors of an official checkpoint.
+
+    Args:
+        checkpoint: the loaded file.
+        overrides: config fields that complete or override what is read; `num_attention_heads` must be given where
+            width and depth are not those of a named size, because heads leave no trace in the tensors.
+
+    Raises:
+        ConversionError: a tensor that decides the architecture is missing, or heads cannot be known.
+    """
+    parts = entries(checkpoint)
+    encoder, predictor = parts["encoder"], parts["predictor"]
+    try:
+        width, channels, height, patch = encoder["patch_embed.proj.weight"].shape
+        tokens = encoder["pos_embed"].shape[1]
+        mlp = encoder["blocks.0.mlp.fc1.weight"].shape[0]
+        pred_width = predictor["predictor_embed.weight"].shape[0]
+        pred_mlp = predictor["predictor_blocks.0.mlp.fc1.weight"].shape[0]
+    except KeyError as error:
+        raise ConversionError(f"not an official I-JEPA checkpoint: it has no tensor {error}") from error
+    depth, pred_depth = _depth(encoder, "blocks."), _depth(predictor, "predictor_blocks.")
+    grid = round(tokens**0.5)
+    if grid * grid != tokens or height != patch:
+        raise ConversionError(f"expected a square grid of square patches, got {tokens} tokens of {height}x{patch}")
+    fields = {
+        "hidden_size": width,
+        "num_hidden_layers": depth,
+        "intermediate_size": mlp,
+        "num_channels": channels,
+        "patch_size": patch,
+        "image_size": grid * patch,
+        "qkv_bias": "blocks.0.attn.qkv.bias" in encoder,
+        "pred_hidden_size": pred_width,
+        "pred_num_hidden_layers": pred_depth,
+        "pred_mlp_ratio": pred_mlp / pred_width,
+    }
+    if "num_attention_heads" not in overrides:
+        shapes = {(s["hidden_size"], s["num_hidden_layers"]): s for s in SIZES.values()}
+        size = shapes.get((width, depth))
+        if size is None:
+            raise ConversionError(
+                f"width {width} and depth {depth} are no named size, so the number of attention heads cannot be known: "
+                "give --num-attention-heads"
+            )
+        fields["num_attention_heads"] = size["num_attention_heads"]
+    return IJepaConfig(**(fields | overrides))
+
+
+def _depth(state: Mapping[str, torch.Tensor], prefix: str) -> int:
+    return 1 + max(
+        (int(key.removeprefix(prefix).split(".")[0]) for key in state if key.startswith(prefix)), default=-1
+    )
+
+
+def convert(checkpoint: Mapping, config: IJepaConfig, target_key: str = "target_encoder") -> dict[str, torch.Tensor]:
+    """Official checkpoint -> state dict of `IJepaForPreTraining`; tensors are views of the official ones.
+
+    Args:
+        checkpoint: the loaded file.
+        config: its architecture, from `infer_config`.
+        target_key: official entry that becomes the target encoder, the one `AutoModel` loads: "target_encoder", which
+            the paper evaluates, or "encoder", which the encoder-only repositories on the Hub hold.
+
+    Raises:
+        ConversionError: anything missing, unexpected or of another shape.
+    """
+    if target_key not in TARGET_KEYS:
+        raise ConversionError(f"target key {target_key!r} is not one of {', '.join(TARGET_KEYS)}")
+    with torch.device("meta"):
+        model = IJepaForPreTraining(config)
+    parts, state = entries(checkpoint), {}
+    for name, (key_map, ours) in OFFICIAL.items():
+        source = parts[target_key] if name == "target_encoder" else parts[name]
+        converted = key_map.to_ours(source)
+        require_same_keys(converted, model.get_submodule(ours).state_dict(), f"entry {name!r}")
+        state |= {f"{ours}.{key}": value for key, value in converted.items()}
+    return state
+
+
+def revert(model: IJepaForPreTraining) -> dict[str, dict[str, torch.Tensor]]:
+    """A model -> the three entries of an official checkpoint, keys prefixed by `module.` as in the released files."""
+    official = {}
+    for name, (key_map, ours) in OFFICIAL.items():
+        state = key_map.to_official(model.get_submodule(ours).state_dict())
+        official[name] = {f"module.{key}": value for key, value in state.items()}
+    return official
+
+
+def released_names(config: IJepaConfig) -> tuple[str, ...]:
+    """The released files of this architecture, if any."""
+    key = (config.hidden_size, config.num_hidden_layers, config.patch_size, config.grid_size[0])
+    return RELEASED.get(key, ())
+
+
+__all__ = [
+    "ENCODER",
+    "OFFICIAL",
+    "PREDICTOR",
+    "TARGET_KEYS",
+    "convert",
+    "entries",
+    "infer_config",
+    "released_names",
+    "revert",
+]

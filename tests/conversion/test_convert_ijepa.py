@@ -1,0 +1,270 @@
+"""Official I-JEPA checkpoints: converted, loaded, written back; refused when anything is wrong."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModel
+
+from hf_jepa.core.key_map import ConversionError
+from hf_jepa.hub.conversion import convert_checkpoint
+from hf_jepa.hub.files import read_torch_checkpoint
+from hf_jepa.hub.fingerprint import differences
+from hf_jepa.hub.inspect import inspect_checkpoint
+from hf_jepa.models.ijepa.configuration_ijepa import IJepaConfig
+from hf_jepa.models.ijepa.convert_ijepa import convert, infer_config, released_names, revert
+from hf_jepa.models.ijepa.modeling_ijepa import IJepaForPreTraining, IJepaModel
+from hf_jepa.registry import VARIANTS
+
+
+ROOT = Path(__file__).resolve().parents[2]
+GOLDEN = ROOT / "tests/fixtures/golden/ijepa"
+OFFICIAL = GOLDEN / "encoder_forward/checkpoint.pt"
+SCRIPT = ROOT / "conversion/convert_ijepa.py"
+IO = load_file(GOLDEN / "encoder_forward/io.safetensors")
+
+
+def run(*arguments) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory):
+    output = tmp_path_factory.mktemp("converted") / "model"
+    done = run("--checkpoint", OFFICIAL, "--output", output, "--num-attention-heads", 4)
+    assert done.returncode == 0, done.stderr
+    return output, done.stdout
+
+
+def test_script_writes_a_whole_checkpoint_and_a_report(converted):
+    output, report = converted
+    names = {path.name for path in output.iterdir()}
+    assert names == {"README.md", "config.json", "fingerprint.json", "model.safetensors", "preprocessor_config.json"}
+    assert "target_encoder: 29 tensors" in report and "not used: opt" in report
+    card = (output / "README.md").read_text()
+    assert "license: cc-by-nc-4.0" in card and "IJepaForPreTraining" in card
+
+
+def test_outputs_equal_the_official_ones(converted):
+    model = IJepaForPreTraining.from_pretrained(converted[0]).eval()
+    with torch.no_grad():
+        context = model.context_encoder(IO["images"]).last_hidden_state
+        masked = model.context_encoder(IO["images"], context_mask=[IO["mask_0"], IO["mask_1"]]).last_hidden_state
+        target = model.target_encoder(IO["images"]).last_hidden_state
+    for found, name in ((context, ""), (masked, "_masked")):
+        torch.testing.assert_close(found, IO[f"last_hidden_state{name}"], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(target, IO["target_last_hidden_state"], rtol=1e-4, atol=1e-5)
+
+
+def test_stock_automodel_in_a_process_without_the_package_gives_the_target_encoder(converted, tmp_path):
+    torch.save(IO["images"], tmp_path / "images.pt")
+    code = (
+        "import sys; sys.modules['hf_jepa'] = None\n"
+        "import torch\nfrom transformers import AutoModel\n"
+        f"model = AutoModel.from_pretrained({str(converted[0])!r}).eval()\n"
+        f"images = torch.load({str(tmp_path / 'images.pt')!r}, weights_only=True)\n"
+        f"torch.save(model(images).last_hidden_state.detach(), {str(tmp_path / 'out.pt')!r})\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    found = torch.load(tmp_path / "out.pt", weights_only=True)
+    torch.testing.assert_close(found, IO["target_last_hidden_state"], rtol=1e-4, atol=1e-5)
+
+
+def test_target_key_encoder_puts_the_context_encoder_where_users_look(tmp_path):
+    convert_checkpoint(VARIANTS["ijepa"], OFFICIAL, tmp_path / "m", "encoder", num_attention_heads=4)
+    found = AutoModel.from_pretrained(tmp_path / "m").eval()(IO["images"]).last_hidden_state
+    torch.testing.assert_close(found, IO["last_hidden_state"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", ["encoder_forward", "pretrain_step", "pretrain_step_1enc_4pred"])
+def test_round_trip_is_exact(case):
+    official = read_torch_checkpoint(GOLDEN / case / "checkpoint.pt")
+    config = infer_config(official, num_attention_heads=4)
+    model = IJepaForPreTraining(config)
+    model.load_state_dict(convert(official, config))
+    back = revert(model)
+    for entry, state in back.items():
+        assert set(state) == set(official[entry])
+        assert all(torch.equal(value, official[entry][key]) for key, value in state.items())
+
+
+def test_script_writes_the_official_layout_back(converted, tmp_path):
+    done = run("--reverse", converted[0], "--output", tmp_path / "back.pth.tar")
+    assert done.returncode == 0, done.stderr
+    back, official = (read_torch_checkpoint(path) for path in (tmp_path / "back.pth.tar", OFFICIAL))
+    for entry in ("encoder", "target_encoder", "predictor"):
+        assert all(torch.equal(back[entry][key], value) for key, value in official[entry].items())
+
+
+def test_hub_layout_loads_without_a_missing_key(tmp_path):
+    IJepaConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128, image_size=24, patch_size=4
+    ).save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes((GOLDEN / "encoder_forward/hub_layout.safetensors").read_bytes())
+    model, info = IJepaModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    torch.testing.assert_close(
+        model.eval()(IO["images"]).last_hidden_state, IO["last_hidden_state"], rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("size", "patch", "image", "names"),
+    [
+        ("vit_huge", 14, 224, ("IN1K-vit.h.14-300e.pth.tar", "IN22K-vit.h.14-900e.pth.tar")),
+        ("vit_huge", 16, 448, ("IN1K-vit.h.16-448px-300e.pth.tar",)),
+        ("vit_giant", 16, 224, ("IN22K-vit.g.16-600e.pth.tar",)),
+    ],
+)
+def test_released_architectures_are_recognised_and_every_key_has_one_place(size, patch, image, names):
+    with torch.device("meta"):
+        expected = IJepaConfig.from_size(size, patch_size=patch, image_size=image)
+        model = IJepaForPreTraining(expected)
+    official = revert(model)
+    assert f"module.blocks.{expected.num_hidden_layers - 1}.attn.qkv.weight" in official["encoder"]
+    config = infer_config(official)
+    assert released_names(config) == names
+    assert config.num_attention_heads == 16 and config.pred_num_hidden_layers == expected.pred_num_hidden_layers
+    assert config.image_size == image
+    assert set(convert(official, config)) == set(model.state_dict())
+
+
+# --- what must be refused -------------------------------------------------------------------------------------------
+
+
+class Hostile:
+    """A pickle that would create a file when loaded."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def hostile(path: Path, trace: Path) -> None:
+    with path.open("wb") as file:
+        pickle.dump({"encoder": Hostile(trace)}, file)
+
+
+def test_hostile_pickle_is_refused_and_not_run(tmp_path):
+    trace = tmp_path / "was-run"
+    hostile(tmp_path / "bad.pth.tar", trace)
+    with pytest.raises(ConversionError, match="would have to execute"):
+        read_torch_checkpoint(tmp_path / "bad.pth.tar")
+    torch.save({"encoder": Hostile(trace)}, tmp_path / "bad2.pth.tar")
+    with pytest.raises(ConversionError, match="would have to execute"):
+        read_torch_checkpoint(tmp_path / "bad2.pth.tar")
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])
+def test_truncated_files_are_refused(tmp_path, share):
+    content = OFFICIAL.read_bytes()
+    (tmp_path / "cut.pth.tar").write_bytes(content[: int(share * len(content))])
+    with pytest.raises(ConversionError, match=r"cut\.pth\.tar"):
+        read_torch_checkpoint(tmp_path / "cut.pth.tar")
+
+
+def broken(change) -> dict:
+    official = {key: dict(value) for key, value in read_torch_checkpoint(OFFICIAL).items() if isinstance(value, dict)}
+    change(official)
+    return official
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.pop("predictor"), "missing: predictor"),
+        (lambda c: c["encoder"].pop("module.norm.bias"), "layernorm.bias"),
+        (lambda c: c["encoder"].pop("module.blocks.1.attn.qkv.bias"), "layers.1.attention.q_proj.bias"),
+        (lambda c: c["encoder"].pop("module.pos_embed"), "pos_embed"),
+        (lambda c: c["encoder"].update({"module.cls_token": torch.zeros(1)}), "cls_token"),
+        (lambda c: c["target_encoder"].update({"module.norm.bias": torch.zeros(5)}), r"\(5,\) instead of \(32,\)"),
+        (lambda c: c.update(encoder={"a": 3}), "not a state dict"),
+    ],
+)
+def test_files_that_do_not_fit_are_refused_by_key(tmp_path, change, message):
+    torch.save(broken(change), tmp_path / "x.pth.tar")
+    with pytest.raises(ConversionError, match=message):
+        convert_checkpoint(
+            VARIANTS["ijepa"], tmp_path / "x.pth.tar", tmp_path / "out", "target_encoder", num_attention_heads=4
+        )
+    assert not (tmp_path / "out").exists() and not (tmp_path / "out.tmp").exists()
+
+
+def test_script_explains_in_one_line(tmp_path):
+    for arguments, message in (
+        (("--checkpoint", tmp_path / "no.pth.tar", "--output", tmp_path / "o"), "does not exist"),
+        (("--checkpoint", OFFICIAL, "--output", tmp_path / "o"), "give --num-attention-heads"),
+        (("--checkpoint", OFFICIAL, "--output", tmp_path / "o", "--target-key", "teacher"), "teacher"),
+        (("--checkpoint", OFFICIAL, "--output", GOLDEN, "--num-attention-heads", 4), "not an empty folder"),
+    ):
+        done = run(*arguments)
+        assert done.returncode == 2 and message in done.stderr, done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_config_file_overrides_what_was_inferred(tmp_path):
+    fields = tmp_path / "fields.json"
+    fields.write_text(json.dumps({"num_attention_heads": 8, "pred_num_attention_heads": 2}))
+    done = run("--checkpoint", OFFICIAL, "--output", tmp_path / "o", "--config", fields)
+    assert done.returncode == 0, done.stderr
+    config = IJepaConfig.from_pretrained(tmp_path / "o")
+    assert (config.num_attention_heads, config.pred_num_attention_heads) == (8, 2)
+
+
+# --- fingerprints ---------------------------------------------------------------------------------------------------
+
+
+def test_a_changed_weight_changes_the_fingerprint(converted):
+    encoder = IJepaModel.from_pretrained(converted[0])
+    assert differences(encoder, converted[0]) == []
+    with torch.no_grad():
+        encoder.layers[1].mlp.fc2.weight[0] += 0.5
+    assert differences(encoder, converted[0])
+
+
+def test_inspect_describes_both_layouts(converted):
+    report, agrees = inspect_checkpoint(converted[0])
+    assert agrees and "fingerprint agrees" in report and "28,192" in report
+    report, agrees = inspect_checkpoint(OFFICIAL)
+    assert agrees and "official I-JEPA" in report and "29 tensors" in report
+
+
+# --- memory ---------------------------------------------------------------------------------------------------------
+
+
+def peak_of_child(*arguments) -> int:
+    """Peak resident bytes of the conversion script."""
+    code = (
+        "import resource, runpy, sys\n"
+        f"sys.argv = {[str(SCRIPT), *map(str, arguments)]!r}\n"
+        f"runpy.run_path({str(SCRIPT)!r}, run_name='__main__')\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout.splitlines()[-1]) * (1 if sys.platform == "darwin" else 1024)
+
+
+@pytest.mark.slow
+def test_conversion_needs_less_than_1_3_times_the_file_in_memory(tmp_path):
+    """A vit_huge file: two encoders of 630M parameters and a predictor, 5.1 GB."""
+    torch.manual_seed(0)
+    with torch.device("meta"):
+        official = revert(IJepaForPreTraining(IJepaConfig.from_size("vit_huge", patch_size=14)))
+    filled = {name: {k: torch.randn(v.shape) * 0.02 for k, v in state.items()} for name, state in official.items()}
+    torch.save(filled, tmp_path / "huge.pth.tar")
+    del filled
+    size = (tmp_path / "huge.pth.tar").stat().st_size
+    peak = peak_of_child("--checkpoint", tmp_path / "huge.pth.tar", "--output", tmp_path / "out")
+    print(f"file {size / 2**30:.2f} GiB, peak {peak / 2**30:.2f} GiB, ratio {peak / size:.2f}")
+    assert peak < 1.3 * size
