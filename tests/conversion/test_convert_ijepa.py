@@ -151,7 +151,7 @@ class Hostile:
 
 def hostile(path: Path, trace: Path) -> None:
     with path.open("wb") as file:
-        pickle.dump({"encoder": Hostile(trace)}, file)
+        pickle.dump({"encoder": Hostile(trace)}, file, protocol=2)
 
 
 def test_hostile_pickle_is_refused_and_not_run(tmp_path):
@@ -204,7 +204,10 @@ def test_script_explains_in_one_line(tmp_path):
     for arguments, message in (
         (("--checkpoint", tmp_path / "no.pth.tar", "--output", tmp_path / "o"), "does not exist"),
         (("--checkpoint", OFFICIAL, "--output", tmp_path / "o"), "give --num-attention-heads"),
-        (("--checkpoint", OFFICIAL, "--output", tmp_path / "o", "--target-key", "teacher"), "teacher"),
+        (
+            ("--checkpoint", OFFICIAL, "--output", tmp_path / "o", "--num-attention-heads", 4, "--target-key", "t"),
+            "'t'",
+        ),
         (("--checkpoint", OFFICIAL, "--output", GOLDEN, "--num-attention-heads", 4), "not an empty folder"),
     ):
         done = run(*arguments)

@@ -118,8 +118,8 @@ def infer_config(checkpoint: Mapping, **overrides) -> IJepaConfig:
         size = shapes.get((width, depth))
         if size is None:
             raise ConversionError(
-                f"width {width} and depth {depth} are no named size, so the number of attention heads cannot be known: "
-                "give --num-attention-heads"
+                f"width {width} and depth {depth} are no named size, so the number of attention heads cannot be "
+                "known: give --num-attention-heads"
             )
         fields["num_attention_heads"] = size["num_attention_heads"]
     return IJepaConfig(**(fields | overrides))

@@ -1,0 +1,213 @@
+"""The trainer: exact resume, schedules where they belong, the target encoder once per step, readable reports."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from hf_jepa.core.ema import ema_update_
+from hf_jepa.data.images import ImageDataset
+from hf_jepa.data.sources import load_images
+from hf_jepa.data.transforms import evaluation_transform, pretraining_transform
+from hf_jepa.models.ijepa.modeling_ijepa import IJepaForPreTraining
+from hf_jepa.registry import VARIANTS
+from hf_jepa.training.knn_probe import OnlineKnnProbe
+from hf_jepa.training.pretrain_image import MaskArguments, PretrainingArguments, build_model
+from hf_jepa.training.recipe import parse_recipe
+from hf_jepa.training.schedules import learning_rate_at, momentum_at, weight_decay_at
+from hf_jepa.training.trainer import JepaTrainer
+
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPES = sorted((ROOT / "training_scripts/configs/ijepa").glob("*.yaml"))
+PRETRAINING = [path for path in RECIPES if not path.name.startswith("finetune")]
+
+
+def weights(trainer: JepaTrainer) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in trainer.model.state_dict().items()}
+
+
+def losses(trainer: JepaTrainer) -> dict[int, float]:
+    return {entry["step"]: entry["loss"] for entry in trainer.state.log_history if "loss" in entry}
+
+
+@pytest.mark.parametrize("mode", ["corrected", "official"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resume_in_the_middle_of_an_epoch_is_exact(make_trainer, tmp_path, mode, workers):
+    options = {"save_strategy": "steps", "save_steps": 11, "dataloader_num_workers": workers, "logging_steps": 1}
+    whole = make_trainer("whole", mode, **options)
+    whole.train()
+    resumed = make_trainer("resumed", mode, **options)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole/checkpoint-11"))
+    assert losses(resumed) == losses(whole)
+    expected = weights(whole)
+    assert all(torch.equal(value, expected[name]) for name, value in weights(resumed).items())
+
+
+def test_schedules_and_average_act_once_per_optimizer_step(make_trainer, monkeypatch):
+    seen = []
+    original = IJepaForPreTraining.update_target_encoder
+    trainer = make_trainer(gradient_accumulation_steps=2, max_steps=5, final_weight_decay=0.4, logging_steps=1)
+
+    def record(model, momentum):
+        expected = [p.clone() for p in model.target_encoder.parameters()]
+        ema_update_(expected, model.context_encoder.parameters(), momentum)
+        original(model, momentum)
+        assert all(torch.equal(e, p) for e, p in zip(expected, model.target_encoder.parameters(), strict=True))
+        groups = trainer.optimizer.param_groups
+        seen.append((momentum, groups[0]["weight_decay"], groups[-1]["weight_decay"]))
+
+    monkeypatch.setattr(IJepaForPreTraining, "update_target_encoder", record)
+    trainer.train()
+    assert seen == [(momentum_at(i, 5, 0.996, 1.0), weight_decay_at(i, 5, 0.04, 0.4), 0.0) for i in range(5)]
+    rates = [entry["learning_rate"] for entry in trainer.state.log_history if "loss" in entry]
+    assert rates == pytest.approx([learning_rate_at(i, 5, 3, 2e-4, 1e-3, 1e-6) for i in range(5)])
+
+
+def test_frozen_targets_stay(make_trainer):
+    trainer = make_trainer(max_steps=3, model_fields={"target_source": "frozen"})
+    before = [p.clone() for p in trainer.model.target_encoder.parameters()]
+    trainer.train()
+    after = list(trainer.model.target_encoder.parameters())
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    moved = zip(after, trainer.model.context_encoder.parameters(), strict=True)
+    assert any(not torch.equal(a, b) for a, b in moved)
+
+
+def test_accumulation_equals_a_larger_batch(make_trainer):
+    once = make_trainer("once", max_steps=3)
+    once.train()
+    twice = make_trainer("twice", max_steps=3, per_device_train_batch_size=4, gradient_accumulation_steps=2)
+    twice.train()
+    expected = weights(once)
+    for name, value in weights(twice).items():
+        torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-5)
+
+
+def test_healthy_run_is_called_healthy(make_trainer):
+    trainer = make_trainer(max_steps=60, logging_steps=10)
+    trainer.train()
+    assert trainer.collapse_monitor.verdict == "healthy"
+    assert {"rankme", "image_share", "target_std", "cosine", "momentum", "context_tokens"} <= set(
+        next(entry for entry in trainer.state.log_history if "loss" in entry)
+    )
+    assert trainer.summary()["verdict"] == "healthy"
+
+
+@pytest.mark.parametrize(
+    ("model_fields", "arguments"),
+    [
+        # Targets that follow at once, with nothing to hold their scale: everything shrinks to a point.
+        ({"target_normalization": "none", "loss_type": "mse"}, {"momentum_start": 0.0, "momentum_end": 0.0}),
+        # Position codes drown the pixels: targets say where, not what, and the loss looks splendid.
+        ({"initializer_range": 0.005}, {}),
+    ],
+    ids=["no-teacher", "position-only"],
+)
+def test_collapsed_runs_are_called_collapsed(make_trainer, model_fields, arguments):
+    trainer = make_trainer(max_steps=150, logging_steps=25, learning_rate=3e-3, model_fields=model_fields, **arguments)
+    trainer.train()
+    assert trainer.collapse_monitor.verdict == "collapsed", trainer.summary()
+
+
+def test_nan_loss_stops_with_the_step(make_trainer):
+    trainer = make_trainer(max_steps=4, logging_steps=1)
+    with torch.no_grad():
+        trainer.model.predictor.mask_token.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="nan at step 1"):
+        trainer.train()
+
+
+def test_batches_without_sample_index_are_refused(make_trainer):
+    trainer = make_trainer()
+    with pytest.raises(ValueError, match="sample_index"):
+        trainer.training_step(trainer.model, {"pixel_values": torch.zeros(2, 3, 48, 48)})
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Two classes in train and test, and one file that is no image."""
+    generator = torch.Generator().manual_seed(0)
+    for split in ("train", "test"):
+        for label, level in (("dark", 60), ("light", 180)):
+            folder = tmp_path / "photos" / split / label
+            folder.mkdir(parents=True)
+            for i in range(8):
+                pixels = (torch.randn(56, 60, 3, generator=generator) * 25 + level).clamp(0, 255).byte().numpy()
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+    (tmp_path / "photos/train/dark/broken.jpg").write_bytes(b"not an image")
+    return tmp_path / "photos"
+
+
+def test_corrupt_image_is_named_counted_and_skipped(make_trainer, photos, capsys):
+    dataset = ImageDataset(load_images(photos), pretraining_transform(48))
+    trainer = make_trainer(dataset=dataset, max_steps=4, per_device_train_batch_size=8)
+    trainer.train()
+    assert len(trainer.skipped) == 1 and "broken.jpg" in next(iter(trainer.skipped))
+    assert "skipped images  1" in capsys.readouterr().out
+
+
+def test_online_knn_probe_logs_an_accuracy(make_trainer, photos):
+    trainer = make_trainer(max_steps=4)
+    data = [ImageDataset(load_images(photos, split), evaluation_transform(48)) for split in ("train", "test")]
+    trainer.add_callback(OnlineKnnProbe(trainer, *data, every=2, k=3))
+    trainer.train()
+    found = [entry["knn_accuracy"] for entry in trainer.state.log_history if "knn_accuracy" in entry]
+    assert len(found) == 2 and all(0.5 <= value <= 1.0 for value in found)
+
+
+@pytest.mark.parametrize("path", PRETRAINING, ids=lambda path: path.stem)
+def test_recipes_parse_and_build(path, tmp_path):
+    values = yaml.safe_load(path.read_text())
+    mine = {key for cls in (PretrainingArguments, MaskArguments) for key in cls.__dataclass_fields__} & set(values)
+    recipe = tmp_path / "part.yaml"
+    recipe.write_text(yaml.safe_dump({key: values[key] for key in mine}))
+    arguments, masks = parse_recipe((PretrainingArguments, MaskArguments), [str(recipe)])
+    with torch.device("meta"):
+        model = build_model(VARIANTS["ijepa"], arguments)
+    assert masks.sampler(model.config.grid_size, seed=0)(torch.arange(2), step=0, epoch=0).target_mask
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["no.yaml"], "does not exist"), (["--unknown", "1"], "unknown"), ([], "dataset")],
+)
+def test_wrong_recipes_exit_with_status_2(arguments, message, capsys):
+    with pytest.raises((SystemExit, ValueError), match="2|unknown"):
+        parse_recipe((PretrainingArguments,), arguments)
+
+
+def launch(*arguments, processes: int = 1) -> subprocess.CompletedProcess:
+    """Run the script as users do; several processes meet over gloo."""
+    start = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--master_port=29517"]
+    if processes == 1:
+        start = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes=1", "--cpu"]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    command = [*start, str(ROOT / "training_scripts/pretrain_ijepa.py"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+
+def test_tiny_recipe_runs_under_accelerate_launch(tmp_path):
+    recipe = ROOT / "training_scripts/configs/ijepa/tiny.yaml"
+    done = launch(recipe, "--output_dir", tmp_path, "--max_steps", 20, "--embedded_length", 1280, "--use_cpu", "true")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "verdict         healthy" in done.stdout
+    assert IJepaForPreTraining.from_pretrained(tmp_path).config.hidden_size == 96
+    assert (tmp_path / "preprocessor_config.json").exists()
+
+
+def test_two_processes_equal_one_with_accumulation(tmp_path):
+    recipe = ROOT / "training_scripts/configs/ijepa/tiny.yaml"
+    common = ["--max_steps", 4, "--embedded_length", 512, "--use_cpu", "true", "--logging_steps", 1]
+    two = launch(recipe, "--output_dir", tmp_path / "two", "--per_device_train_batch_size", 8, *common, processes=2)
+    assert two.returncode == 0, two.stderr[-3000:]
+    one = launch(recipe, "--output_dir", tmp_path / "one", "--per_device_train_batch_size", 16, *common)
+    assert one.returncode == 0, one.stderr[-3000:]
+    found, expected = (IJepaForPreTraining.from_pretrained(tmp_path / name).state_dict() for name in ("two", "one"))
+    for name, value in found.items():
+        torch.testing.assert_close(value, expected[name], rtol=0, atol=2e-5)
