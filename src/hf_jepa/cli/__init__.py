@@ -1,0 +1,1 @@
+"""The command line: `hf-jepa <command>`, one module per command."""

@@ -1,0 +1,118 @@
+"""What `embed` and `probe` share: a checkpoint's encoder and processor, and the features of a data set of images."""
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+from transformers import AutoConfig, AutoImageProcessor, PreTrainedConfig, PreTrainedModel
+from transformers.utils import cached_file
+
+from hf_jepa.data.decoding import UndecodableImage
+from hf_jepa.data.images import ImageCollator, ImageDataset
+from hf_jepa.evaluation.features import extract_features
+from hf_jepa.registry import VARIANTS, Variant
+
+
+if TYPE_CHECKING:
+    import datasets
+
+
+class Features(NamedTuple):
+    """Features of the readable images of a data set.
+
+    Args:
+        features: (N, F) float32
+        labels: (N,), or None where the data set has none.
+        sample_index: (N,) row of each in the data set.
+        skipped: "path: reason" of every image that could not be read.
+    """
+
+    features: torch.Tensor
+    labels: torch.Tensor | None
+    sample_index: torch.Tensor
+    skipped: list[str]
+
+
+def load_encoder(checkpoint: str) -> PreTrainedModel:
+    """The encoder of a folder or Hub id; of a pretraining checkpoint the target encoder.
+
+    Raises:
+        OSError: no such checkpoint.
+        ValueError: a model of no variant of this package, or not all weights of the encoder are there.
+    """
+    variant = _variant_of(checkpoint)
+    model, report = variant.model_class(variant.base_model).from_pretrained(checkpoint, output_loading_info=True)
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise ValueError(f"{checkpoint} lacks {len(missing)} weights of the encoder, among them {missing[0]}")
+    return model.eval()
+
+
+def load_processor(checkpoint: str, config: PreTrainedConfig) -> Callable:
+    """The processor saved beside the weights, or the variant's usual one for the size of the model."""
+    if cached_file(checkpoint, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False):
+        return AutoImageProcessor.from_pretrained(checkpoint)
+    variant = _variant_of(checkpoint)
+    (name,) = variant.parts["image_processing"]
+    return getattr(variant.module("image_processing"), name).from_config(config)
+
+
+def _variant_of(checkpoint: str) -> Variant:
+    model_type = AutoConfig.from_pretrained(checkpoint).model_type
+    known = {variant.config_class().model_type: variant for variant in VARIANTS.values()}
+    if model_type not in known:
+        raise ValueError(f"{checkpoint} is a model of type {model_type!r}, expected one of {', '.join(known)}")
+    return known[model_type]
+
+
+def embed_images(
+    model: PreTrainedModel, processor: Callable, dataset: "datasets.Dataset", readout: str, batch_size: int
+) -> Features:
+    """Pooled features of every readable image; what cannot be read is named on stderr.
+
+    Args:
+        model: from `load_encoder`.
+        processor: from `load_processor`.
+        dataset: from `load_images`.
+        readout: see `extract_features`.
+        batch_size: images per step.
+
+    Raises:
+        ValueError: no image can be read.
+    """
+    skipped, sample_index = [], []
+
+    def transform(image: Image.Image, rng) -> torch.Tensor:
+        return processor(images=image, return_tensors="pt").pixel_values[0]
+
+    def batches():
+        for batch in DataLoader(ImageDataset(dataset, transform), batch_size, collate_fn=_collate):
+            skipped.extend(batch["skipped"])
+            sample_index.append(batch["sample_index"])
+            yield batch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    features, labels = extract_features(model, batches(), readout, device=device, progress=False)
+    for line in skipped:
+        print(f"skipped {line}", file=sys.stderr)
+    return Features(features, labels, torch.cat(sample_index), skipped)
+
+
+def _collate(samples: list) -> dict:
+    """As `ImageCollator`, but a batch of unreadable images is an empty batch, not an error."""
+    unreadable = [str(sample) for sample in samples if isinstance(sample, UndecodableImage)]
+    if len(unreadable) < len(samples):
+        return ImageCollator()(samples)
+    return {"pixel_values": torch.empty(0), "sample_index": torch.empty(0, dtype=torch.long), "skipped": unreadable}
+
+
+def model_line(model: PreTrainedModel, checkpoint: str) -> str:
+    """One line that says which model is at work."""
+    size = sum(parameter.numel() for parameter in model.parameters())
+    return f"{checkpoint}: {type(model).__name__}, {size:,} parameters, image size {model.config.image_size}"
+
+
+__all__ = ["Features", "embed_images", "load_encoder", "load_processor", "model_line"]

@@ -1,0 +1,33 @@
+"""`hf-jepa convert`: the converters of `conversion/` under one name."""
+
+import argparse
+
+from hf_jepa.cli.main import command_parser
+from hf_jepa.registry import VARIANTS
+
+
+def parser() -> argparse.ArgumentParser:
+    from hf_jepa.hub.conversion import add_arguments
+
+    parser = command_parser(
+        "convert",
+        "The architecture is read off the tensors; every key must find its place. The result is a folder that stock "
+        "transformers loads. The checkpoint may be named first, without --checkpoint.",
+        "hf-jepa convert checkpoint.pth.tar --output runs/converted --num-attention-heads 4",
+    )
+    convertible = sorted(name for name, variant in VARIANTS.items() if variant.key_map)
+    parser.add_argument("--variant", choices=convertible, default="ijepa", help="what the checkpoint holds")
+    add_arguments(parser)
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    from hf_jepa.hub.conversion import run
+
+    named_first = bool(argv) and not argv[0].startswith("-")
+    args = parser().parse_args(["--checkpoint", *argv] if named_first else argv)
+    run(args.variant, args)
+    return 0
+
+
+__all__ = ["main", "parser"]

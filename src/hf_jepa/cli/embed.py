@@ -1,0 +1,100 @@
+"""`hf-jepa embed`: the features of images, written as a data set, parquet or safetensors."""
+
+import argparse
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hf_jepa.cli.main import command_parser
+
+
+if TYPE_CHECKING:
+    import datasets
+
+    from hf_jepa.cli.checkpoints import Features
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = command_parser(
+        "embed",
+        "Rows keep the order of the data. A data set has the columns `file`, `features` and, where there are labels, "
+        "`label`; a safetensors file has `features`, `sample_index` (row in the data) and `labels`. Images that "
+        "cannot be read are named and left out.",
+        "hf-jepa embed facebook/ijepa_vith14_1k photos --output features.parquet",
+    )
+    parser.add_argument("checkpoint", help="folder or Hub id of a model; of a pretraining one the target encoder")
+    parser.add_argument("data", help="folder of images, parquet file or folder, or Hub id of a data set")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="new folder, or new *.parquet or *.safetensors file"
+    )
+    parser.add_argument("--split", default="train", help='split of the data, also as a slice: "train[:10%%]"')
+    parser.add_argument(
+        "--readout",
+        choices=("mean", "last4_mean_concat", "mean_std", "max"),
+        default="mean",
+        help="how the tokens of an image become one vector",
+    )
+    parser.add_argument("--batch-size", type=int, default=64, help="images per step")
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    args = parser().parse_args(argv)
+    if args.output.exists():
+        raise FileExistsError(f"{args.output} already exists: choose another --output, or remove it first")
+    if args.output.suffix not in ("", ".parquet", ".safetensors"):
+        raise ValueError(f"--output {args.output}: expected a folder name, *.parquet or *.safetensors")
+
+    from hf_jepa.cli.checkpoints import embed_images, load_encoder, load_processor, model_line
+    from hf_jepa.data.sources import load_images
+
+    dataset = load_images(args.data, split=args.split)
+    model = load_encoder(args.checkpoint)
+    print(model_line(model, args.checkpoint))
+    processor = load_processor(args.checkpoint, model.config)
+    result = embed_images(model, processor, dataset, args.readout, args.batch_size)
+    _write(args.output, dataset, result)
+    rows, width = result.features.shape
+    print(f"{args.output}: {rows} rows of {width} features, {len(result.skipped)} images skipped")
+    return 0
+
+
+def _write(output: Path, dataset: "datasets.Dataset", result: "Features") -> None:
+    """Write under a temporary name, then rename: the output is complete or absent."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+    try:
+        if output.suffix == ".safetensors":
+            from safetensors.torch import save_file
+
+            tensors = {"features": result.features, "sample_index": result.sample_index, "labels": result.labels}
+            save_file({name: tensor for name, tensor in tensors.items() if tensor is not None}, temporary)
+        elif output.suffix == ".parquet":
+            _as_dataset(dataset, result).to_parquet(temporary)
+        else:
+            _as_dataset(dataset, result).save_to_disk(temporary)
+        os.replace(temporary, output)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        temporary.unlink(missing_ok=True)
+
+
+def _as_dataset(dataset: "datasets.Dataset", result: "Features") -> "datasets.Dataset":
+    import datasets
+
+    from hf_jepa.data.decoding import describe_source
+
+    rows = result.sample_index.tolist()
+    columns = {"file": [describe_source(dataset[row]["image"], row) for row in rows]}
+    kinds = {"file": datasets.Value("string")}
+    if result.labels is not None:
+        columns["label"] = result.labels.tolist()
+        kinds["label"] = dataset.features["label"]
+    columns["features"] = list(result.features.numpy())
+    kinds["features"] = datasets.List(datasets.Value("float32"), length=result.features.shape[1])
+    return datasets.Dataset.from_dict(columns, features=datasets.Features(kinds))
+
+
+__all__ = ["main", "parser"]

@@ -1,0 +1,117 @@
+"""`hf-jepa <command>`: finds the module of a command, runs it, and turns wrong input into one line and status 2."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+
+# Command -> what it does. The module `hf_jepa.cli.<command>` is imported only when it is asked for, and imports what
+# is heavy only when it runs, so that every --help is immediate.
+COMMANDS = {
+    "quickstart": "pretrain a tiny I-JEPA on bundled photographs, evaluate it, save and reload it, draw pictures",
+    "train": "pretrain from a recipe (YAML) with overrides",
+    "embed": "write the features of images to a data set, parquet or safetensors file",
+    "probe": "judge a checkpoint's features by k-NN and a linear probe",
+    "masks": "draw context and target masks over an image",
+    "convert": "turn an official checkpoint into an ordinary one, and back",
+    "inspect": "show what a checkpoint holds and check its fingerprint",
+}
+# What wrong input raises: values and shapes, files and Hub ids, missing extras. Anything else is a bug.
+INPUT_ERRORS = (ValueError, OSError, ImportError)
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that explains an error in one line."""
+
+    def error(self, message: str):
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command of the command line.
+
+    Args:
+        argv: the arguments without the program's name; those of the process unless given.
+
+    Returns:
+        The exit status: 0, 1 where a command's own check fails, 2 for wrong input.
+
+    Example:
+        >>> main(["masks", "no-such-picture.jpg"])
+        2
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    show_traceback = "--traceback" in argv[:1]
+    argv = argv[show_traceback:]
+    if not argv or argv[0] not in COMMANDS:
+        return _without_command(argv)
+    name, rest = argv[0], argv[1:]
+    try:
+        return import_module(f"hf_jepa.cli.{name}").main(rest)
+    except KeyboardInterrupt:
+        print(f"hf-jepa {name}: interrupted", file=sys.stderr)
+        return 130
+    except SystemExit as stop:  # argparse: --help, or an error that it has explained
+        return stop.code or 0
+    except Exception as error:
+        if show_traceback or not _is_input_error(error):
+            raise
+        print(f"hf-jepa {name}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+
+
+def _without_command(argv: list[str]) -> int:
+    parser = Parser(
+        prog="hf-jepa",
+        usage="hf-jepa [--version] [--traceback] <command> ...",
+        description="Joint-Embedding Predictive Architectures as ordinary Hugging Face models.",
+        epilog="commands:\n"
+        + "".join(f"  {name:12}{summary}\n" for name, summary in COMMANDS.items())
+        + "\n`hf-jepa <command> --help` explains a command.\nexample: hf-jepa masks photo.jpg --output masks.png",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="store_true", help="print the version")
+    parser.add_argument("--traceback", action="store_true", help="before a command: show where wrong input was found")
+    try:
+        args, unknown = parser.parse_known_args(argv)
+        if unknown:
+            parser.error(f"unknown command {unknown[0]!r}: choose one of {', '.join(COMMANDS)}")
+        if args.version:
+            from hf_jepa import __version__
+
+            print(f"hf_jepa {__version__}")
+            return 0
+        parser.error(f"name a command: {', '.join(COMMANDS)}")
+    except SystemExit as stop:
+        return stop.code or 0
+
+
+def _is_input_error(error: Exception) -> bool:
+    if isinstance(error, INPUT_ERRORS):
+        return True
+    # safetensors reports a truncated or foreign file by an exception class of its own.
+    return type(error).__name__ == "SafetensorError"
+
+
+def command_parser(name: str, description: str, example: str) -> Parser:
+    """The parser of a command; its description is the summary of the command and what there is to add.
+
+    Example:
+        >>> command_parser("masks", "More.", "hf-jepa masks photo.jpg").prog
+        'hf-jepa masks'
+    """
+    summary = COMMANDS[name]
+    return Parser(
+        prog=f"hf-jepa {name}",
+        description=f"{summary[0].upper()}{summary[1:]}. {description}".strip(),
+        epilog=f"example: {example}",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
+
+
+__all__ = ["COMMANDS", "command_parser", "main"]

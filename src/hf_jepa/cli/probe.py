@@ -1,0 +1,77 @@
+"""`hf-jepa probe`: k-NN and linear probe of a checkpoint's frozen features, also with few labels."""
+
+import argparse
+
+from hf_jepa.cli.main import command_parser
+
+
+_USUAL_K = 20
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = command_parser(
+        "probe",
+        "The encoder stays frozen. Both probes learn from the training split and are scored on the test split.",
+        "hf-jepa probe runs/tiny photos --test-split test --per-class 5",
+    )
+    parser.add_argument("checkpoint", help="folder or Hub id of a model; of a pretraining one the target encoder")
+    parser.add_argument("data", help="labelled: folder with train/ and test/, parquet folder, or Hub id of a data set")
+    parser.add_argument("--train-split", default="train", help="split the probes learn from")
+    parser.add_argument("--test-split", default="test", help="split they are scored on")
+    parser.add_argument(
+        "--readout",
+        choices=("mean", "last4_mean_concat", "mean_std", "max"),
+        default="mean",
+        help="how the tokens of an image become one vector",
+    )
+    parser.add_argument(
+        "--k", type=int, help=f"neighbours; {_USUAL_K} unless given, or all training rows where there are fewer"
+    )
+    few = parser.add_mutually_exclusive_group()
+    few.add_argument("--fraction", type=float, help="learn from this share of the labels of each class (0.01: 1 %%)")
+    few.add_argument("--per-class", type=int, help="learn from this many images of each class")
+    parser.add_argument("--seed", type=int, default=0, help="of the choice of few labels and of held-out rows")
+    parser.add_argument("--batch-size", type=int, default=64, help="images per step")
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    args = parser().parse_args(argv)
+
+    from hf_jepa.cli.checkpoints import embed_images, load_encoder, load_processor, model_line
+    from hf_jepa.cli.tables import table
+    from hf_jepa.data.sources import load_images
+    from hf_jepa.evaluation.knn import knn_classify
+    from hf_jepa.evaluation.linear import linear_probe
+    from hf_jepa.evaluation.low_shot import low_shot_indices
+
+    data = {split: load_images(args.data, split=split) for split in (args.train_split, args.test_split)}
+    for split, dataset in data.items():
+        if "label" not in dataset.features:
+            raise ValueError(f"split {split!r} of {args.data} has no labels, only {dataset.column_names}")
+    model = load_encoder(args.checkpoint)
+    print(model_line(model, args.checkpoint))
+    processor = load_processor(args.checkpoint, model.config)
+    train, test = (
+        embed_images(model, processor, data[split], args.readout, args.batch_size)
+        for split in (args.train_split, args.test_split)
+    )
+    train_x, train_y = train.features, train.labels
+    if args.fraction is not None or args.per_class is not None:
+        chosen = low_shot_indices(train_y, args.fraction, args.per_class, args.seed)
+        train_x, train_y = train_x[chosen], train_y[chosen]
+    k = min(_USUAL_K, len(train_x)) if args.k is None else args.k
+    knn = knn_classify(train_x, train_y, test.features, test.labels, k=k)
+    linear = linear_probe(train_x, train_y, test.features, test.labels, seed=args.seed)
+    print(f"{len(train_x)} training and {len(test.features)} test images, read-out {args.readout}\n")
+    rows = [[f"k-NN (k={k})", knn], [f"linear (weight decay {linear.weight_decay:g})", linear]]
+    scored = [[name, *(_percent(value) for value in (result.accuracy, result.top5))] for name, result in rows]
+    print(table(["probe", "top-1", "top-5"], scored))
+    return 0
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.2f} %"
+
+
+__all__ = ["main", "parser"]

@@ -1,0 +1,254 @@
+"""The experiment of `hf-jepa quickstart`: model, masks, schedule, read-out, and the reload by stock code."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from tqdm.auto import tqdm
+from transformers import PrinterCallback, TrainerCallback, set_seed
+
+from hf_jepa.data.embedded import EmbeddedCrops, labelled_crops
+from hf_jepa.data.images import ImageCollator
+from hf_jepa.evaluation.knn import knn_classify
+from hf_jepa.evaluation.linear import linear_probe
+from hf_jepa.masking.multiblock import MultiBlockMaskSampler
+from hf_jepa.models.ijepa.configuration_ijepa import IJepaConfig
+from hf_jepa.models.ijepa.modeling_ijepa import IJepaForPreTraining
+from hf_jepa.training.arguments import JepaTrainingArguments
+from hf_jepa.training.trainer import JepaTrainer
+
+
+BATCH_SIZE = 64
+GALLERY_PER_PICTURE, TEST_PER_PICTURE = 60, 30
+NEIGHBOURS = 20
+# Few rows for many dimensions: all three rows of the table choose among strong penalties.
+WEIGHT_DECAYS = (1e-1, 1.0, 10.0)
+
+
+class Crops(NamedTuple):
+    """The labelled crops that the probes of one seed see: left halves of the pictures, and right halves.
+
+    Args:
+        gallery, test: (N, 3, 48, 48), three equal channels
+        gallery_labels, test_labels: (N,) number of the picture.
+    """
+
+    gallery: torch.Tensor
+    gallery_labels: torch.Tensor
+    test: torch.Tensor
+    test_labels: torch.Tensor
+
+
+def model_config() -> IJepaConfig:
+    """A narrow I-JEPA on 6 x 6 tokens."""
+    return IJepaConfig(
+        image_size=48,
+        patch_size=8,
+        hidden_size=96,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=384,
+        pred_hidden_size=48,
+        pred_num_hidden_layers=2,
+        pred_num_attention_heads=4,
+        initializer_range=0.08,  # at 0.02 position codes drown the pixels of so narrow a model: it collapses
+    )
+
+
+def mask_sampler(seed: int) -> MultiBlockMaskSampler:
+    return MultiBlockMaskSampler(6, target_scale=(0.12, 0.22), min_keep=2, seed=seed)
+
+
+def labelled(seed: int) -> Crops:
+    return Crops(
+        *labelled_crops("train", GALLERY_PER_PICTURE, seed=seed), *labelled_crops("test", TEST_PER_PICTURE, seed=seed)
+    )
+
+
+def new_model(seed: int) -> IJepaForPreTraining:
+    set_seed(seed)
+    return IJepaForPreTraining(model_config())
+
+
+def pretrain(model: IJepaForPreTraining, seed: int, steps: int, folder: Path, title: str) -> JepaTrainer:
+    """Pretrain in place on endless crops of the left halves.
+
+    Args:
+        model: from `new_model`.
+        seed: of crops and masks.
+        steps: optimizer steps.
+        folder: the trainer's output folder, which stays empty.
+        title: of the progress bar.
+
+    Returns:
+        The trainer, with its log and its collapse monitor.
+    """
+    args = JepaTrainingArguments(
+        output_dir=str(folder),
+        max_steps=steps,
+        per_device_train_batch_size=BATCH_SIZE,
+        learning_rate=3e-3,
+        start_learning_rate=0.0,
+        final_learning_rate=3e-5,
+        warmup_steps=max(1, steps // 10),
+        weight_decay=0.05,
+        final_weight_decay=0.05,
+        momentum_start=0.99,
+        momentum_end=1.0,
+        logging_steps=max(1, steps // 40),
+        logging_first_step=True,
+        save_strategy="no",
+        report_to=[],
+        use_cpu=True,  # the figures should not depend on who has an accelerator
+        seed=seed,
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+    )
+    trainer = JepaTrainer(
+        model,
+        args,
+        mask_sampler(seed),
+        train_dataset=EmbeddedCrops(steps * BATCH_SIZE, seed=seed),
+        data_collator=ImageCollator(),
+        callbacks=[_Bar(title)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+    return trainer
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """For matrices this small a second thread gains little, costs much on a busy machine, and changes last digits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+class _Bar(TrainerCallback):
+    """One line of progress instead of one line per log."""
+
+    def __init__(self, title: str):
+        self.title = title
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.bar = tqdm(total=state.max_steps, desc=self.title, unit="step", mininterval=1.0)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.bar.update()
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        self.bar.set_postfix({key: f"{logs[key]:.3g}" for key in ("loss", "rankme") if key in logs}, refresh=False)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.bar.close()
+
+
+@torch.inference_mode()
+def encode(encoder: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
+    """Tokens (B, N, D) of crops (B, 3, H, W)."""
+    return torch.cat([encoder(batch).last_hidden_state for batch in pixels.split(256)])
+
+
+def features(encoder: nn.Module | None, crops: Crops) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gallery and test features, each dimension standardised by the gallery: mean of the tokens, or raw pixels."""
+    if encoder is None:
+        gallery, test = crops.gallery[:, 0].flatten(1), crops.test[:, 0].flatten(1)  # the channels are equal
+    else:
+        gallery, test = (encode(encoder, pixels).mean(dim=1) for pixels in (crops.gallery, crops.test))
+    std, mean = torch.std_mean(gallery, dim=0)
+    return (gallery - mean) / std.clamp(min=1e-6), (test - mean) / std.clamp(min=1e-6)
+
+
+def scores(encoder: nn.Module | None, crops: Crops) -> dict[str, float]:
+    """Accuracy of k-NN and linear probe in naming the picture of a crop."""
+    gallery, test = features(encoder, crops)
+    data = (gallery, crops.gallery_labels, test, crops.test_labels)
+    return {
+        "knn": knn_classify(*data, k=NEIGHBOURS).accuracy,
+        "linear": linear_probe(*data, weight_decays=WEIGHT_DECAYS).accuracy,
+    }
+
+
+# Runs in a process of its own. An entry of None makes every import of that name fail.
+_RELOAD = """
+import sys
+sys.modules["hf_jepa"] = None
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel
+folder, pixels, output = sys.argv[1:]
+model = AutoModel.from_pretrained(folder).eval()
+if any(name.startswith("hf_jepa.") for name in sys.modules):
+    sys.exit("hf_jepa was imported")
+with torch.inference_mode():
+    tokens = model(load_file(pixels)["pixel_values"]).last_hidden_state
+weights = {f"weights.{name}": tensor for name, tensor in model.state_dict().items()}
+save_file({"features": tokens.mean(dim=1), **weights}, output)
+print(f"{type(model).__module__}.{type(model).__name__}")
+"""
+
+
+def reload_in_new_process(
+    model: IJepaForPreTraining, folder: Path, pixels: torch.Tensor, scratch: Path
+) -> dict[str, Any]:
+    """Load a saved model by stock `AutoModel` where this package cannot be imported, and compare it.
+
+    Args:
+        model: what was saved.
+        folder: where.
+        pixels: (B, 3, H, W) to compare features on.
+        scratch: folder for the exchange of tensors.
+
+    Returns:
+        "class" (of the stock model), "weights_equal" (bit for bit), "largest_difference" of the features relative to
+        their largest value.
+
+    Raises:
+        RuntimeError: the other process failed; the message holds its last words.
+    """
+    save_file({"pixel_values": pixels.contiguous()}, scratch / "pixels.safetensors")
+    command = [
+        sys.executable,
+        "-c",
+        _RELOAD,
+        str(folder),
+        *(str(scratch / f"{n}.safetensors") for n in ("pixels", "stock")),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"stock transformers could not load {folder}:\n{done.stderr[-2000:]}")
+    stock = load_file(scratch / "stock.safetensors")
+    stock_features = stock.pop("features")
+    own_features = encode(model.target_encoder, pixels).mean(dim=1)
+    own = model.target_encoder.state_dict()
+    return {
+        "class": done.stdout.strip().splitlines()[-1],
+        "weights_equal": own.keys() == {name.removeprefix("weights.") for name in stock}
+        and all(torch.equal(tensor, stock[f"weights.{name}"]) for name, tensor in own.items()),
+        "largest_difference": ((own_features - stock_features).abs().max() / own_features.abs().max()).item(),
+    }
+
+
+__all__ = [
+    "Crops",
+    "encode",
+    "features",
+    "labelled",
+    "mask_sampler",
+    "model_config",
+    "new_model",
+    "one_thread",
+    "pretrain",
+    "reload_in_new_process",
+    "scores",
+]

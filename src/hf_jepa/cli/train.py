@@ -1,0 +1,30 @@
+"""`hf-jepa train`: a pretraining run on this machine; `accelerate launch training_scripts/...` is for many devices."""
+
+import argparse
+
+from hf_jepa.cli.main import command_parser
+from hf_jepa.registry import VARIANTS
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = command_parser(
+        "train",
+        "Recipes are in training_scripts/configs; `hf-jepa train ijepa --help` lists every field that a recipe or the "
+        "command line can set. On many devices: accelerate launch training_scripts/pretrain_ijepa.py RECIPE ...",
+        "hf-jepa train ijepa training_scripts/configs/ijepa/tiny.yaml --output_dir runs/tiny --max_steps 20",
+    )
+    parser.usage = "hf-jepa train [--help] variant [recipe.yaml] [--field value ...]"
+    parser.add_argument("variant", choices=sorted(VARIANTS), help="what to pretrain")
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    args = parser().parse_args(argv[:1])  # what follows the variant is the recipe's
+
+    from hf_jepa.training.pretrain_image import pretrain
+
+    pretrain(args.variant, argv[1:], parser().description)
+    return 0
+
+
+__all__ = ["main", "parser"]
