@@ -7,6 +7,11 @@ import yaml
 from transformers import HfArgumentParser
 
 
+class _Parser(HfArgumentParser):
+    def error(self, message: str):  # one line, without the usage of a hundred options
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
 def parse_recipe(dataclass_types: Sequence[type], argv: Sequence[str], description: str | None = None) -> tuple:
     """Fill dataclasses from `[recipe.yaml] [--field value ...]`; the command line wins over the file.
 
@@ -21,7 +26,7 @@ def parse_recipe(dataclass_types: Sequence[type], argv: Sequence[str], descripti
     Raises:
         SystemExit: status 2 and one line on stderr for a missing or unreadable file and for unknown fields.
     """
-    parser = HfArgumentParser(dataclass_types, description=description)
+    parser = _Parser(dataclass_types, description=description)
     argv = list(argv)
     if argv and not argv[0].startswith("-"):
         values = _read_yaml(argv.pop(0), parser)
