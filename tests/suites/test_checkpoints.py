@@ -1,0 +1,71 @@
+"""Saving and loading every variant, traps included."""
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForPreTraining
+
+
+def same(first, second) -> bool:
+    a, b = first.state_dict(), second.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.mark.parametrize("shard", ["50GB", "20KB"])
+def test_round_trip_is_exact_and_target_stays_frozen(variant, model, batch, tmp_path, shard):  # trap T2
+    model.eval().save_pretrained(tmp_path, max_shard_size=shard)
+    for again in (variant.model_class().from_pretrained(tmp_path), AutoModelForPreTraining.from_pretrained(tmp_path)):
+        assert type(again) is type(model) and same(model, again)
+        assert torch.equal(again(**batch).predictions, model(**batch).predictions)
+        assert not any(p.requires_grad for p in again.target_encoder.parameters())
+        assert all(p.requires_grad for p in again.context_encoder.parameters())
+        assert not again.train().target_encoder.training
+
+
+def test_file_keys_are_module_names(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    assert set(load_file(tmp_path / "model.safetensors")) == set(model.state_dict())
+
+
+def test_meta_device_then_load_gives_right_tables(variant, config, model, tmp_path):  # trap T3
+    with torch.device("meta"):
+        assert variant.model_class()(config).device.type == "meta"
+    model.save_pretrained(tmp_path)
+    loaded = variant.model_class().from_pretrained(tmp_path)
+    fresh = variant.model_class()(config)
+    for (name, buffer), (_, expected) in zip(loaded.named_buffers(), fresh.named_buffers(), strict=True):
+        assert torch.equal(buffer, expected), name
+
+
+def test_encoder_class_takes_the_target_encoder(variant, model, batch, tmp_path):
+    model.eval().save_pretrained(tmp_path)
+    encoder, info = variant.model_class(variant.base_model).from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    pixels = batch["pixel_values"]
+    assert torch.equal(encoder(pixels).last_hidden_state, model.target_encoder(pixels).last_hidden_state)
+
+
+def test_encoder_only_checkpoint_starts_both_encoders(variant, model, tmp_path, caplog):  # trap T10
+    model.target_encoder.save_pretrained(tmp_path)
+    again = variant.model_class().from_pretrained(tmp_path)
+    assert same(again.target_encoder, model.target_encoder) and same(again.context_encoder, model.target_encoder)
+    assert all(p.isfinite().all() and p.abs().max() < 10 for p in again.predictor.parameters())
+
+
+@pytest.mark.parametrize("lost", ["context_encoder.layernorm.weight", "predictor.mask_token"])
+def test_half_a_checkpoint_is_refused_by_key(variant, model, tmp_path, lost):
+    model.save_pretrained(tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    del state[lost]
+    save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=lost):
+        variant.model_class().from_pretrained(tmp_path)
+
+
+def test_bf16_load_keeps_the_target_in_float32(variant, model, batch, tmp_path):  # trap T9
+    model.save_pretrained(tmp_path)
+    half = variant.model_class().from_pretrained(tmp_path, dtype=torch.bfloat16)
+    assert {p.dtype for p in half.target_encoder.parameters()} == {torch.float32}
+    assert {p.dtype for p in half.context_encoder.parameters()} == {torch.bfloat16}
+    half(**batch).loss.backward()
+    half.update_target_encoder(0.999)

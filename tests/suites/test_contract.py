@@ -1,0 +1,164 @@
+"""What every pretraining model promises (ARCHITECTURE.md section 3)."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+
+def test_output_and_gradients(model, batch):
+    out = model(**batch)
+    assert out.loss.ndim == 0 and torch.isfinite(out.loss)
+    assert out.predictions.shape == out.targets.shape and not out.targets.requires_grad
+    out.loss.backward()
+    assert all(p.grad is None and not p.requires_grad for p in model.target_encoder.parameters())
+    trained = [*model.context_encoder.named_parameters(), *model.predictor.named_parameters()]
+    without = [name for name, p in trained if p.grad is None or not p.grad.abs().sum() > 0]
+    # A key bias shifts all scores of a query alike, so its gradient is zero up to rounding.
+    assert [name for name in without if "k_proj.bias" not in name] == []
+
+
+def test_fresh_target_encoder_is_a_frozen_copy(variant, config):
+    model = variant.model_class()(config)
+    for target, context in zip(model.target_encoder.parameters(), model.context_encoder.parameters(), strict=True):
+        assert torch.equal(target, context) and not target.requires_grad and context.requires_grad
+
+
+def test_target_encoder_stays_in_eval_mode(model):
+    model.train()
+    assert model.context_encoder.training and not model.target_encoder.training
+
+
+def test_average(model):
+    before = copy.deepcopy(model.target_encoder)
+    model.update_target_encoder(0.9)
+    triples = zip(
+        before.parameters(), model.target_encoder.parameters(), model.context_encoder.parameters(), strict=True
+    )
+    for old, new, context in triples:
+        torch.testing.assert_close(new, 0.9 * old + 0.1 * context)
+        assert not torch.equal(new, old)
+    model.update_target_encoder(0.0)
+    for new, context in zip(model.target_encoder.parameters(), model.context_encoder.parameters(), strict=True):
+        assert torch.equal(new, context)
+
+
+@pytest.mark.parametrize("momentum", [-0.1, 1.1])
+def test_momentum_out_of_range_is_refused(model, momentum):
+    with pytest.raises(ValueError, match=str(momentum)):
+        model.update_target_encoder(momentum)
+
+
+def test_16_bit_target_is_refused(model):  # trap T9
+    model.to(torch.bfloat16)
+    with pytest.raises(ValueError, match="float32"):
+        model.update_target_encoder(0.999)
+
+
+def test_frozen_source_is_not_updated(variant):
+    model = variant.model_class()(variant.config_class()(**variant.tiny, target_source="frozen"))
+    with pytest.raises(ValueError, match="frozen"):
+        model.update_target_encoder(0.9)
+
+
+def test_context_never_sees_what_it_must_predict(model, batch):
+    """Changing pixels of target patches changes targets, but no prediction."""
+    model.eval()
+    config = model.config
+    before = model(**batch)
+    grid = torch.zeros(2, config.grid_size[0] * config.grid_size[1], dtype=torch.bool)
+    grid.scatter_(1, batch["target_mask"][0], True)
+    patch = config.patch_size
+    changed = grid.view(2, 1, *config.grid_size).repeat_interleave(patch, 2).repeat_interleave(patch, 3)
+    batch["pixel_values"] = torch.where(changed, batch["pixel_values"] + 3.0, batch["pixel_values"])
+    after = model(**batch)
+    assert torch.equal(before.predictions, after.predictions)
+    assert not torch.allclose(before.targets, after.targets)
+
+
+def test_same_seed_same_loss(variant, config, batch):
+    losses = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        losses.append(variant.model_class()(config)(**batch).loss.item())
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_gradient_checkpointing_gives_the_same_gradients(model, batch, reentrant):
+    model(**batch).loss.backward()
+    expected = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    model.activation_checkpointing_enable({"use_reentrant": reentrant})
+    model(**batch).loss.backward()
+    found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    assert found.keys() == expected.keys()
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name])
+
+
+def test_sdpa_equals_eager(model, batch):
+    expected = model.eval()(**batch).predictions
+    model.set_attn_implementation("eager")
+    torch.testing.assert_close(model(**batch).predictions, expected, rtol=1e-5, atol=2e-6)
+
+
+def test_recorded_outputs(model, batch):  # trap T8
+    model.eval().set_attn_implementation("eager")
+    out = model(**batch, output_hidden_states=True, output_attentions=True)
+    tokens, layers = batch["context_mask"][0].shape[1], model.config.num_hidden_layers
+    assert len(out.hidden_states) == layers + 1 and len(out.attentions) == layers
+    assert out.attentions[0].shape == (2, model.config.num_attention_heads, tokens, tokens)
+    encoded = model.context_encoder(batch["pixel_values"], context_mask=batch["context_mask"]).last_hidden_state
+    assert torch.equal(model.context_encoder.layernorm(out.hidden_states[-1]), encoded)
+    assert isinstance(model(**batch, return_dict=False), tuple)
+
+
+def test_autocast_loss_is_finite_and_close(model, batch):
+    expected = model.eval()(**batch).loss
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = model(**batch).loss
+    torch.testing.assert_close(found.float(), expected, rtol=0.1, atol=0.05)
+
+
+def test_compiled_step_has_no_graph_break_and_equals_eager(model, batch):
+    model(**batch).loss.backward()
+    expected = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    loss = torch.compile(model, fullgraph=True)(**batch).loss
+    loss.backward()
+    for name, parameter in model.named_parameters():
+        if name in expected:
+            torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("rescale", [False, True])
+def test_initialisation_per_layer(variant, rescale):  # trap T1
+    wide = variant.tiny | {"hidden_size": 256, "intermediate_size": 512, "pred_hidden_size": 128}
+    torch.manual_seed(0)
+    model = variant.model_class()(variant.config_class()(**wide, rescale_residual_init=rescale))
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            residual = rescale and name.endswith(("attention.o_proj", "mlp.fc2"))
+            divisor = (2 * (int(name.split("layers.")[1].split(".")[0]) + 1)) ** 0.5 if residual else 1.0
+            assert module.weight.std().item() == pytest.approx(0.02 / divisor, rel=0.05), name
+            assert module.bias is None or not module.bias.any()
+        elif isinstance(module, nn.LayerNorm):
+            assert module.weight.eq(1).all() and not module.bias.any()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda b: b.update(context_mask=[]), "empty list"),
+        (lambda b: b.update(target_mask=[torch.zeros(2, 0, dtype=torch.long)]), "no token"),
+        (lambda b: b.update(context_mask=[torch.ones(2, 64, dtype=torch.bool)]), "torch.bool"),
+        (lambda b: b["target_mask"].append(torch.zeros(2, 3, dtype=torch.long)), r"\[4, 4, 3\]"),
+        (lambda b: b.update(context_mask=[b["context_mask"][0][:1]]), "one mask row per image"),
+    ],
+)
+def test_wrong_masks_are_refused(model, batch, change, message):
+    change(batch)
+    with pytest.raises(ValueError, match=message):
+        model(**batch)

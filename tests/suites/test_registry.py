@@ -1,0 +1,102 @@
+"""A variant is one folder and one registry entry; configs are strict; importing is cheap."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from transformers import AutoConfig
+
+import hf_jepa
+from hf_jepa.registry import VARIANTS
+
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "src/hf_jepa"
+
+
+def test_every_public_name_resolves():
+    assert all(getattr(hf_jepa, name) is not None for name in hf_jepa.__all__)
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = hf_jepa.no_such_name
+
+
+def test_variant_is_complete(variant):
+    folder = PACKAGE / "models" / variant.name
+    for name in (f"configuration_{variant.name}.py", f"modeling_{variant.name}.py", "README.md"):
+        assert (folder / name).is_file(), name
+    assert (folder / f"convert_{variant.name}.py").is_file() == bool(variant.key_map)
+    assert f"models/{variant.name}/README.md" in (ROOT / "MODELS.md").read_text(encoding="utf-8")
+    assert {variant.config, variant.base_model, variant.pretraining_model} <= set(hf_jepa.__all__)
+    assert (ROOT / f"training_scripts/configs/{variant.name}/tiny.yaml").is_file()
+
+
+def test_config_round_trip(config, tmp_path):
+    config.save_pretrained(tmp_path)
+    again = type(config).from_pretrained(tmp_path)
+    ignored = {"transformers_version": 0, "_name_or_path": 0}
+    assert again.to_dict() | ignored == config.to_dict() | ignored
+    assert AutoConfig.from_pretrained(tmp_path).model_type == config.model_type
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"hidden_size": "big"}, "hidden_size"),
+        ({"hidden_size": 34}, "34"),
+        ({"image_size": 33}, "33"),
+        ({"pred_hidden_size": 26}, "26"),
+        ({"loss_type": "l3"}, "l3"),
+        ({"target_normalization": "batch"}, "batch"),
+        ({"target_source": "nowhere"}, "nowhere"),
+    ],
+)
+def test_config_refuses_wrong_values_by_name(variant, fields, message):  # traps T4, T6
+    with pytest.raises(Exception, match=message):
+        variant.config_class()(**(variant.tiny | fields))
+
+
+def test_config_takes_ints_for_floats_and_pairs_for_sizes(variant):  # trap T6
+    config = variant.config_class()(**(variant.tiny | {"pred_mlp_ratio": 4, "image_size": [32, 16]}))
+    assert config.grid_size == (8, 4)
+
+
+def test_imports_are_absolute_and_name_things():  # trap T7: a bundler must be able to follow them
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{path}: relative import"
+                assert all(alias.name != "*" for alias in node.names), f"{path}: star import"
+
+
+def run(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+
+
+def test_import_is_cheap_and_brings_no_torch():
+    code = (
+        "import time, sys, transformers\nstart = time.process_time()\nimport hf_jepa\n"
+        "print(time.process_time() - start, 'torch' in sys.modules)"
+    )
+    seconds, torch_loaded = run(code).split()
+    assert float(seconds) < 0.3 and torch_loaded == "False"
+
+
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "import hf_jepa; from transformers import AutoModelForPreTraining as A",
+        "from transformers import AutoModelForPreTraining as A; A._model_mapping; import hf_jepa",
+        "from hf_jepa import {config}; from transformers import AutoModelForPreTraining as A",
+        "from hf_jepa import {model}; from transformers import AutoModelForPreTraining as A",
+    ],
+)
+def test_auto_registration_works_in_any_import_order(variant, imports):
+    code = imports.format(config=variant.config, model=variant.pretraining_model)
+    code += f"\nfrom hf_jepa import {variant.pretraining_model} as M\nprint(M in A._model_mapping.values())"
+    assert run(code).strip() == "True"
+
+
+def test_names_and_folders_agree():
+    assert all(name == variant.name for name, variant in VARIANTS.items())
