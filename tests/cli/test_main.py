@@ -12,8 +12,11 @@ from hf_jepa.cli.main import COMMANDS, main
 def refused(argv, capsys) -> str:
     """The one line on stderr of a command that must exit with 2."""
     assert main([str(arg) for arg in argv]) == 2
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1, lines
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    # Reading data may leave progress bars on stderr before the line.
+    lines = [line for line in error.splitlines() if line.startswith("hf-jepa")]
+    assert len(lines) == 1 and error.rstrip().endswith(lines[0]), error
     return lines[0]
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoModel
 
 from hf_jepa.core.key_map import ConversionError
-from hf_jepa.hub.conversion import convert_checkpoint
+from hf_jepa.hub.conversion import convert_checkpoint, revert_checkpoint
 from hf_jepa.hub.files import read_torch_checkpoint
 from hf_jepa.hub.fingerprint import differences
 from hf_jepa.hub.inspect import inspect_checkpoint
@@ -89,7 +89,7 @@ def test_round_trip_is_exact(case):
     config = infer_config(official, num_attention_heads=4)
     model = IJepaForPreTraining(config)
     model.load_state_dict(convert(official, config))
-    back = revert(model)
+    back = revert(model.state_dict(), config)
     for entry, state in back.items():
         assert set(state) == set(official[entry])
         assert all(torch.equal(value, official[entry][key]) for key, value in state.items())
@@ -127,7 +127,7 @@ def test_released_architectures_are_recognised_and_every_key_has_one_place(size,
     with torch.device("meta"):
         expected = IJepaConfig.from_size(size, patch_size=patch, image_size=image)
         model = IJepaForPreTraining(expected)
-    official = revert(model)
+    official = revert(model.state_dict(), expected)
     assert f"module.blocks.{expected.num_hidden_layers - 1}.attn.qkv.weight" in official["encoder"]
     config = infer_config(official)
     assert released_names(config) == names
@@ -189,6 +189,11 @@ def broken(change) -> dict:
         (lambda c: c["encoder"].update({"module.cls_token": torch.zeros(1)}), "cls_token"),
         (lambda c: c["target_encoder"].update({"module.norm.bias": torch.zeros(5)}), r"\(5,\) instead of \(32,\)"),
         (lambda c: c.update(encoder={"a": 3}), "not a state dict"),
+        (lambda c: c["encoder"].update({"module.blocks.3000000.norm1.bias": torch.zeros(32)}), "does not fit"),
+        (lambda c: c["encoder"].update({"module.pos_embed": torch.zeros(36)}), r"of images.*\(36,\)"),
+        (lambda c: c["encoder"].update({"module.patch_embed.proj.weight": torch.zeros(32, 3, 2, 4, 4)}), "of images"),
+        (lambda c: c["encoder"].update({"norm.bias": torch.ones(32)}), "with and without 'module.'"),
+        (lambda c: c["encoder"].update({3: torch.ones(32)}), "no place in this architecture: 3"),
     ],
 )
 def test_files_that_do_not_fit_are_refused_by_key(tmp_path, change, message):
@@ -201,18 +206,25 @@ def test_files_that_do_not_fit_are_refused_by_key(tmp_path, change, message):
 
 
 def test_script_explains_in_one_line(tmp_path):
-    for arguments, message in (
-        (("--checkpoint", tmp_path / "no.pth.tar", "--output", tmp_path / "o"), "does not exist"),
-        (("--checkpoint", OFFICIAL, "--output", tmp_path / "o"), "give --num-attention-heads"),
-        (
-            ("--checkpoint", OFFICIAL, "--output", tmp_path / "o", "--num-attention-heads", 4, "--target-key", "t"),
-            "'t'",
-        ),
-        (("--checkpoint", OFFICIAL, "--output", GOLDEN, "--num-attention-heads", 4), "not an empty folder"),
-    ):
-        done = run(*arguments)
-        assert done.returncode == 2 and message in done.stderr, done.stderr
-        assert len(done.stderr.strip().splitlines()) == 1
+    done = run("--checkpoint", OFFICIAL, "--output", tmp_path / "o")
+    assert done.returncode == 2 and "give --num-attention-heads" in done.stderr, done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "output", "target_key", "message"),
+    [
+        ("no.pth.tar", "o", "target_encoder", "does not exist"),
+        (OFFICIAL, "o", "t", "'t'"),
+        (OFFICIAL, GOLDEN, "target_encoder", "not an empty folder"),
+    ],
+)
+def test_wrong_arguments_are_refused(tmp_path, checkpoint, output, target_key, message):
+    with pytest.raises((ConversionError, OSError), match=message):
+        convert_checkpoint(
+            VARIANTS["ijepa"], tmp_path / checkpoint, tmp_path / output, target_key, num_attention_heads=4
+        )
+    assert not any(tmp_path.iterdir())
 
 
 def test_config_file_overrides_what_was_inferred(tmp_path):
@@ -222,6 +234,44 @@ def test_config_file_overrides_what_was_inferred(tmp_path):
     assert done.returncode == 0, done.stderr
     config = IJepaConfig.from_pretrained(tmp_path / "o")
     assert (config.num_attention_heads, config.pred_num_attention_heads) == (8, 2)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"num_heads": 4}, "no such field.*num_heads"),
+        ({"num_attention_heads": 5}, "multiple of its 5 attention heads"),
+    ],
+)
+def test_overrides_that_make_no_sense_are_refused(overrides, message):
+    with pytest.raises(ConversionError, match=message):
+        infer_config(read_torch_checkpoint(OFFICIAL), **overrides)
+
+
+def test_16_bit_tensors_come_back_as_they_were(tmp_path):
+    half = {e: {k: v.bfloat16() for k, v in state.items()} for e, state in broken(lambda c: c.pop("opt")).items()}
+    torch.save(half, tmp_path / "half.pth.tar")
+    convert_checkpoint(
+        VARIANTS["ijepa"], tmp_path / "half.pth.tar", tmp_path / "m", "target_encoder", num_attention_heads=4
+    )
+    revert_checkpoint(VARIANTS["ijepa"], tmp_path / "m", tmp_path / "back.pth.tar")
+    back = read_torch_checkpoint(tmp_path / "back.pth.tar")
+    for entry, state in half.items():
+        assert all(torch.equal(back[entry][k], v) and back[entry][k].dtype == v.dtype for k, v in state.items())
+
+
+def test_an_encoder_alone_is_not_completed_with_random_weights(converted, tmp_path):
+    IJepaModel.from_pretrained(converted[0]).save_pretrained(tmp_path / "encoder")
+    with pytest.raises(ConversionError, match="missing"):
+        revert_checkpoint(VARIANTS["ijepa"], tmp_path / "encoder", tmp_path / "back.pth.tar")
+    assert [path.name for path in tmp_path.iterdir()] == ["encoder"]
+
+
+def test_the_card_names_the_repository_it_is_uploaded_to(tmp_path):
+    convert_checkpoint(
+        VARIANTS["ijepa"], OFFICIAL, tmp_path / "m", "target_encoder", repo="someone/model", num_attention_heads=4
+    )
+    assert 'from_pretrained("someone/model")' in (tmp_path / "m" / "README.md").read_text()
 
 
 # --- fingerprints ---------------------------------------------------------------------------------------------------
@@ -245,29 +295,54 @@ def test_inspect_describes_both_layouts(converted):
 # --- memory ---------------------------------------------------------------------------------------------------------
 
 
-def peak_of_child(*arguments) -> int:
-    """Peak resident bytes of the conversion script."""
-    code = (
-        "import resource, runpy, sys\n"
-        f"sys.argv = {[str(SCRIPT), *map(str, arguments)]!r}\n"
-        f"runpy.run_path({str(SCRIPT)!r}, run_name='__main__')\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
-    )
+# ru_maxrss would not do: it survives exec, so a child starts with the peak of the process that started it.
+PEAK = "next(int(line.split()[1]) for line in open('/proc/self/status') if line.startswith('VmHWM')) * 1024"
+on_linux = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak from /proc")
+
+
+def peak_of_child(code: str) -> int:
+    """Bytes that Python code prints in its last line."""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return int(done.stdout.splitlines()[-1]) * (1 if sys.platform == "darwin" else 1024)
+    return int(done.stdout.splitlines()[-1])
 
 
+def write_official(size: str, path: Path) -> int:
+    """A file in official layout with random numbers; returns its size in bytes."""
+    config = IJepaConfig.from_size(size, patch_size=14)
+    with torch.device("meta"):
+        official = revert(IJepaForPreTraining(config).state_dict(), config)
+    torch.save({name: {k: torch.randn(v.shape) * 0.02 for k, v in s.items()} for name, s in official.items()}, path)
+    return path.stat().st_size
+
+
+@on_linux
+def test_writing_shards_does_not_collect_the_whole_file_in_memory(tmp_path):
+    size = write_official("vit_small", tmp_path / "small.pth.tar")
+    code = f"""
+from pathlib import Path
+from hf_jepa.hub.files import read_torch_checkpoint, save_weights
+from hf_jepa.models.ijepa.convert_ijepa import convert, infer_config
+read = lambda: read_torch_checkpoint({str(tmp_path / "small.pth.tar")!r}, verified=True)
+config = infer_config(read())
+convert(read(), config)
+before = {PEAK}
+save_weights(lambda: convert(read(), config), Path({str(tmp_path)!r}), shard_bytes=20 * 2**20)
+print({PEAK} - before)
+"""
+    assert peak_of_child(code) < 0.6 * size
+
+
+@on_linux
 @pytest.mark.slow
 def test_conversion_needs_less_than_1_3_times_the_file_in_memory(tmp_path):
     """A vit_huge file: two encoders of 630M parameters and a predictor, 5.1 GB."""
-    torch.manual_seed(0)
-    with torch.device("meta"):
-        official = revert(IJepaForPreTraining(IJepaConfig.from_size("vit_huge", patch_size=14)))
-    filled = {name: {k: torch.randn(v.shape) * 0.02 for k, v in state.items()} for name, state in official.items()}
-    torch.save(filled, tmp_path / "huge.pth.tar")
-    del filled
-    size = (tmp_path / "huge.pth.tar").stat().st_size
-    peak = peak_of_child("--checkpoint", tmp_path / "huge.pth.tar", "--output", tmp_path / "out")
-    print(f"file {size / 2**30:.2f} GiB, peak {peak / 2**30:.2f} GiB, ratio {peak / size:.2f}")
-    assert peak < 1.3 * size
+    size = write_official("vit_huge", tmp_path / "huge.pth.tar")
+    arguments = [str(SCRIPT), "--checkpoint", str(tmp_path / "huge.pth.tar"), "--output", str(tmp_path / "out")]
+    code = f"""
+import runpy, sys
+sys.argv = {arguments!r}
+runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
+print({PEAK})
+"""
+    assert peak_of_child(code) < 1.3 * size

@@ -1,9 +1,7 @@
 """The program behind all converters: official file -> ordinary checkpoint, and back."""
 
 import argparse
-import gc
 import json
-import os
 from pathlib import Path
 
 import torch
@@ -11,7 +9,7 @@ import yaml
 
 from hf_jepa.core.key_map import ConversionError
 from hf_jepa.hub.cards import build_card
-from hf_jepa.hub.files import new_folder, read_torch_checkpoint, save_weights
+from hf_jepa.hub.files import load_weights, new_folder, new_name, read_torch_checkpoint, save_weights
 from hf_jepa.hub.fingerprint import write_fingerprint
 from hf_jepa.registry import VARIANTS, Variant
 
@@ -47,7 +45,10 @@ def run(variant_name: str, args: argparse.Namespace) -> None:
     overrides = _read_fields(args.config) if args.config else {}
     if args.num_attention_heads is not None:
         overrides["num_attention_heads"] = args.num_attention_heads
-    print(convert_checkpoint(variant, args.checkpoint, args.output, args.target_key, **overrides))
+    report = convert_checkpoint(
+        variant, args.checkpoint, args.output, args.target_key, repo=args.push_to_hub, **overrides
+    )
+    print(report)
     if args.push_to_hub:
         from huggingface_hub import HfApi
 
@@ -56,7 +57,9 @@ def run(variant_name: str, args: argparse.Namespace) -> None:
         print(f"uploaded: {api.upload_folder(repo_id=args.push_to_hub, folder_path=args.output)}")
 
 
-def convert_checkpoint(variant: Variant, checkpoint: Path, output: Path, target_key: str, **overrides) -> str:
+def convert_checkpoint(
+    variant: Variant, checkpoint: Path, output: Path, target_key: str, repo: str | None = None, **overrides
+) -> str:
     """Convert an official file into a new folder: weights, config, processor, fingerprint and card.
 
     Args:
@@ -64,6 +67,7 @@ def convert_checkpoint(variant: Variant, checkpoint: Path, output: Path, target_
         checkpoint: the official file; it is mapped, not copied, into memory.
         output: new or empty folder; nothing is left there when the conversion fails.
         target_key: official entry that becomes the target encoder.
+        repo: Hub id that the card names; the folder's own name when unset.
         overrides: config fields that complete or override what the tensors say.
 
     Returns:
@@ -78,13 +82,13 @@ def convert_checkpoint(variant: Variant, checkpoint: Path, output: Path, target_
         official = read_torch_checkpoint(checkpoint)
         config = module.infer_config(official, **overrides)
         config.architectures = [variant.pretraining_model]
-        state = module.convert(official, config, target_key)
-        files = save_weights(state, folder)
+        written = len(module.convert(official, config, target_key))
         unused = [f"{key} ({_describe(official[key])})" for key in official if key not in module.OFFICIAL]
         read = {key: len(official[key]) for key in module.OFFICIAL}
-        written = len(state)
-        del official, state  # unmap the file before the result is loaded
-        gc.collect()
+        del official  # unmap the file
+        files = save_weights(
+            lambda: module.convert(read_torch_checkpoint(checkpoint, verified=True), config, target_key), folder
+        )
         config.save_pretrained(folder)
         _save_processor(variant, config, folder)
         # Loading what was written checks the files, not the tensors in memory.
@@ -98,7 +102,9 @@ def convert_checkpoint(variant: Variant, checkpoint: Path, output: Path, target_
             "Fingerprint": f"mean {fingerprint['mean']:.6f}, std {fingerprint['std']:.6f} (`fingerprint.json`)",
         }
         unverified = "Published accuracies were not measured again with these files."
-        card = build_card(variant, config, output.name, facts, variant.weights_license, unverified, repo=output.name)
+        card = build_card(
+            variant, config, output.name, facts, variant.weights_license, unverified, repo or output.name
+        )
         card.save(folder / "README.md")
     lines = [f"read {checkpoint}", *(f"  {key}: {count} tensors" for key, count in read.items())]
     lines += [f"  not used: {entry}" for entry in unused]
@@ -112,20 +118,18 @@ def revert_checkpoint(variant: Variant, folder: Path, output: Path) -> str:
     What the official file also holds (optimizer, epoch, learning rate) is not in ours and is left out.
 
     Raises:
+        ConversionError: a part is missing, as in an encoder-only checkpoint, or does not fit.
         FileExistsError: the output exists.
     """
     if output.exists():
         raise FileExistsError(f"output {output} exists: choose another name or remove it")
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder with a checkpoint")
-    model = variant.model_class().from_pretrained(folder)
-    official = variant.module("convert").revert(model)
-    temporary = output.with_name(f"{output.name}.tmp")
-    try:
+    # The stored tensors themselves, not a model: loading one would fill in missing parts and widen 16-bit targets.
+    config = variant.config_class().from_pretrained(folder)
+    official = variant.module("convert").revert(load_weights(folder), config)
+    with new_name(output.resolve()) as temporary:
         torch.save(official, temporary)
-        os.replace(temporary, output)
-    finally:
-        temporary.unlink(missing_ok=True)
     return "\n".join([f"wrote {output}", *(f"  {key}: {len(state)} tensors" for key, state in official.items())])
 
 
@@ -139,7 +143,10 @@ def _read_fields(path: Path) -> dict:
     if not path.is_file():
         raise FileNotFoundError(f"config file {path} does not exist")
     text = path.read_text(encoding="utf-8")
-    fields = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    try:
+        fields = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (json.JSONDecodeError, yaml.YAMLError) as error:
+        raise ConversionError(f"config file {path} cannot be read: {error}") from error
     if not isinstance(fields, dict):
         raise ConversionError(f"config file {path} must hold fields and values, not {type(fields).__name__}")
     return fields

@@ -23,6 +23,9 @@ def compute_fingerprint(model: PreTrainedModel) -> dict:
         a dictionary for JSON: shape, mean, standard deviation, mean absolute value, first values, and what the input
         was.
 
+    Raises:
+        ValueError: the output is not finite.
+
     Example:
         >>> from hf_jepa import IJepaConfig, IJepaModel
         >>> config = IJepaConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=4, image_size=32,
@@ -37,7 +40,10 @@ def compute_fingerprint(model: PreTrainedModel) -> dict:
     with torch.inference_mode():
         output = model.eval()(torch.from_numpy(pixels).to(model.device)).last_hidden_state.double().cpu()
     model.train(training)
+    if not output.isfinite().all():
+        raise ValueError("the encoder's output is not finite: the weights are damaged or hold NaN or infinity")
     return {
+        "torch": torch.__version__,
         "input": f"numpy default_rng(0) standard normal, 1 x {config.num_channels} x {height} x {width}",
         "shape": list(output.shape),
         "mean": output.mean().item(),
@@ -62,11 +68,16 @@ def differences(model: PreTrainedModel, folder: str | Path) -> list[str]:
 
     Raises:
         FileNotFoundError: there is no fingerprint.
+        ValueError: the file is not a fingerprint.
     """
     path = Path(folder) / FILE_NAME
     if not path.is_file():
         raise FileNotFoundError(f"{folder} has no {FILE_NAME}: it was not written by a converter of this package")
     expected, found = json.loads(path.read_text(encoding="utf-8")), compute_fingerprint(model)
+    if not isinstance(expected, dict) or (lost := [name for name in found if name not in expected]):
+        raise ValueError(
+            f"{path} is not a fingerprint" + (f": it lacks {', '.join(lost)}" if isinstance(expected, dict) else "")
+        )
     if expected["shape"] != found["shape"]:
         return [f"shape is {found['shape']}, the fingerprint says {expected['shape']}"]
     scale = TOLERANCE * expected["std"]

@@ -2,8 +2,10 @@
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from safetensors import safe_open
 
 from hf_jepa.core.key_map import ConversionError
@@ -30,6 +32,8 @@ def inspect_checkpoint(path: str | Path, keys: bool = False) -> tuple[str, bool]
     if path.is_dir():
         return _inspect_folder(path, keys)
     official = read_torch_checkpoint(path)
+    if not isinstance(official, Mapping):
+        raise ConversionError(f"{path} holds a {type(official).__name__}, not the entries of a checkpoint")
     for variant in VARIANTS.values():
         if variant.key_map and set(variant.module("convert").OFFICIAL) <= set(official):
             state = {
@@ -81,7 +85,9 @@ def _tensors(state: dict[str, tuple[int, ...]], keys: bool) -> list[str]:
 def _check_fingerprint(variant: Variant, path: Path) -> tuple[bool, str]:
     if not (path / FILE_NAME).is_file():
         return True, f"no {FILE_NAME}"
-    encoder = variant.model_class(variant.base_model).from_pretrained(path)
+    encoder = variant.model_class(variant.base_model).from_pretrained(
+        path, dtype=torch.float32
+    )  # as when it was written
     if found := differences(encoder, path):
         return False, "fingerprint differs: " + "; ".join(found[:3])
     return True, "fingerprint agrees with the weights"

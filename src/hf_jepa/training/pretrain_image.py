@@ -142,6 +142,9 @@ def pretrain(variant_name: str, argv: Sequence[str], description: str | None = N
     trainer.save_state()
     if training.push_to_hub:
         trainer.push_to_hub(dataset_name=arguments.dataset)
+    # A process that leaves while another still writes takes the whole group down with it.
+    trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()
     return trainer
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 
 from hf_jepa.core.key_map import ConversionError, KeyMap, Rename, Split, require_same_keys
 from hf_jepa.models.ijepa.configuration_ijepa import SIZES, IJepaConfig
@@ -72,7 +73,9 @@ def entries(checkpoint: Mapping) -> dict[str, dict[str, torch.Tensor]]:
         state = checkpoint[name]
         if not isinstance(state, Mapping) or not all(isinstance(v, torch.Tensor) for v in state.values()) or not state:
             raise ConversionError(f"entry {name!r} of the checkpoint is not a state dict of tensors")
-        parts[name] = {key.removeprefix("module."): value for key, value in state.items()}
+        parts[name] = {str(key).removeprefix("module."): value for key, value in state.items()}
+        if len(parts[name]) < len(state):
+            raise ConversionError(f"entry {name!r} of the checkpoint holds keys both with and without 'module.'")
     return parts
 
 
@@ -85,8 +88,11 @@ def infer_config(checkpoint: Mapping, **overrides) -> IJepaConfig:
             width and depth are not those of a named size, because heads leave no trace in the tensors.
 
     Raises:
-        ConversionError: a tensor that decides the architecture is missing, or heads cannot be known.
+        ConversionError: a tensor that decides the architecture is missing or of another rank, heads cannot be known,
+            or an override is unknown or does not fit.
     """
+    if unknown := [name for name in overrides if not hasattr(IJepaConfig(), name)]:
+        raise ConversionError(f"no such field of IJepaConfig: {', '.join(unknown)}")
     parts = entries(checkpoint)
     encoder, predictor = parts["encoder"], parts["predictor"]
     try:
@@ -97,6 +103,9 @@ def infer_config(checkpoint: Mapping, **overrides) -> IJepaConfig:
         pred_mlp = predictor["predictor_blocks.0.mlp.fc1.weight"].shape[0]
     except KeyError as error:
         raise ConversionError(f"not an official I-JEPA checkpoint: it has no tensor {error}") from error
+    except (IndexError, ValueError) as error:
+        shapes = {key: tuple(encoder[key].shape) for key in ("patch_embed.proj.weight", "pos_embed")}
+        raise ConversionError(f"not an official I-JEPA checkpoint of images: the encoder has {shapes}") from error
     depth, pred_depth = _depth(encoder, "blocks."), _depth(predictor, "predictor_blocks.")
     grid = round(tokens**0.5)
     if grid * grid != tokens or height != patch:
@@ -122,13 +131,15 @@ def infer_config(checkpoint: Mapping, **overrides) -> IJepaConfig:
                 "known: give --num-attention-heads"
             )
         fields["num_attention_heads"] = size["num_attention_heads"]
-    return IJepaConfig(**(fields | overrides))
+    try:
+        return IJepaConfig(**(fields | overrides))
+    except StrictDataclassError as error:
+        raise ConversionError(f"{error.__cause__ or error}") from error
 
 
 def _depth(state: Mapping[str, torch.Tensor], prefix: str) -> int:
-    return 1 + max(
-        (int(key.removeprefix(prefix).split(".")[0]) for key in state if key.startswith(prefix)), default=-1
-    )
+    """Number of blocks, counted: the highest index could be a stray key that asks for a million layers."""
+    return len({key.removeprefix(prefix).split(".")[0] for key in state if key.startswith(prefix)})
 
 
 def convert(checkpoint: Mapping, config: IJepaConfig, target_key: str = "target_encoder") -> dict[str, torch.Tensor]:
@@ -156,12 +167,25 @@ def convert(checkpoint: Mapping, config: IJepaConfig, target_key: str = "target_
     return state
 
 
-def revert(model: IJepaForPreTraining) -> dict[str, dict[str, torch.Tensor]]:
-    """A model -> the three entries of an official checkpoint, keys prefixed by `module.` as in the released files."""
+def revert(state: Mapping[str, torch.Tensor], config: IJepaConfig) -> dict[str, dict[str, torch.Tensor]]:
+    """Our tensors -> the three entries of an official checkpoint, keys prefixed by `module.` as in the released files.
+
+    Args:
+        state: the state dict of an `IJepaForPreTraining`.
+        config: its architecture.
+
+    Raises:
+        ConversionError: anything missing, as the predictor of an encoder-only checkpoint, unexpected or of another
+            shape.
+    """
+    with torch.device("meta"):
+        model = IJepaForPreTraining(config)
+    require_same_keys(state, model.state_dict(), "checkpoint")
     official = {}
     for name, (key_map, ours) in OFFICIAL.items():
-        state = key_map.to_official(model.get_submodule(ours).state_dict())
-        official[name] = {f"module.{key}": value for key, value in state.items()}
+        prefix = f"{ours}."
+        part = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        official[name] = {f"module.{key}": value for key, value in key_map.to_official(part).items()}
     return official
 
 

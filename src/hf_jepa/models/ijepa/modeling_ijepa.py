@@ -54,7 +54,9 @@ class IJepaEmbeddings(nn.Module):
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         grid_size = self.patch_embeddings.grid_size(pixel_values)
         patches = self.patch_embeddings(pixel_values)
-        return self.dropout(patches + positions_for_grid(self.position_embeddings, self.config, grid_size))
+        # In the type of the weights, not of the patches: under autocast the residual stream stays float32.
+        table = self.position_embeddings.to(self.patch_embeddings.projection.weight.dtype)
+        return self.dropout(patches + positions_for_grid(table, self.config, grid_size))
 
 
 class IJepaPredictor(nn.Module):
@@ -108,7 +110,8 @@ class IJepaPredictor(nn.Module):
         Returns:
             (M * E * B, K, D), rows ordered (target mask, context mask, image).
         """
-        positions = positions_for_grid(self.position_embeddings, self.config, grid_size or self.config.grid_size)
+        table = self.position_embeddings.to(self.mask_token.dtype)
+        positions = positions_for_grid(table, self.config, grid_size or self.config.grid_size)
         x = self.embed(context) + take_tokens_per_mask(positions, context_mask)
         x = x.repeat(len(target_mask), 1, 1)  # (M * E * B, N, P)
         queries = self.mask_token + take_tokens_per_mask(positions, target_mask)  # (M * B, K, P)
@@ -229,7 +232,7 @@ class IJepaForPreTraining(JepaPreTrainingMixin, IJepaPreTrainedModel):
         >>> config = IJepaConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
         ...                      image_size=64, patch_size=8, pred_hidden_size=16, pred_num_hidden_layers=1)
         >>> model = IJepaForPreTraining(config)
-        >>> masks = MultiBlockMaskSampler(config.grid_size)(torch.arange(2), step=0, epoch=0)
+        >>> masks = MultiBlockMaskSampler(config.grid_size, min_keep=4)(torch.arange(2), step=0, epoch=0)
         >>> out = model(torch.randn(2, 3, 64, 64), masks.context_mask, masks.target_mask)
         >>> out.loss.backward()
         >>> model.update_target_encoder(0.996)

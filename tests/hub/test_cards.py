@@ -1,0 +1,51 @@
+"""Cards say what is known, in a form that the Hub reads and a snippet that runs."""
+
+import re
+
+import pytest
+from huggingface_hub import ModelCard
+
+from hf_jepa.hub.cards import build_card
+from hf_jepa.models.ijepa.configuration_ijepa import IJepaConfig
+from hf_jepa.models.ijepa.modeling_ijepa import IJepaForPreTraining
+from hf_jepa.registry import VARIANTS
+
+
+CONFIG = {
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "patch_size": 8,
+}
+SIZES = [32, (16, 32)]
+
+
+def card(config, repo, license="cc-by-nc-4.0"):
+    return build_card(VARIANTS["ijepa"], config, "my model", {"Seen": "nothing"}, license, "Not verified.", repo)
+
+
+@pytest.mark.parametrize("image_size", SIZES)
+def test_the_snippet_of_a_card_runs(image_size, tmp_path):
+    config = IJepaConfig(**CONFIG, image_size=image_size, pred_hidden_size=16, pred_num_hidden_layers=1)
+    IJepaForPreTraining(config).save_pretrained(tmp_path)
+    (snippet,) = re.findall(r"```python\n(.*?)```", str(card(config, str(tmp_path))), flags=re.DOTALL)
+    names: dict = {}
+    exec(snippet, names)
+    assert names["feature"].shape == (1, 32)
+
+
+def test_metadata_is_what_the_hub_reads(tmp_path):
+    config = IJepaConfig(**CONFIG, image_size=32)
+    card(config, "someone/model").save(tmp_path / "README.md")
+    found = ModelCard.load(tmp_path / "README.md")
+    assert found.data.license == "cc-by-nc-4.0"
+    assert found.data.library_name == "transformers"
+    assert found.data.tags == ["hf_jepa", "jepa", "ijepa"]
+    assert "- **Seen**: nothing" in found.text and "Not verified." in found.text
+    assert 'from_pretrained("someone/model")' in found.text
+
+
+def test_a_licence_that_was_not_chosen_is_not_invented():
+    text = str(card(IJepaConfig(**CONFIG, image_size=32), "x", license=None))
+    assert "license:" not in text and "has not chosen a licence" in text
