@@ -43,8 +43,9 @@ style: $(STAMP)  ## format and fix what can be fixed
 models-table: $(STAMP)  ## regenerate MODELS.md from the registry
 	$(BIN)/python -m hf_jepa.cli.models_table MODELS.md
 
-bench: $(STAMP)  ## speed beside the restated official algorithm
+bench: $(STAMP)  ## speed beside native transformers and the restated official algorithm
 	$(BIN)/python benchmarks/bench_masks.py
+	$(BIN)/python benchmarks/bench_model.py
 
 clean:           ## remove what the targets above created
 	rm -rf $(VENV) runs build .pytest_cache .ruff_cache .import_linter_cache
