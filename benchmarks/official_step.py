@@ -1,6 +1,6 @@
 """A plain restatement of the official I-JEPA training step, written from its description, to measure against.
 
-Fused qkv, eager softmax attention, one sequence per target block, default AdamW, an average that loops over parameters.
+Fused qkv, eager attention, one sequence per target block, default AdamW, an average that loops over parameters.
 """
 
 import torch
