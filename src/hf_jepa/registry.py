@@ -93,4 +93,20 @@ VARIANTS = {
 }
 
 
-__all__ = ["VARIANTS", "Variant"]
+def find_variant(model_type: str, source: str) -> Variant:
+    """The variant that a config's `model_type` belongs to.
+
+    Args:
+        model_type: of the config.
+        source: where it was read, for the message.
+
+    Raises:
+        ValueError: no variant has it.
+    """
+    known = {variant.config_class().model_type: variant for variant in VARIANTS.values()}
+    if model_type not in known:
+        raise ValueError(f"{source} is a model of type {model_type!r}, expected one of {', '.join(sorted(known))}")
+    return known[model_type]
+
+
+__all__ = ["VARIANTS", "Variant", "find_variant"]

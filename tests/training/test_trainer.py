@@ -11,7 +11,8 @@ import yaml
 from PIL import Image
 
 from hf_jepa.core.ema import ema_update_
-from hf_jepa.data.images import ImageDataset
+from hf_jepa.data.embedded import EmbeddedCrops
+from hf_jepa.data.images import ImageDataset, IterableImageDataset
 from hf_jepa.data.sources import load_images
 from hf_jepa.data.transforms import evaluation_transform, pretraining_transform
 from hf_jepa.models.ijepa.modeling_ijepa import IJepaForPreTraining
@@ -89,6 +90,18 @@ def test_accumulation_equals_a_larger_batch(make_trainer):
         torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-5)
 
 
+def test_labels_in_the_data_change_nothing(make_trainer):
+    """The Trainer scales losses by the number of labels where a model lets it."""
+    plain = make_trainer("plain", max_steps=2, gradient_accumulation_steps=2)
+    plain.train()
+    labelled = EmbeddedCrops(64)
+    labelled.__getitems__ = lambda indices: [s | {"labels": 1} for s in EmbeddedCrops.__getitems__(labelled, indices)]
+    with_labels = make_trainer("labelled", dataset=labelled, max_steps=2, gradient_accumulation_steps=2)
+    with_labels.train()
+    expected = weights(plain)
+    assert all(torch.equal(value, expected[name]) for name, value in weights(with_labels).items())
+
+
 def test_healthy_run_is_called_healthy(make_trainer):
     trainer = make_trainer(max_steps=60, logging_steps=10)
     trainer.train()
@@ -128,6 +141,12 @@ def test_nan_loss_stops_with_the_step(make_trainer):
         trainer.train()
 
 
+def test_a_batch_of_one_image_trains_without_a_verdict(make_trainer):
+    trainer = make_trainer(max_steps=2, per_device_train_batch_size=1)
+    trainer.train()
+    assert trainer.collapse_monitor.verdict == "unknown" and "last loss" in trainer.summary()
+
+
 def test_batches_without_sample_index_are_refused(make_trainer):
     trainer = make_trainer()
     with pytest.raises(ValueError, match="sample_index"):
@@ -155,6 +174,14 @@ def test_corrupt_image_is_named_counted_and_skipped(make_trainer, photos, capsys
     trainer.train()
     assert len(trainer.skipped) == 1 and "broken.jpg" in next(iter(trainer.skipped))
     assert "skipped images  1" in capsys.readouterr().out
+
+
+def test_a_stream_trains(make_trainer, photos):
+    stream = IterableImageDataset(load_images(photos, streaming=True), pretraining_transform(48))
+    trainer = make_trainer(dataset=stream, max_steps=6, per_device_train_batch_size=8)
+    trainer.train()
+    assert trainer.state.global_step == 6 and trainer.state.epoch > 1
+    assert len(trainer.skipped) == 1 and "broken.jpg" in next(iter(trainer.skipped))
 
 
 def test_online_knn_probe_logs_an_accuracy(make_trainer, photos):

@@ -13,7 +13,7 @@ from transformers.utils import cached_file
 from hf_jepa.data.decoding import UndecodableImage
 from hf_jepa.data.images import ImageCollator, ImageDataset
 from hf_jepa.evaluation.features import extract_features
-from hf_jepa.registry import VARIANTS, Variant
+from hf_jepa.registry import find_variant
 
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def load_encoder(checkpoint: str) -> PreTrainedModel:
         OSError: no such checkpoint.
         ValueError: a model of no variant of this package, or not all weights of the encoder are there.
     """
-    variant = _variant_of(checkpoint)
+    variant = find_variant(AutoConfig.from_pretrained(checkpoint).model_type, checkpoint)
     model, report = variant.model_class(variant.base_model).from_pretrained(checkpoint, output_loading_info=True)
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
@@ -55,17 +55,9 @@ def load_processor(checkpoint: str, config: PreTrainedConfig) -> Callable:
     """The processor saved beside the weights, or the variant's usual one for the size of the model."""
     if cached_file(checkpoint, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False):
         return AutoImageProcessor.from_pretrained(checkpoint)
-    variant = _variant_of(checkpoint)
+    variant = find_variant(config.model_type, checkpoint)
     (name,) = variant.parts["image_processing"]
     return getattr(variant.module("image_processing"), name).from_config(config)
-
-
-def _variant_of(checkpoint: str) -> Variant:
-    model_type = AutoConfig.from_pretrained(checkpoint).model_type
-    known = {variant.config_class().model_type: variant for variant in VARIANTS.values()}
-    if model_type not in known:
-        raise ValueError(f"{checkpoint} is a model of type {model_type!r}, expected one of {', '.join(known)}")
-    return known[model_type]
 
 
 def embed_images(

@@ -53,6 +53,9 @@ class JepaPreTrainingMixin:
     `__init__` ends with `self.post_init()` and `self.start_target_encoder()`.
     """
 
+    # For `Trainer`: the loss is the mean of a batch, whatever labels the data set has.
+    accepts_loss_kwargs = False
+
     @property
     def target_encoder(self) -> PreTrainedModel:
         """The encoder that makes the targets; it never receives a gradient."""

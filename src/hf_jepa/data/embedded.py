@@ -190,4 +190,29 @@ def labelled_crops(split: str, per_picture: int, size: int = 48, seed: int = 0) 
     return _pyramid(size).crop(picture, half, uniform), torch.from_numpy(picture)
 
 
-__all__ = ["PICTURES", "EmbeddedCrops", "labelled_crops", "pictures"]
+class LabelledCrops(Dataset):
+    """`labelled_crops` as a data set with the face of an `ImageDataset`: samples, `labels` and `class_names`.
+
+    Args:
+        split, per_picture, size, seed: see `labelled_crops`.
+
+    Example:
+        >>> crops = LabelledCrops("train", per_picture=2, size=32)
+        >>> len(crops), crops[3]["labels"], crops.class_names[1]
+        (36, 1, 'brick')
+    """
+
+    class_names = list(PICTURES)
+
+    def __init__(self, split: str, per_picture: int, size: int = 48, seed: int = 0):
+        self.pixels, labels = labelled_crops(split, per_picture, size, seed)
+        self.labels: list[int] = labels.tolist()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> dict:
+        return {"pixel_values": self.pixels[index], "sample_index": index, "labels": self.labels[index]}
+
+
+__all__ = ["PICTURES", "EmbeddedCrops", "LabelledCrops", "labelled_crops", "pictures"]

@@ -173,6 +173,10 @@ class ImageCollator:
     The batch has `pixel_values` (B, C, H, W), `sample_index` (B,), `labels` (B,) if the samples have labels, and
     `skipped`, one "path: reason" per image left out.
 
+    Args:
+        keep_unreadable: keep the row of an image that could not be decoded, with zeros as pixels and the label -100,
+            which losses ignore: batches of all processes then keep one size, as gathering predictions needs.
+
     Raises:
         RuntimeError: no image of the batch could be decoded; the message names them all.
         ValueError: some samples with labels and some without.
@@ -185,12 +189,20 @@ class ImageCollator:
         (tensor([5]), ['b.jpg: the file is empty'])
     """
 
+    def __init__(self, keep_unreadable: bool = False):
+        self.keep_unreadable = keep_unreadable
+
     def __call__(self, samples: Sequence[dict[str, Any] | UndecodableImage | PendingImage]) -> dict[str, Any]:
         samples = [sample.load() if isinstance(sample, PendingImage) else sample for sample in samples]
         skipped = [str(sample) for sample in samples if isinstance(sample, UndecodableImage)]
-        samples = [sample for sample in samples if not isinstance(sample, UndecodableImage)]
-        if not samples:
+        readable = [sample for sample in samples if not isinstance(sample, UndecodableImage)]
+        if not readable:
             raise RuntimeError(f"none of the {len(skipped)} images of a batch can be read:\n" + "\n".join(skipped))
+        if self.keep_unreadable:
+            blank = torch.zeros_like(readable[0]["pixel_values"])
+            samples = [_blank(sample, blank) if isinstance(sample, UndecodableImage) else sample for sample in samples]
+        else:
+            samples = readable
         batch = {
             "pixel_values": torch.stack([sample["pixel_values"] for sample in samples]),
             "sample_index": torch.tensor([sample["sample_index"] for sample in samples]),
@@ -201,6 +213,10 @@ class ImageCollator:
                 raise ValueError(f"{labelled} of {len(samples)} samples have labels: give them to all or to none")
             batch["labels"] = torch.tensor([sample["labels"] for sample in samples])
         return batch | {"skipped": skipped}
+
+
+def _blank(sample: UndecodableImage, pixels: torch.Tensor) -> dict[str, Any]:
+    return {"pixel_values": pixels, "sample_index": sample.sample_index, "labels": -100}
 
 
 __all__ = ["ImageCollator", "ImageDataset", "IterableImageDataset", "PendingImage", "load_images"]

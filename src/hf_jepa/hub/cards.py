@@ -1,16 +1,37 @@
 """Model cards, written from facts at hand; what was not measured is not claimed."""
 
-from huggingface_hub import ModelCard, ModelCardData
+from collections.abc import Sequence
+
+import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from hf_jepa.registry import Variant
 
 
-SNIPPET = """import torch
+FEATURES_USE = """Stock transformers loads the target encoder:
+
+```python
+import torch
 from transformers import AutoModel
 
 encoder = AutoModel.from_pretrained("{repo}")
 tokens = encoder(torch.randn(1, {channels}, {height}, {width})).last_hidden_state  # (1, N, {hidden})
-feature = tokens.mean(dim=1)                                # there is no CLS token"""
+feature = tokens.mean(dim=1)                                # there is no CLS token
+```
+
+With `hf_jepa`, `{pretraining_model}.from_pretrained("{repo}")` also gives the context encoder and the predictor."""
+
+CLASSIFICATION_USE = """Stock transformers loads the classifier:
+
+```python
+from PIL import Image
+from transformers import pipeline
+
+classify = pipeline("image-classification", model="{repo}")
+print(classify(Image.new("RGB", ({width}, {height})), top_k=2))  # put your image here
+```"""
+
+USES = {"image-feature-extraction": FEATURES_USE, "image-classification": CLASSIFICATION_USE}
 
 TEXT = """---
 {metadata}
@@ -22,18 +43,12 @@ TEXT = """---
 
 ## Use
 
-Stock transformers loads the target encoder:
-
-```python
-{snippet}
-```
-
-With `hf_jepa`, `{pretraining_model}.from_pretrained("{repo}")` also gives the context encoder and the predictor.
+{use}
 
 ## Facts
 
 {facts}
-
+{recipe}
 ## Limits
 
 Self-supervised features reflect the data they were trained on. {unverified}
@@ -43,9 +58,30 @@ Self-supervised features reflect the data they were trained on. {unverified}
 {license_text}
 """
 
+RECIPE = """
+## Recipe
+
+```yaml
+{fields}```
+"""
+
 
 def build_card(
-    variant: Variant, config, name: str, facts: dict[str, str], license: str | None, unverified: str, repo: str
+    variant: Variant,
+    config,
+    name: str,
+    facts: dict[str, str],
+    license: str | None,
+    unverified: str,
+    repo: str,
+    *,
+    task: str = "image-feature-extraction",
+    recipe: dict | None = None,
+    results: Sequence[EvalResult] = (),
+    base_model: str | None = None,
+    datasets: Sequence[str] = (),
+    tags: Sequence[str] = (),
+    language: str | None = None,
 ) -> ModelCard:
     """Write the card of a checkpoint.
 
@@ -57,6 +93,12 @@ def build_card(
         license: identifier of the licence of the *weights*; None where the author of the weights has yet to choose.
         unverified: a sentence on what was not checked.
         repo: Hub id or folder that the snippet loads.
+        task: pipeline tag, a key of `USES`.
+        recipe: fields of the run that made the weights.
+        results: measured scores, for the Hub's model index.
+        base_model: Hub id of the checkpoint that was fine-tuned.
+        datasets: Hub ids of the training data.
+        tags, language: further metadata.
 
     Returns:
         the card; `str(card)` is the README.
@@ -64,12 +106,22 @@ def build_card(
     height, width = (config.image_size,) * 2 if isinstance(config.image_size, int) else config.image_size
     metadata = ModelCardData(
         license=license,
+        language=language,
         library_name="transformers" if variant.native else "hf_jepa",
-        pipeline_tag="image-feature-extraction",
-        tags=["hf_jepa", "jepa", variant.name],
+        pipeline_tag=task,
+        tags=list(dict.fromkeys(["hf_jepa", "jepa", variant.name, *tags])),
+        base_model=base_model,
+        datasets=list(datasets) or None,
+        model_name=name if results else None,  # the model index needs it
+        eval_results=list(results) or None,
     )
-    snippet = SNIPPET.format(
-        repo=repo, channels=config.num_channels, height=height, width=width, hidden=config.hidden_size
+    use = USES[task].format(
+        repo=repo,
+        channels=config.num_channels,
+        height=height,
+        width=width,
+        hidden=config.hidden_size,
+        pretraining_model=variant.pretraining_model,
     )
     license_text = (
         f"The weights are under `{license}`." if license else "The author of these weights has not chosen a licence."
@@ -80,14 +132,13 @@ def build_card(
             name=name,
             title=variant.title,
             paper=variant.paper,
-            snippet=snippet,
-            pretraining_model=variant.pretraining_model,
-            repo=repo,
+            use=use,
             facts="\n".join(f"- **{label}**: {text}" for label, text in facts.items()),
+            recipe=RECIPE.format(fields=yaml.safe_dump(recipe, sort_keys=False)) if recipe else "",
             unverified=unverified,
             license_text=license_text,
         )
     )
 
 
-__all__ = ["build_card"]
+__all__ = ["USES", "build_card"]

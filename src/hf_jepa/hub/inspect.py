@@ -11,7 +11,7 @@ from safetensors import safe_open
 from hf_jepa.core.key_map import ConversionError
 from hf_jepa.hub.files import read_torch_checkpoint
 from hf_jepa.hub.fingerprint import FILE_NAME, differences
-from hf_jepa.registry import VARIANTS, Variant
+from hf_jepa.registry import VARIANTS, Variant, find_variant
 
 
 def inspect_checkpoint(path: str | Path, keys: bool = False) -> tuple[str, bool]:
@@ -51,9 +51,7 @@ def _inspect_folder(path: Path, keys: bool) -> tuple[str, bool]:
     if not (path / "config.json").is_file():
         raise FileNotFoundError(f"{path} has no config.json: it is not a checkpoint")
     config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    variant = next((v for v in VARIANTS.values() if v.config_class().model_type == config.get("model_type")), None)
-    if variant is None:
-        raise ConversionError(f"{path} is a model of type {config.get('model_type')!r}, which no variant has")
+    variant = find_variant(config.get("model_type"), str(path))
     state = {}
     for file in sorted(path.glob("*.safetensors")):
         with safe_open(file, framework="pt") as tensors:

@@ -1,4 +1,6 @@
-"""The official parameter groups and the optimizer over them."""
+"""Parameter groups: those of official pretraining, and those of fine-tuning with layer-wise decay."""
+
+import re
 
 import torch
 from torch import nn
@@ -31,6 +33,43 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     ]
 
 
+def layerwise_groups(model: nn.Module, learning_rate: float, weight_decay: float, layer_decay: float) -> list[dict]:
+    """Group trainable parameters for fine-tuning: the further from the output, the lower the learning rate.
+
+    The classifier and the final norm learn at `learning_rate`, the last of L layers at `layer_decay` times that, the
+    first at `layer_decay ** L`, patch embeddings at `layer_decay ** (L + 1)` (ELECTRA, 2003.10555; BEiT, 2106.08254).
+    Biases and one-dimensional parameters are not decayed. Frozen parameters are left out.
+
+    Args:
+        model: a classifier whose encoder has `embeddings` and `layers`; adapters count with the layer they adapt.
+        learning_rate: of the classifier.
+        weight_decay: of parameters with two dimensions or more.
+        layer_decay: in (0, 1]; 1 gives all layers the same rate.
+
+    Returns:
+        groups for a torch optimizer, each with its own "lr".
+
+    Raises:
+        ValueError: layer_decay outside (0, 1], or nothing to train.
+    """
+    if not 0.0 < layer_decay <= 1.0:
+        raise ValueError(f"layer_decay is {layer_decay}: it must be above 0 and at most 1")
+    numbers = {name: re.search(r"\.layers\.(\d+)\.", name) for name, _ in model.named_parameters()}
+    depth = 1 + max((int(match[1]) for match in numbers.values() if match), default=-1)
+    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            match = numbers[name]
+            distance = depth - int(match[1]) if match else depth + 1 if ".embeddings." in name else 0
+            groups.setdefault((distance, parameter.ndim > 1), []).append(parameter)
+    if not groups:
+        raise ValueError(f"{type(model).__name__} has no trainable parameter")
+    return [
+        {"params": parameters, "lr": learning_rate * layer_decay**distance, "weight_decay": weight_decay * decays}
+        for (distance, decays), parameters in groups.items()
+    ]
+
+
 def build_optimizer(
     model: nn.Module, learning_rate: float, weight_decay: float, betas: tuple[float, float], eps: float
 ) -> torch.optim.AdamW:
@@ -38,4 +77,4 @@ def build_optimizer(
     return torch.optim.AdamW(parameter_groups(model, weight_decay), lr=learning_rate, betas=betas, eps=eps, fused=True)
 
 
-__all__ = ["build_optimizer", "parameter_groups"]
+__all__ = ["build_optimizer", "layerwise_groups", "parameter_groups"]

@@ -1,13 +1,11 @@
 """The program behind the image pretraining scripts: recipe in, trained checkpoint out."""
 
 import json
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch.utils.data import Dataset
-from transformers import set_seed
 
 from hf_jepa.data.embedded import EmbeddedCrops
 from hf_jepa.data.images import ImageCollator, ImageDataset, IterableImageDataset
@@ -17,7 +15,9 @@ from hf_jepa.masking.build import build_mask_sampler
 from hf_jepa.registry import VARIANTS, Variant
 from hf_jepa.training.arguments import JepaTrainingArguments
 from hf_jepa.training.knn_probe import OnlineKnnProbe
-from hf_jepa.training.recipe import parse_recipe
+from hf_jepa.training.program import begin, finish, resume_point
+from hf_jepa.training.recipe import given_fields, parse_recipe
+from hf_jepa.training.run_cards import base_license, dataset_names
 from hf_jepa.training.trainer import JepaTrainer
 
 
@@ -43,6 +43,9 @@ class PretrainingArguments:
     knn_dataset: str | None = field(default=None, metadata={"help": "Labelled images for the online k-NN probe."})
     knn_splits: list[str] = field(default_factory=lambda: ["train", "test"], metadata={"help": "Its two splits."})
     knn_every: int = field(default=1000, metadata={"help": "Steps between two k-NN probes."})
+    license: str | None = field(
+        default=None, metadata={"help": "Licence of the weights, for the card; that of the checkpoint when continued."}
+    )
 
     def __post_init__(self):
         if isinstance(self.model_config, str):
@@ -122,8 +125,7 @@ def pretrain(variant_name: str, argv: Sequence[str], description: str | None = N
     """
     types = (PretrainingArguments, MaskArguments, JepaTrainingArguments)
     arguments, masks, training = parse_recipe(types, argv, description)
-    logging.basicConfig(level=logging.INFO if training.should_log else logging.WARNING)
-    set_seed(training.seed)
+    begin(training)
     variant = VARIANTS[variant_name]
     model = build_model(variant, arguments)
     processor = variant.module("image_processing")
@@ -137,14 +139,11 @@ def pretrain(variant_name: str, argv: Sequence[str], description: str | None = N
     )
     if arguments.knn_dataset:
         add_knn_probe(trainer, arguments, model.config)
-    trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
-    trainer.save_model()
-    trainer.save_state()
-    if training.push_to_hub:
-        trainer.push_to_hub(dataset_name=arguments.dataset)
-    # A process that leaves while another still writes takes the whole group down with it.
-    trainer.accelerator.wait_for_everyone()
-    trainer.accelerator.end_training()
+    trainer.recipe = given_fields(types, argv)
+    trainer.train(resume_from_checkpoint=resume_point(training))
+    start = arguments.model_name_or_path
+    card = {"finetuned_from": start, "license": arguments.license or base_license(start)}
+    finish(trainer, dataset_names(arguments.dataset) | card)
     return trainer
 
 

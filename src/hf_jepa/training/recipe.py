@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import yaml
 from transformers import HfArgumentParser
@@ -26,6 +27,28 @@ def parse_recipe(dataclass_types: Sequence[type], argv: Sequence[str], descripti
     Raises:
         SystemExit: status 2 and one line on stderr for a missing or unreadable file and for unknown fields.
     """
+    parser, argv = _parser_with_file(dataclass_types, argv, description)
+    return parser.parse_args_into_dataclasses(args=argv)
+
+
+def given_fields(dataclass_types: Sequence[type], argv: Sequence[str]) -> dict[str, Any]:
+    """What a run was asked for: the fields that differ from their defaults, ready to be a recipe again.
+
+    Args:
+        dataclass_types, argv: as for `parse_recipe`.
+    """
+    bare = _Parser(dataclass_types)
+    for action in bare._actions:
+        action.required = False
+    defaults = vars(bare.parse_args([]))
+    parser, argv = _parser_with_file(dataclass_types, argv)
+    return {name: value for name, value in vars(parser.parse_args(argv)).items() if value != defaults[name]}
+
+
+def _parser_with_file(
+    dataclass_types: Sequence[type], argv: Sequence[str], description: str | None = None
+) -> tuple[_Parser, list[str]]:
+    """A parser whose defaults are the values of the file, and the arguments that follow the file."""
     parser = _Parser(dataclass_types, description=description)
     argv = list(argv)
     if argv and not argv[0].startswith("-"):
@@ -36,7 +59,7 @@ def parse_recipe(dataclass_types: Sequence[type], argv: Sequence[str], descripti
         for name in values:
             actions[name].required = False
         parser.set_defaults(**values)  # argparse converts string defaults ("1e-3") like arguments
-    return parser.parse_args_into_dataclasses(args=argv)
+    return parser, argv
 
 
 def _read_yaml(path: str, parser: HfArgumentParser) -> dict:
@@ -52,4 +75,4 @@ def _read_yaml(path: str, parser: HfArgumentParser) -> dict:
     return values
 
 
-__all__ = ["parse_recipe"]
+__all__ = ["given_fields", "parse_recipe"]

@@ -14,13 +14,16 @@ from hf_jepa.masking.masks import Masks
 from hf_jepa.training.arguments import JepaTrainingArguments
 from hf_jepa.training.collapse import CollapseMonitor, collapse_signals
 from hf_jepa.training.optimizer import build_optimizer
+from hf_jepa.training.reports import format_table
+from hf_jepa.training.run_cards import RunCardMixin
 from hf_jepa.training.schedules import learning_rate_at, momentum_at, weight_decay_at
+from hf_jepa.training.skipped import SkippedImagesMixin
 
 
 logger = logging.get_logger(__name__)
 
 
-class JepaTrainer(Trainer):
+class JepaTrainer(RunCardMixin, SkippedImagesMixin, Trainer):
     """Pretrains any `...ForPreTraining` model of the package.
 
     At every step it draws the masks, sets learning rate, weight decay and momentum from the step number, and after the
@@ -51,7 +54,6 @@ class JepaTrainer(Trainer):
         super().__init__(model=model, args=args, callbacks=callbacks, **kwargs)
         self.mask_sampler = mask_sampler
         self.collapse_monitor = CollapseMonitor() if args.collapse_monitor else None
-        self.skipped: dict[str, None] = {}  # images that could not be read, in order of appearance
         self._mask_sizes: dict[str, int] = {}
         self.add_callback(SetEpochCallback())
         self.add_callback(_Schedules(self))
@@ -71,14 +73,16 @@ class JepaTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs: bool = False, num_items_in_batch=None):
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         if self.collapse_monitor is not None and self._logs_this_step():  # reads values on the host: only then
-            self.collapse_monitor.add(collapse_signals(outputs, inputs["target_mask"]))
+            if len(inputs["target_mask"][0]) > 1:
+                self.collapse_monitor.add(collapse_signals(outputs, inputs["target_mask"]))
+            else:  # the end of a stream, or a batch size of one
+                logger.warning_once("a batch of one image cannot show a collapse: the monitor skips such batches")
         return (loss, outputs) if return_outputs else loss
 
     def _add_masks(self, inputs: dict[str, Any], step: int | None = None, epoch: int | None = None) -> dict[str, Any]:
         """Replace the bookkeeping of a batch by the masks of this step."""
-        inputs = dict(inputs)
+        inputs = self.take_skipped(inputs)
         inputs.pop("labels", None)
-        self._note_skipped(inputs.pop("skipped", ()))
         if "sample_index" not in inputs:
             raise ValueError(
                 f"the batch has {sorted(inputs)} but no 'sample_index': masks depend on it (ImageCollator)"
@@ -91,12 +95,6 @@ class JepaTrainer(Trainer):
             "target_tokens": masks.target_mask[0].shape[1],
         }
         return inputs | masks._asdict()
-
-    def _note_skipped(self, files: list[str]) -> None:
-        for file in files:
-            if file not in self.skipped:
-                logger.warning(f"skipped an image that cannot be read: {file}")
-                self.skipped[file] = None
 
     def _logs_this_step(self) -> bool:
         if not self.model.training:
@@ -162,6 +160,16 @@ class JepaTrainer(Trainer):
             "skipped images": len(self.skipped),
         }
 
+    def card_details(self) -> dict[str, Any]:
+        rows = self.summary()
+        shown = ("first loss", "last loss", "target_std", "image_share", "rankme", "cosine", "verdict")
+        signals = {name: rows[name] for name in shown if name in rows}
+        collapse = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in signals.items())
+        return {
+            "facts": {"Masks": f"`{self.mask_sampler!r}`", "Loss and collapse signals at the end": collapse},
+            "unverified": "No downstream score was measured in this run.",
+        }
+
 
 class _Schedules(TrainerCallback):
     """Weight decay before a step, the target encoder after it, the summary at the end."""
@@ -182,21 +190,9 @@ class _Schedules(TrainerCallback):
             model.update_target_encoder(self.trainer.momentum(state.global_step - 1))
 
     def on_train_end(self, args: JepaTrainingArguments, state, control, **kwargs):
+        self.trainer.gather_skipped()
         if state.is_world_process_zero:
             print("\n" + format_table(self.trainer.summary()))
 
 
-def format_table(rows: dict[str, Any]) -> str:
-    """Two aligned columns.
-
-    Example:
-        >>> print(format_table({"steps": 20, "last loss": 0.12345}))
-        steps      20
-        last loss  0.1235
-    """
-    width = max(len(name) for name in rows)
-    shown = {name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in rows.items()}
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in shown.items())
-
-
-__all__ = ["JepaTrainer", "format_table"]
+__all__ = ["JepaTrainer"]

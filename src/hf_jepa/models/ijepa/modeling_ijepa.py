@@ -332,7 +332,7 @@ class IJepaForImageClassification(IJepaPreTrainedModel):
         """
         outputs = self.ijepa(pixel_values, **kwargs)
         logits = self.classifier(outputs.last_hidden_state.mean(dim=1))
-        loss = self.loss_function(labels, logits, self.config) if labels is not None else None
+        loss = self.loss_function(labels, logits, self.config, **kwargs) if labels is not None else None
         return ImageClassifierOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )

@@ -1,0 +1,201 @@
+"""The program behind the fine-tuning script: recipe and checkpoint in, trained classifier out."""
+
+import csv
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset, Subset
+from transformers import AutoConfig
+from transformers.utils import is_matplotlib_available, logging
+
+from hf_jepa.data.embedded import LabelledCrops
+from hf_jepa.data.images import ImageCollator, ImageDataset
+from hf_jepa.data.sources import load_images
+from hf_jepa.data.transforms import evaluation_transform, pretraining_transform
+from hf_jepa.evaluation.low_shot import low_shot_indices
+from hf_jepa.registry import find_variant
+from hf_jepa.training.finetuning import (
+    MODES,
+    FineTuningArguments,
+    ImageClassificationTrainer,
+    load_classifier,
+    prepare_mode,
+)
+from hf_jepa.training.pretrain_image import EMBEDDED
+from hf_jepa.training.program import begin, finish, resume_point
+from hf_jepa.training.recipe import given_fields, parse_recipe
+from hf_jepa.training.reports import format_table
+from hf_jepa.training.run_cards import base_license, dataset_names
+
+
+logger = logging.get_logger(__name__)
+
+
+@dataclass
+class ClassificationArguments:
+    """Checkpoint, data and mode of a fine-tuning run."""
+
+    model_name_or_path: str = field(metadata={"help": "Hub id or folder: pretrained, encoder-only or a classifier."})
+    dataset: str = field(metadata={"help": f"Folder of images, parquet, Hub id, or '{EMBEDDED}' (bundled pictures)."})
+    mode: str = field(default="full", metadata={"help": f"What is trained: {', '.join(MODES)}.", "choices": MODES})
+    train_split: str = field(default="train", metadata={"help": 'Split to train on, also "train[:90%%]".'})
+    eval_split: str = field(default="test", metadata={"help": "Split to measure on."})
+    eval_fraction: float | None = field(
+        default=None, metadata={"help": "Hold out this share of each class of the training split instead."}
+    )
+    image_column: str | None = field(default=None, metadata={"help": "Column of images; found by type when unset."})
+    label_column: str | None = field(default=None, metadata={"help": "Column of labels; folder names, or found."})
+    train_fraction: float | None = field(default=None, metadata={"help": "Low-shot: share of each class (1 %: 0.01)."})
+    train_per_class: int | None = field(default=None, metadata={"help": "Low-shot: images of each class."})
+    embedded_per_picture: int = field(default=60, metadata={"help": f"Training crops per picture of '{EMBEDDED}'."})
+    crop_scale: list[float] = field(default_factory=lambda: [0.3, 1.0], metadata={"help": "Area of a random crop."})
+    horizontal_flip: bool = field(default=True, metadata={"help": "Mirror every second image."})
+    color_distortion: float = field(default=0.0, metadata={"help": "Strength of colour distortion; 0 is none."})
+    lora_rank: int = field(default=8, metadata={"help": "Rank of the adapters."})
+    lora_alpha: float = field(default=16.0, metadata={"help": "Scale of the adapters, over their rank."})
+    lora_dropout: float = field(default=0.0, metadata={"help": "Dropout before the adapters."})
+    license: str | None = field(
+        default=None, metadata={"help": "Licence of the new weights, for the card; that of the old ones when unset."}
+    )
+
+    def __post_init__(self):
+        if self.train_fraction is not None and self.train_per_class is not None:
+            raise ValueError("train_fraction and train_per_class are two ways to choose: drop one")
+
+
+def open_split(arguments: ClassificationArguments, split: str, train: bool, size: Any, seed: int) -> Dataset:
+    """A labelled split with random crops (training) or the transform of evaluation.
+
+    Raises:
+        ValueError: the data has no labels, or unlabelled rows.
+    """
+    if arguments.dataset == EMBEDDED:
+        return LabelledCrops(split, arguments.embedded_per_picture, size=size, seed=seed)
+    transform = evaluation_transform(size)
+    if train:
+        transform = pretraining_transform(
+            size,
+            scale=tuple(arguments.crop_scale),
+            horizontal_flip=arguments.horizontal_flip,
+            color_distortion=arguments.color_distortion,
+        )
+    images = load_images(
+        arguments.dataset, split, image_column=arguments.image_column, label_column=arguments.label_column
+    )
+    dataset = ImageDataset(images, transform, seed)
+    if dataset.labels is None:
+        raise ValueError(f"{arguments.dataset} has no labels: name their column by label_column")
+    if wrong := [row for row, label in enumerate(dataset.labels) if label is None or label < 0]:
+        raise ValueError(f"{len(wrong)} rows of split {split!r} have no label, the first is row {wrong[0]}")
+    return dataset
+
+
+def build_datasets(arguments: ClassificationArguments, size: Any, seed: int) -> tuple[Dataset, Dataset, list[str]]:
+    """Training data, evaluation data and the names of their classes.
+
+    Raises:
+        ValueError: the two splits number their classes differently, or training lacks a class.
+    """
+    train = open_split(arguments, arguments.train_split, True, size, seed)
+    labels = torch.tensor(train.labels)
+    chosen = torch.arange(len(labels))
+    names = train.class_names or [str(number) for number in range(int(labels.max()) + 1)]
+    if arguments.eval_fraction is not None:
+        held_out = low_shot_indices(labels, fraction=arguments.eval_fraction, seed=seed)
+        source = open_split(arguments, arguments.train_split, False, size, seed)
+        test = Subset(source, held_out.tolist())
+        chosen = chosen[~torch.isin(chosen, held_out)]
+    else:
+        test = open_split(arguments, arguments.eval_split, False, size, seed)
+        if test.class_names != train.class_names:
+            raise ValueError(
+                f"the classes of {arguments.eval_split!r} are {test.class_names}, of {arguments.train_split!r} "
+                f"{train.class_names}: both splits must number the same classes alike (store them as ClassLabel)"
+            )
+        if unseen := sorted(set(test.labels) - set(train.labels)):
+            shown = [names[label] if label < len(names) else label for label in unseen[:5]]
+            raise ValueError(f"classes {shown} of {arguments.eval_split!r} do not occur in {arguments.train_split!r}")
+    if arguments.train_fraction is not None or arguments.train_per_class is not None:
+        few = low_shot_indices(labels[chosen], arguments.train_fraction, arguments.train_per_class, seed)
+        chosen = chosen[few]
+    if len(chosen) < len(labels):
+        train = _EpochSubset(train, chosen.tolist())
+    return train, test, names
+
+
+class _EpochSubset(Subset):
+    """A subset that passes the epoch on, so that random crops change from epoch to epoch."""
+
+    def set_epoch(self, epoch: int) -> None:
+        if hasattr(self.dataset, "set_epoch"):
+            self.dataset.set_epoch(epoch)
+
+
+def write_confusion(counts: list[list[int]], class_names: list[str], folder: Path) -> list[str]:
+    """Write `confusion.csv` and, where matplotlib is installed, `confusion.png`; their names."""
+    temporary = folder / f".confusion.csv.{os.getpid()}.tmp"
+    with open(temporary, "w", newline="", encoding="utf-8") as file:
+        rows = [["true \\ predicted", *class_names]]
+        rows += [[name, *row] for name, row in zip(class_names, counts, strict=True)]
+        csv.writer(file).writerows(rows)
+    os.replace(temporary, folder / "confusion.csv")
+    if not is_matplotlib_available():
+        logger.warning('no confusion.png: drawing needs matplotlib (pip install "hf_jepa[viz]")')
+        return ["confusion.csv"]
+    from hf_jepa.visualization.confusion import draw_confusion
+
+    draw_confusion(counts, folder / "confusion.png", class_names)
+    return ["confusion.csv", "confusion.png"]
+
+
+def finetune(argv: Sequence[str], description: str | None = None) -> ImageClassificationTrainer:
+    """Run a recipe.
+
+    Args:
+        argv: `[recipe.yaml] [--field value ...]`, fields of `ClassificationArguments` and `FineTuningArguments`.
+        description: for `--help`.
+
+    Returns:
+        the trainer, after training, measuring and saving.
+    """
+    types = (ClassificationArguments, FineTuningArguments)
+    arguments, training = parse_recipe(types, argv, description)
+    begin(training)
+    checkpoint = arguments.model_name_or_path
+    config = AutoConfig.from_pretrained(checkpoint)
+    variant = find_variant(config.model_type, checkpoint)
+    train, test, class_names = build_datasets(arguments, config.image_size, training.seed)
+    model = load_classifier(variant, checkpoint, class_names, arguments.mode)
+    processor = variant.module("image_processing")
+    trainer = ImageClassificationTrainer(
+        prepare_mode(model, arguments.mode, arguments.lora_rank, arguments.lora_alpha, arguments.lora_dropout),
+        training,
+        (dataset_names(arguments.dataset)["dataset"], "held out" if arguments.eval_fraction else arguments.eval_split),
+        train_dataset=train,
+        eval_dataset=test,
+        data_collator=ImageCollator(keep_unreadable=True),
+        processing_class=getattr(processor, variant.parts["image_processing"][0]).from_config(config),
+    )
+    trainer.recipe = given_fields(types, argv)
+    trainer.train(resume_from_checkpoint=resume_point(training))
+    trainer.merge_adapters()
+    metrics = trainer.evaluate()  # of the weights that are saved
+    folder = Path(training.output_dir)
+    if trainer.is_world_process_zero():
+        trainer.save_metrics("eval", metrics)
+        files = write_confusion(trainer.classification.confusion, class_names, folder)
+        shown = {name.removeprefix("eval_"): metrics[name] for name in ("eval_top1", "eval_top5") if name in metrics}
+        print(format_table({"images measured": len(test)} | shown | {"confusion": ", ".join(files)}))
+    card = dataset_names(arguments.dataset) | {
+        "finetuned_from": checkpoint,
+        "license": arguments.license or base_license(checkpoint),
+    }
+    finish(trainer, card)
+    return trainer
+
+
+__all__ = ["ClassificationArguments", "build_datasets", "finetune", "open_split", "write_confusion"]

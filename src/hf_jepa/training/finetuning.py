@@ -1,0 +1,224 @@
+"""Fine-tuning for image classification: a linear probe, LoRA adapters, or all weights."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArguments
+from transformers.utils import logging
+
+from hf_jepa.registry import Variant
+from hf_jepa.training.optimizer import layerwise_groups
+from hf_jepa.training.reports import format_table
+from hf_jepa.training.run_cards import RunCardMixin, accuracy_results
+from hf_jepa.training.skipped import SkippedImagesMixin
+
+
+logger = logging.get_logger(__name__)
+
+MODES = ("probe", "lora", "full")
+CLASSIFIER = "classifier"
+AUTO_CLASS = "AutoModelForImageClassification"
+IGNORED = -100  # label of an image that could not be read
+
+
+@dataclass
+class FineTuningArguments(TrainingArguments):
+    """`TrainingArguments` with the defaults of fine-tuning, and the decay of the learning rate over layers.
+
+    Example:
+        >>> FineTuningArguments(output_dir="runs/example", use_cpu=True, layer_decay=0.75).lr_scheduler_type.value
+        'cosine'
+    """
+
+    layer_decay: float = field(default=1.0, metadata={"help": "Learning rate of a layer over that of the next one."})
+    learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate (of the classifier)."})
+    weight_decay: float = field(default=0.05, metadata={"help": "Weight decay of matrices."})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Course of the learning rate."})
+    warmup_steps: float = field(default=0.05, metadata={"help": "Steps of warm-up, or their share if below 1."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "The collator needs them all."})
+    eval_strategy: str = field(default="epoch", metadata={"help": "When to measure the accuracy."})
+
+
+def load_classifier(variant: Variant, checkpoint: str, class_names: list[str], mode: str) -> nn.Module:
+    """The variant's classifier with the encoder of a checkpoint; a classifier of other classes starts afresh.
+
+    Args:
+        variant: of the checkpoint.
+        checkpoint: Hub id or folder of a pretraining checkpoint (its target encoder), an encoder or a classifier.
+        class_names: of the classes, in the order of the labels.
+        mode: "probe" also switches dropout off in the encoder, which then is a fixed function.
+
+    Raises:
+        ValueError: the variant has no classifier, or weights of the encoder are missing.
+    """
+    if AUTO_CLASS not in variant.heads:
+        raise ValueError(f"{variant.title} has no class for image classification")
+    options: dict[str, Any] = {"id2label": dict(enumerate(class_names))}
+    options["label2id"] = {name: number for number, name in options["id2label"].items()}
+    if mode == "probe":
+        options |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    model, report = variant.model_class(variant.heads[AUTO_CLASS]).from_pretrained(
+        checkpoint, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True, **options
+    )
+    mismatched = {entry[0] if isinstance(entry, tuple) else entry for entry in report["mismatched_keys"]}
+    fresh = set(report["missing_keys"]) | mismatched
+    if lost := sorted(key for key in fresh if not key.startswith(f"{CLASSIFIER}.")):
+        raise ValueError(
+            f"{checkpoint} lacks {len(lost)} weights of the encoder or has other shapes of them: {', '.join(lost[:5])}"
+        )
+    if fresh:
+        logger.warning(f"the classifier of {len(class_names)} classes starts from a fresh initialisation")
+    return model
+
+
+def prepare_mode(model: nn.Module, mode: str, rank: int = 8, alpha: float = 16.0, dropout: float = 0.0) -> nn.Module:
+    """Make trainable what the mode trains.
+
+    Args:
+        model: from `load_classifier`.
+        mode: "probe", the classifier alone; "lora", it and adapters on the query and value projections of every layer;
+            "full", everything.
+        rank, alpha, dropout: of the adapters.
+
+    Returns:
+        the model, for "lora" inside a `peft.PeftModel`.
+
+    Raises:
+        ValueError: an unknown mode.
+    """
+    if mode not in MODES:
+        raise ValueError(f"mode={mode!r} is not one of {', '.join(MODES)}")
+    if mode == "probe":
+        model.requires_grad_(False)
+        getattr(model, CLASSIFIER).requires_grad_(True)
+    if mode == "lora":
+        targets = ["q_proj", "v_proj"]
+        lora = LoraConfig(
+            r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, modules_to_save=[CLASSIFIER]
+        )
+        return get_peft_model(model, lora)
+    return model
+
+
+class ClassificationMetrics:
+    """`compute_metrics` of a Trainer: top-1 and top-5 accuracy; keeps the confusion matrix of the last evaluation.
+
+    Rows with the label -100 (images that could not be read) are left out.
+
+    Args:
+        num_classes: C.
+
+    Attributes:
+        confusion: (C, C) counts [true class, predicted class], or None before the first evaluation.
+    """
+
+    def __init__(self, num_classes: int):
+        self.num_classes = num_classes
+        self.confusion: list[list[int]] | None = None
+
+    def __call__(self, prediction: EvalPrediction) -> dict[str, float]:
+        from hf_jepa.evaluation.metrics_hub import ConfusionMatrix, TopKAccuracy
+
+        known = prediction.label_ids != IGNORED
+        logits, labels = prediction.predictions[known], prediction.label_ids[known]
+        guesses = logits.argmax(axis=-1)
+        counts = ConfusionMatrix().compute(predictions=guesses, references=labels, num_classes=self.num_classes)
+        self.confusion = counts["confusion_matrix"]
+        return TopKAccuracy().compute(predictions=logits, references=labels)
+
+
+class ImageClassificationTrainer(RunCardMixin, SkippedImagesMixin, Trainer):
+    """transformers' `Trainer` with layer-wise learning rates, for batches of `ImageCollator(keep_unreadable=True)`.
+
+    Args:
+        model: from `prepare_mode`.
+        args: `FineTuningArguments`.
+        measured_on: names of the evaluation data and of its split, for the card.
+        kwargs: as for `Trainer`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: FineTuningArguments,
+        measured_on: tuple[str, str] = ("unnamed data", "held out"),
+        **kwargs: Any,
+    ):
+        self.measured_on = measured_on
+        self.classification = ClassificationMetrics(model.config.num_labels)
+        super().__init__(model=model, args=args, compute_metrics=self.classification, **kwargs)
+        self.add_callback(_Report(self))
+
+    def training_step(self, model, inputs: dict[str, Any], num_items_in_batch=None) -> torch.Tensor:
+        return super().training_step(model, self._model_inputs(inputs), num_items_in_batch)
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        # The loss counts readable images only; hidden states are nobody's prediction.
+        return super().prediction_step(
+            model, self._model_inputs(inputs), prediction_loss_only, ["hidden_states", "attentions"]
+        )
+
+    def _model_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        inputs = self.take_skipped(inputs)
+        inputs.pop("sample_index", None)
+        return inputs
+
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            args = self.args
+            model = self.model if model is None else model
+            groups = layerwise_groups(model, args.learning_rate, args.weight_decay, args.layer_decay)
+            optimizer_class, options = self.get_optimizer_cls_and_kwargs(args, model)
+            self.optimizer = optimizer_class(groups, **options)
+        return self.optimizer
+
+    def merge_adapters(self) -> None:
+        """Fold adapters into the weights they adapt, so that an ordinary checkpoint is saved; without any, nothing."""
+        if hasattr(self.model, "merge_and_unload"):
+            self.model = self.model_wrapped = self.model.merge_and_unload()
+
+    def card_details(self) -> dict[str, Any]:
+        logged = next((entry for entry in reversed(self.state.log_history) if "eval_top1" in entry), {})
+        metrics = {name: logged[f"eval_{name}"] for name in ("top1", "top5") if f"eval_{name}" in logged}
+        accuracy = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()) or "not measured"
+        data, split = self.measured_on
+        trained = sum(parameter.numel() for group in self.optimizer.param_groups for parameter in group["params"])
+        return {
+            "task": "image-classification",
+            "facts": {
+                "Classes": f"{self.model.config.num_labels}",
+                "Trained values": f"{trained:,} of {self.model.num_parameters():,}",
+                f"Accuracy on {data}, {split}": accuracy,
+            },
+            "unverified": "Other data than the one named above was not tried.",
+            "results": accuracy_results(data, split, metrics),
+        }
+
+
+class _Report(TrainerCallback):
+    """The summary at the end of the training."""
+
+    def __init__(self, trainer: ImageClassificationTrainer):
+        self.trainer = trainer
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.trainer.gather_skipped()
+        losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
+        rows: dict[str, Any] = {"steps": state.global_step}
+        if losses:
+            rows |= {"first loss": losses[0], "last loss": losses[-1]}
+        if state.is_world_process_zero:
+            print("\n" + format_table(rows | {"skipped images": len(self.trainer.skipped)}))
+
+
+__all__ = [
+    "MODES",
+    "ClassificationMetrics",
+    "FineTuningArguments",
+    "ImageClassificationTrainer",
+    "load_classifier",
+    "prepare_mode",
+]

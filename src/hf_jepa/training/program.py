@@ -1,0 +1,43 @@
+"""How every training program begins and ends."""
+
+import logging
+
+from transformers import Trainer, TrainingArguments, set_seed
+
+
+def begin(training: TrainingArguments) -> None:
+    """Readable logs from the first process, and the seed."""
+    logging.basicConfig(level=logging.INFO if training.should_log else logging.WARNING)
+    set_seed(training.seed)
+
+
+def resume_point(training: TrainingArguments) -> str | bool | None:
+    """What `--resume_from_checkpoint` asks for: a folder, or True for the last checkpoint of the output folder.
+
+    Example:
+        >>> resume_point(TrainingArguments(output_dir="runs/example", resume_from_checkpoint="true", use_cpu=True))
+        True
+    """
+    asked = training.resume_from_checkpoint
+    return True if str(asked).lower() in ("true", "last") else asked
+
+
+def finish(trainer: Trainer, card: dict[str, str | None]) -> None:
+    """Save the model, the trainer's state and the card, upload them where asked to, and leave together.
+
+    Args:
+        trainer: after training.
+        card: arguments of `trainer.create_model_card`.
+    """
+    trainer.save_state()
+    if trainer.args.push_to_hub:
+        print(f"uploaded: {trainer.push_to_hub(**card)}")  # saves the model and writes the card first
+    else:
+        trainer.save_model()
+        trainer.create_model_card(**card)
+    # A process that leaves while another still writes takes the whole group down with it.
+    trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()
+
+
+__all__ = ["begin", "finish", "resume_point"]

@@ -1,0 +1,160 @@
+"""What a run says about its checkpoint: the model card, and the fingerprint beside the weights."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from huggingface_hub import EvalResult, ModelCard
+from transformers import Trainer
+from transformers.integrations import is_deepspeed_zero3_enabled
+
+import hf_jepa
+from hf_jepa.hub.cards import build_card
+from hf_jepa.hub.fingerprint import write_fingerprint
+from hf_jepa.registry import find_variant
+
+
+# Fields of a recipe that say where a run lived, not what it did, or that are nobody else's business.
+PRIVATE = ("output_dir", "logging_dir", "run_name", "resume_from_checkpoint", "hub_token", "report_to", "push_to_hub")
+
+
+class RunCardMixin:
+    """A `Trainer` whose model card is that of this package, written from the run itself.
+
+    The class that mixes this in may set `recipe`, the fields that the run was started with, and defines
+    `card_details`, what `build_card` shall say beyond what every run can say of itself.
+    """
+
+    recipe: dict[str, Any] | None = None
+
+    def card_details(self) -> dict[str, Any]:
+        """Arguments of `build_card`: at least `facts` and `unverified`."""
+        raise NotImplementedError
+
+    def create_model_card(
+        self: Trainer,
+        language: str | None = None,
+        license: str | None = None,
+        tags: str | Sequence[str] | None = None,
+        model_name: str | None = None,
+        finetuned_from: str | None = None,
+        tasks: str | None = None,
+        dataset_tags: str | Sequence[str] | None = None,
+        dataset: str | Sequence[str] | None = None,
+        dataset_args: str | None = None,
+    ) -> None:
+        """Write `README.md` and, where weights are saved, `fingerprint.json` into the output folder.
+
+        `push_to_hub` calls this too.
+
+        Args:
+            language, license, tags, model_name, finetuned_from, dataset_tags, dataset: as for `Trainer`.
+                `dataset_tags` are Hub ids, `dataset` is how the text calls the data.
+            tasks, dataset_args: not used; the variant says the first, the recipe the second.
+        """
+        if not self.is_world_process_zero():
+            return
+        model = self.accelerator.unwrap_model(self.model)
+        folder = Path(self.args.output_dir)
+        name = model_name or self.args.hub_model_id or folder.name
+        variant = find_variant(model.config.model_type, name)
+        details = self.card_details()
+        facts = {"Training data": ", ".join(_listed(dataset))} if dataset else {}
+        if finetuned_from:
+            facts["Starts from"] = f"`{_shown(finetuned_from)}`"
+        facts |= details.pop("facts") | self._run_facts()
+        # ZeRO-3 would partition the model that is loaded to be measured, which needs all processes.
+        if any(folder.glob("model*.safetensors")) and not is_deepspeed_zero3_enabled():
+            encoder = variant.model_class(variant.base_model).from_pretrained(folder, dtype=torch.float32)
+            found = write_fingerprint(encoder, folder)
+            facts["Fingerprint"] = f"mean {found['mean']:.6f}, std {found['std']:.6f} (`fingerprint.json`)"
+        card = build_card(
+            variant,
+            model.config,
+            name,
+            facts,
+            license,
+            repo=self.args.hub_model_id or folder.name,
+            recipe=public_recipe(self.recipe) if self.recipe else None,
+            base_model=finetuned_from if finetuned_from and not os.path.exists(finetuned_from) else None,
+            datasets=_listed(dataset_tags),
+            tags=_listed(tags),
+            language=language,
+            **details,
+        )
+        temporary = folder / f".README.md.{os.getpid()}.tmp"
+        card.save(temporary)
+        os.replace(temporary, folder / "README.md")
+
+    def _run_facts(self: Trainer) -> dict[str, str]:
+        args, state = self.args, self.state
+        batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+        precision = "bfloat16 autocast" if args.bf16 else "float16 autocast" if args.fp16 else "float32"
+        return {
+            "Optimizer steps": f"{state.global_step:,} of {batch} images, {args.world_size} process(es)",
+            "Precision of training": precision,
+            "Images that could not be read": str(len(self.skipped)),
+            "Software": f"hf_jepa {hf_jepa.__version__}, transformers {transformers.__version__}, "
+            f"torch {torch.__version__}",
+        }
+
+
+def public_recipe(recipe: dict[str, Any]) -> dict[str, Any]:
+    """The fields that others need to repeat a run; of local paths only the last part.
+
+    Example:
+        >>> public_recipe({"learning_rate": 1e-3, "hub_token": "secret", "output_dir": "/home/me/runs"})
+        {'learning_rate': 0.001}
+    """
+    shown = {name: value for name, value in recipe.items() if name not in PRIVATE}
+    return {name: _shown(value) for name, value in shown.items()}
+
+
+def _shown(value: Any) -> Any:
+    return Path(value).name if isinstance(value, str) and os.path.isabs(value) else value
+
+
+def base_license(checkpoint: str | None) -> str | None:
+    """The licence that the card in a local checkpoint folder names; a derived checkpoint inherits it."""
+    card = Path(checkpoint or "") / "README.md"
+    return ModelCard.load(card).data.get("license") if checkpoint and card.is_file() else None
+
+
+def dataset_names(dataset: str) -> dict[str, str]:
+    """`dataset` and `dataset_tags` of `create_model_card`: only a Hub id becomes a tag, of a path the last part shows.
+
+    Example:
+        >>> dataset_names("ylecun/mnist")
+        {'dataset': 'ylecun/mnist', 'dataset_tags': 'ylecun/mnist'}
+        >>> dataset_names("embedded"), dataset_names("/data/photos")
+        ({'dataset': 'embedded'}, {'dataset': 'photos'})
+    """
+    if dataset == "embedded" or os.path.exists(dataset) or os.path.isabs(dataset):
+        return {"dataset": Path(dataset).name}
+    return {"dataset": dataset, "dataset_tags": dataset}
+
+
+def accuracy_results(dataset: str, split: str, metrics: dict[str, float]) -> list[EvalResult]:
+    """Measured accuracies in the form of the Hub's model index."""
+    return [
+        EvalResult(
+            task_type="image-classification",
+            dataset_type=dataset,
+            dataset_name=dataset,
+            dataset_split=split,
+            metric_type="accuracy",
+            metric_name=name,
+            metric_value=round(value, 4),
+        )
+        for name, value in metrics.items()
+    ]
+
+
+def _listed(names: str | Sequence[str] | None) -> list[str]:
+    return [names] if isinstance(names, str) else list(names or ())
+
+
+__all__ = ["RunCardMixin", "accuracy_results", "base_license", "dataset_names", "public_recipe"]

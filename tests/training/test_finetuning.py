@@ -1,0 +1,382 @@
+"""Fine-tuning: any checkpoint in, the parts that the mode names trained, an ordinary classifier out."""
+
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import pytest
+import torch
+import transformers
+import yaml
+from huggingface_hub import ModelCard
+from PIL import Image
+
+from hf_jepa.data.embedded import LabelledCrops
+from hf_jepa.data.images import ImageCollator
+from hf_jepa.models.ijepa.configuration_ijepa import IJepaConfig
+from hf_jepa.models.ijepa.modeling_ijepa import IJepaForImageClassification, IJepaForPreTraining, IJepaModel
+from hf_jepa.registry import VARIANTS
+from hf_jepa.training.finetune_image import ClassificationArguments, build_datasets, finetune
+from hf_jepa.training.finetuning import (
+    FineTuningArguments,
+    ImageClassificationTrainer,
+    load_classifier,
+    prepare_mode,
+)
+from hf_jepa.training.optimizer import layerwise_groups
+from hf_jepa.training.recipe import given_fields, parse_recipe
+
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPES = sorted((ROOT / "training_scripts/configs/ijepa").glob("finetune_*.yaml"))
+NAMES = [f"class {i}" for i in range(18)]
+FIELDS = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "image_size": 48,
+    "patch_size": 8,
+    "pred_hidden_size": 24,
+    "pred_num_hidden_layers": 1,
+    "initializer_range": 0.1,
+}
+
+
+@pytest.fixture
+def pretrained(tmp_path):
+    """A pretraining checkpoint whose two encoders differ."""
+    torch.manual_seed(0)
+    model = IJepaForPreTraining(IJepaConfig(**FIELDS))
+    with torch.no_grad():
+        for parameter in model.target_encoder.parameters():
+            parameter.add_(0.01)
+    model.save_pretrained(tmp_path / "pretrained")
+    return tmp_path / "pretrained"
+
+
+def classifier(checkpoint, mode="full", names=NAMES):
+    return load_classifier(VARIANTS["ijepa"], str(checkpoint), names, mode)
+
+
+# --- what goes in ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["pretraining", "encoder", "native", "old hub keys", "other classes"])
+def test_any_checkpoint_starts_a_classifier_with_its_target_encoder(pretrained, tmp_path, kind):
+    expected = IJepaModel.from_pretrained(pretrained)
+    source = pretrained if kind == "pretraining" else tmp_path / "source"
+    if kind == "encoder":
+        expected.save_pretrained(source)
+    elif kind in ("native", "old hub keys"):
+        native = transformers.IJepaModel.from_pretrained(pretrained)
+        native.save_pretrained(source, save_original_format=kind == "old hub keys")
+    elif kind == "other classes":
+        IJepaForImageClassification.from_pretrained(pretrained, num_labels=5).save_pretrained(source)
+    model = classifier(source)
+    found = model.ijepa.state_dict()
+    assert all(torch.equal(value, found[name]) for name, value in expected.state_dict().items())
+    assert model.config.num_labels == 18 and model.config.id2label[3] == "class 3"
+
+
+def test_a_finished_classifier_keeps_its_head(pretrained, tmp_path):
+    model = classifier(pretrained)
+    model.save_pretrained(tmp_path / "done")
+    again = classifier(tmp_path / "done")
+    assert torch.equal(again.classifier.weight, model.classifier.weight)
+
+
+def test_a_damaged_encoder_is_refused(pretrained, tmp_path):
+    model = IJepaModel.from_pretrained(pretrained)
+    state = model.state_dict()
+    del state["layers.1.mlp.fc1.weight"]
+    model.save_pretrained(tmp_path / "damaged", state_dict=state)
+    with pytest.raises(ValueError, match="lacks 1 weights of the encoder.*fc1"):
+        classifier(tmp_path / "damaged")
+
+
+# --- what is trained ------------------------------------------------------------------------------------------------
+
+
+def make_trainer(model, output, **options):
+    defaults = {
+        "output_dir": str(output),
+        "per_device_train_batch_size": 16,
+        "max_steps": 6,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "eval_strategy": "no",
+        "use_cpu": True,
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
+    return ImageClassificationTrainer(
+        model,
+        FineTuningArguments(**(defaults | options)),
+        train_dataset=LabelledCrops("train", per_picture=4),
+        eval_dataset=LabelledCrops("test", per_picture=2),
+        data_collator=ImageCollator(keep_unreadable=True),
+    )
+
+
+@pytest.mark.parametrize(
+    ("mode", "moves"),
+    [
+        ("probe", r"^classifier\."),
+        ("lora", r"^ijepa\.layers\.\d\.attention\.[qv]_proj\.weight|^classifier\."),
+        ("full", r"^(?!.*position_embeddings).*"),
+    ],
+)
+def test_a_mode_moves_the_weights_it_names_and_no_others(pretrained, tmp_path, mode, moves):
+    torch.manual_seed(0)
+    base = classifier(pretrained, mode)
+    before = {name: value.clone() for name, value in base.state_dict().items()}
+    trainer = make_trainer(prepare_mode(base, mode), tmp_path / "run")
+    trainer.train()
+    batch = torch.stack([LabelledCrops("test", 1)[i]["pixel_values"] for i in range(4)])
+    trainer.model.eval()
+    logits = trainer.model(pixel_values=batch).logits
+    trainer.merge_adapters()
+    torch.testing.assert_close(trainer.model(pixel_values=batch).logits, logits, rtol=0, atol=1e-5)
+    after = trainer.model.state_dict()
+    assert after.keys() == before.keys()
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved == {name for name in before if re.match(moves, name)}
+
+
+def test_unknown_mode_is_refused(pretrained):
+    with pytest.raises(ValueError, match="mode='all' is not one of probe, lora, full"):
+        prepare_mode(classifier(pretrained), "all")
+
+
+def test_a_probe_sees_features_without_dropout(pretrained, tmp_path):
+    IJepaForPreTraining.from_pretrained(pretrained, hidden_dropout_prob=0.5).save_pretrained(tmp_path / "dropout")
+    pixels = torch.randn(2, 3, 48, 48)
+    probe, full = (classifier(tmp_path / "dropout", mode).train() for mode in ("probe", "full"))
+    assert torch.equal(probe.ijepa(pixels)[0], probe.ijepa(pixels)[0])
+    assert not torch.equal(full.ijepa(pixels)[0], full.ijepa(pixels)[0])
+
+
+def test_layers_learn_more_slowly_the_further_they_are_from_the_output(pretrained):
+    model = classifier(pretrained)
+    groups = layerwise_groups(model, 1.0, 0.05, 0.5)
+    found = {id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+    assert {name: found[id(p)] for name, p in model.named_parameters() if "mlp.fc1" in name or ".lay" not in name} == {
+        "ijepa.embeddings.patch_embeddings.projection.weight": (0.125, 0.05),
+        "ijepa.embeddings.patch_embeddings.projection.bias": (0.125, 0.0),
+        "ijepa.layers.0.mlp.fc1.weight": (0.25, 0.05),
+        "ijepa.layers.0.mlp.fc1.bias": (0.25, 0.0),
+        "ijepa.layers.1.mlp.fc1.weight": (0.5, 0.05),
+        "ijepa.layers.1.mlp.fc1.bias": (0.5, 0.0),
+        "classifier.weight": (1.0, 0.05),
+        "classifier.bias": (1.0, 0.0),
+    }
+    assert found[id(model.ijepa.layernorm.weight)] == (1.0, 0.0)
+    assert len(found) == len(list(model.parameters()))
+    with pytest.raises(ValueError, match="layer_decay is 0"):
+        layerwise_groups(model, 1.0, 0.05, 0.0)
+
+
+@pytest.mark.parametrize("mode", ["probe", "lora", "full"])
+def test_resume_is_exact(pretrained, tmp_path, mode):
+    def run(name, **options):
+        torch.manual_seed(0)
+        model = prepare_mode(classifier(pretrained, mode), mode, dropout=0.1)
+        trainer = make_trainer(model, tmp_path / name, save_strategy="steps", save_steps=4, layer_decay=0.75)
+        trainer.train(**options)
+        return trainer
+
+    whole = run("whole")
+    resumed = run("resumed", resume_from_checkpoint=str(tmp_path / "whole/checkpoint-4"))
+    expected = whole.model.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in resumed.model.state_dict().items())
+
+
+def test_accumulation_equals_a_larger_batch(pretrained, tmp_path):
+    def weights(name, **options):
+        torch.manual_seed(0)
+        trainer = make_trainer(classifier(pretrained), tmp_path / name, max_steps=3, **options)
+        trainer.train()
+        return trainer.model.state_dict()
+
+    whole = weights("whole")
+    parts = weights("parts", per_device_train_batch_size=4, gradient_accumulation_steps=4)
+    for name, value in parts.items():
+        torch.testing.assert_close(value, whole[name], rtol=0, atol=1e-5)
+
+
+def test_bf16_trains(pretrained, tmp_path):
+    trainer = make_trainer(classifier(pretrained), tmp_path / "run", bf16=True, max_steps=20, learning_rate=1e-2)
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert losses[-1] < losses[0] and next(trainer.model.parameters()).dtype == torch.float32
+
+
+# --- data -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Two classes that brightness tells apart, and one file in each split that is no image."""
+    generator = torch.Generator().manual_seed(0)
+    for split, count in (("train", 12), ("test", 5)):
+        for label, level in (("dark", 60), ("light", 180)):
+            folder = tmp_path / "photos" / split / label
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = (torch.randn(56, 60, 3, generator=generator) * 25 + level).clamp(0, 255).byte().numpy()
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+        (tmp_path / "photos" / split / "dark/broken.jpg").write_bytes(b"not an image")
+    return tmp_path / "photos"
+
+
+def arguments(dataset, **options) -> ClassificationArguments:
+    return ClassificationArguments(model_name_or_path="unused", dataset=str(dataset), **options)
+
+
+def test_low_shot_and_held_out_rows(photos):
+    train, test, names = build_datasets(arguments(photos, eval_fraction=0.25, train_per_class=4), 48, seed=0)
+    assert names == ["dark", "light"] and len(train) == 8 and len(test) == 6
+    assert not set(train.indices) & set(test.indices)
+    labels = [train.dataset.labels[row] for row in train.indices]
+    assert sorted(labels) == [0] * 4 + [1] * 4
+    first, again = train[0]["pixel_values"], train[0]["pixel_values"]
+    train.set_epoch(1)
+    assert torch.equal(first, again) and not torch.equal(first, train[0]["pixel_values"])  # a new crop in a new epoch
+
+
+def test_a_class_without_training_images_is_refused(photos):
+    (photos / "test/light").rename(photos / "test/bright")
+    with pytest.raises(ValueError, match=r"classes \['bright'\] of 'test' do not occur in 'train'"):
+        build_datasets(arguments(photos), 48, seed=0)
+
+
+def test_splits_that_number_classes_differently_are_refused(tmp_path):
+    picture = {"bytes": b"", "path": None}
+    for split, labels in (("train", ["cat", "dog", "cow"]), ("test", ["dog", "cow"])):
+        rows = datasets.Dataset.from_dict({"image": [picture] * len(labels), "label": labels})
+        rows.to_parquet(tmp_path / f"{split}-00000-of-00001.parquet")
+    with pytest.raises(ValueError, match="must number the same classes alike"):
+        build_datasets(arguments(tmp_path), 48, seed=0)
+
+
+def test_data_without_labels_is_refused(tmp_path):
+    (tmp_path / "flat").mkdir()
+    Image.new("RGB", (50, 50)).save(tmp_path / "flat/1.png")
+    with pytest.raises(ValueError, match="has no labels: name their column by label_column"):
+        build_datasets(arguments(tmp_path / "flat", eval_fraction=0.5), 48, seed=0)
+
+
+def test_two_ways_to_choose_few_are_refused(photos):
+    with pytest.raises(ValueError, match="train_fraction and train_per_class"):
+        arguments(photos, train_fraction=0.1, train_per_class=2)
+
+
+# --- the program ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipes_parse(path, tmp_path):
+    values = yaml.safe_load(path.read_text()) | {"bf16": False, "use_cpu": True}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(values))
+    types = (ClassificationArguments, FineTuningArguments)
+    argv = [str(tmp_path / "recipe.yaml"), "--model_name_or_path", "someone/model"]
+    found, training = parse_recipe(types, argv)
+    assert (found.model_name_or_path, training.layer_decay) == ("someone/model", 0.75)
+    given = given_fields(types, argv)
+    again = tmp_path / "again.yaml"
+    again.write_text(yaml.safe_dump(given))
+    assert given_fields(types, [str(again)]) == given and given["learning_rate"] == values["learning_rate"]
+
+
+def launch(*options, processes: int = 1) -> subprocess.CompletedProcess:
+    start = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--master_port=29518"]
+    if processes == 1:
+        start = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes=1", "--cpu"]
+    script = ROOT / "training_scripts/finetune_image_classification.py"
+    recipe = ROOT / "training_scripts/configs/ijepa/finetune_tiny.yaml"
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    command = [*start, str(script), str(recipe), "--use_cpu", "true", *map(str, options)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+
+STOCK = """
+import sys
+sys.modules["hf_jepa"] = None
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForImageClassification, pipeline
+from PIL import Image
+folder, pixels, output = sys.argv[1:]
+model = AutoModelForImageClassification.from_pretrained(folder).eval()
+with torch.inference_mode():
+    save_file({"logits": model(load_file(pixels)["pixels"]).logits}, output)
+answer = pipeline("image-classification", model=folder)(Image.new("RGB", (100, 80), "gray"), top_k=3)
+print(type(model).__module__, len(answer), answer[0]["label"])
+"""
+
+
+@pytest.mark.parametrize("mode", ["probe", "lora", "full"])
+def test_the_tiny_recipe_ends_in_a_stock_classifier(pretrained, tmp_path, mode):
+    from safetensors.torch import load_file, save_file
+
+    output = tmp_path / "result"
+    done = launch("--model_name_or_path", pretrained, "--mode", mode, "--output_dir", output, "--num_train_epochs", 2)
+    assert done.returncode == 0, done.stderr[-3000:]
+    crops = LabelledCrops("test", per_picture=60)
+    save_file({"pixels": crops.pixels.contiguous()}, tmp_path / "pixels.safetensors")
+    command = [
+        sys.executable,
+        "-c",
+        STOCK,
+        str(output),
+        *(str(tmp_path / f"{n}.safetensors") for n in ("pixels", "logits")),
+    ]
+    stock = subprocess.run(command, capture_output=True, text=True)
+    assert stock.returncode == 0, stock.stderr[-3000:]
+    assert stock.stdout.split()[:2] == ["transformers.models.ijepa.modeling_ijepa", "3"]
+    assert stock.stdout.split()[2] in crops.class_names
+    logits = load_file(tmp_path / "logits.safetensors")["logits"]
+    with torch.inference_mode():
+        own = IJepaForImageClassification.from_pretrained(output).eval()(crops.pixels).logits
+    torch.testing.assert_close(logits, own, rtol=0, atol=1e-5)
+    accuracy = (logits.argmax(1) == torch.tensor(crops.labels)).float().mean().item()
+    metrics = json.loads((output / "eval_results.json").read_text())
+    assert metrics["eval_top1"] == pytest.approx(accuracy, abs=2e-3) and metrics["eval_top5"] > metrics["eval_top1"]
+    rows = list(csv.reader((output / "confusion.csv").open()))
+    assert sum(int(rows[i][i]) for i in range(1, 19)) == pytest.approx(accuracy * len(crops), abs=2)
+    assert Image.open(output / "confusion.png").size[0] > 300
+    card = ModelCard.load(output / "README.md")
+    assert card.data.pipeline_tag == "image-classification"
+    assert card.data.eval_results[0].metric_value == pytest.approx(accuracy, abs=2e-3)
+    assert f"mode: {mode}" in str(card) or mode == "full"  # the default is not repeated
+    (snippet,) = re.findall(r"```python\n(.*?)```", str(card), flags=re.DOTALL)
+    assert str(tmp_path) not in str(card)
+    exec(snippet.replace('model="result"', f'model="{output}"'), {})
+
+
+def test_unreadable_images_are_counted_and_not_scored(pretrained, photos, tmp_path, capsys):
+    options = ["--model_name_or_path", pretrained, "--dataset", photos, "--output_dir", tmp_path / "out"]
+    options += ["--max_steps", 8, "--per_device_train_batch_size", 8, "--per_device_eval_batch_size", 8]
+    options += ["--learning_rate", "1e-2", "--save_strategy", "no", "--use_cpu", "true", "--report_to", "none"]
+    trainer = finetune([str(option) for option in options])
+    assert sorted(Path(line.split(":")[0]).parts[-3] for line in trainer.skipped) == ["test", "train"]
+    assert sum(map(sum, trainer.classification.confusion)) == 10  # 11 files
+    assert "**Images that could not be read**: 2" in (tmp_path / "out/README.md").read_text()
+    out = capsys.readouterr().out
+    assert "top1             1" in out, out[-500:]
+
+
+def test_two_processes_measure_every_image_once(pretrained, photos, tmp_path):
+    options = ["--model_name_or_path", pretrained, "--dataset", photos, "--mode", "lora", "--num_train_epochs", 1]
+    options += ["--per_device_train_batch_size", 4, "--per_device_eval_batch_size", 3, "--save_strategy", "no"]
+    done = launch(*options, "--output_dir", tmp_path / "two", processes=2)
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = list(csv.reader((tmp_path / "two/confusion.csv").open()))
+    assert sum(int(cell) for row in rows[1:] for cell in row[1:]) == 10
+    IJepaForImageClassification.from_pretrained(tmp_path / "two")
