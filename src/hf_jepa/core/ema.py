@@ -35,7 +35,7 @@ def ema_update_(target: Iterable[torch.Tensor], source: Iterable[torch.Tensor], 
     target, source = list(target), list(source)
     if not target:
         return
-    if momentum > 0 and any(p.dtype in (torch.bfloat16, torch.float16) for p in target):
+    if momentum > 0 and {p.dtype for p in target} & {torch.bfloat16, torch.float16}:
         raise ValueError(
             "the target encoder is stored in a 16-bit type, in which an average with a momentum near 1 does not move: "
             "keep the model in float32 (`dtype=torch.float32`) and train with autocast (`bf16=True`)"
@@ -43,21 +43,18 @@ def ema_update_(target: Iterable[torch.Tensor], source: Iterable[torch.Tensor], 
     if hasattr(target[0], "ds_tensor"):
         _update_zero3_shards(target, source, 1.0 - momentum)
         return
-    _lerp_([_local(p) for p in target], [_local(p) for p in source], 1.0 - momentum)
-
-
-def _local(parameter: torch.Tensor) -> torch.Tensor:
-    """The part of a parameter that lies in this process."""
-    data = parameter.detach()
-    return data.to_local() if hasattr(data, "to_local") else data
+    if hasattr(target[0], "to_local"):  # DTensor: the part of each that lies in this process
+        target, source = ([p.to_local() for p in tensors] for tensors in (target, source))
+    _lerp_(target, source, 1.0 - momentum)
 
 
 def _lerp_(target: list[torch.Tensor], source: list[torch.Tensor], weight: float) -> None:
     if weight == 1.0:  # exact copy: lerp's rounding would leave a bit of the old value
         torch._foreach_copy_(target, source)
-    else:
+        return
+    if {t.dtype for t in target} != {s.dtype for s in source}:  # float32 targets of a 16-bit model
         source = [s.to(t.dtype) for t, s in zip(target, source, strict=True)]
-        torch._foreach_lerp_(target, source, weight)
+    torch._foreach_lerp_(target, source, weight)
 
 
 def _update_zero3_shards(target: list, source: list, weight: float) -> None:

@@ -53,16 +53,28 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(dim, dim, bias=qkv_bias)
         self.o_proj = nn.Linear(dim, dim)
 
-    def forward(self, hidden_states: torch.Tensor, **kwargs) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """(B, N, D) -> (B, N, D) and the attention weights (B, H, N, N) where the implementation has them."""
-        heads = (*hidden_states.shape[:-1], -1, self.head_dim)
-        query = self.q_proj(hidden_states).view(heads).transpose(1, 2)  # (B, H, N, d)
-        key = self.k_proj(hidden_states).view(heads).transpose(1, 2)
-        value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
+    def forward(
+        self, hidden_states: torch.Tensor, queries: torch.Tensor | None = None, **kwargs
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Attend to all tokens, from all of them or from some.
+
+        Args:
+            hidden_states: (B, N, D), the tokens that are attended to.
+            queries: (B, K, D), those of them whose output is wanted; all N unless given.
+
+        Returns:
+            (B, K, D) and the attention weights (B, H, K, N) where the implementation has them.
+        """
+        queries = hidden_states if queries is None else queries
+        query = self._split(self.q_proj(queries))  # (B, H, K, d)
+        key, value = self._split(self.k_proj(hidden_states)), self._split(self.v_proj(hidden_states))  # (B, H, N, d)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         dropout = self.dropout if self.training else 0.0
         out, weights = attend(self, query, key, value, None, dropout=dropout, scaling=self.scaling, **kwargs)
-        return self.o_proj(out.reshape(hidden_states.shape)), weights
+        return self.o_proj(out.reshape(queries.shape)), weights
+
+    def _split(self, x: torch.Tensor) -> torch.Tensor:
+        return x.view(*x.shape[:-1], -1, self.head_dim).transpose(1, 2)
 
 
 __all__ = ["Attention", "eager_attention_forward"]

@@ -117,9 +117,9 @@ class IJepaPredictor(nn.Module):
         queries = self.mask_token + take_tokens_per_mask(positions, target_mask)  # (M * B, K, P)
         queries = repeat_for_contexts(queries, len(target_mask), len(context_mask))
         x = torch.cat([x, queries.to(x.dtype)], dim=1)
-        for layer in self.layers:
+        for layer in self.layers[:-1]:
             x = layer(x)
-        return self.proj(self.layernorm(x[:, -queries.shape[1] :]))
+        return self.proj(self.layernorm(self.layers[-1](x, last=queries.shape[1])))
 
 
 def repeat_for_contexts(x: torch.Tensor, num_targets: int, num_contexts: int) -> torch.Tensor:
