@@ -43,9 +43,12 @@ style: $(STAMP)  ## format and fix what can be fixed
 models-table: $(STAMP)  ## regenerate MODELS.md from the registry
 	$(BIN)/python -m hf_jepa.cli.models_table MODELS.md
 
-bench: $(STAMP)  ## speed beside native transformers and the restated official algorithm
-	$(BIN)/python benchmarks/bench_masks.py
-	$(BIN)/python benchmarks/bench_model.py
+bench: $(STAMP) benchmarks/.site/timm  ## speed beside transformers, timm and the restated official algorithm
+	$(BIN)/python benchmarks
+
+# timm wants torchvision, whose CUDA wheels have no place in the package's environment: a folder of their own.
+benchmarks/.site/timm:
+	$(BIN)/python -m pip install --quiet --no-deps --target benchmarks/.site timm torchvision==0.28.0
 
 clean:           ## remove what the targets above created
-	rm -rf $(VENV) runs build .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) benchmarks/.site runs build .pytest_cache .ruff_cache .import_linter_cache

@@ -360,6 +360,13 @@ def test_the_tiny_recipe_ends_in_a_stock_classifier(pretrained, tmp_path, mode):
     exec(snippet.replace('model="result"', f'model="{output}"'), {})
 
 
+def test_adapters_are_not_uploaded_before_they_are_merged(tmp_path):
+    options = ["--model_name_or_path", "me/model", "--dataset", "embedded", "--mode", "lora", "--use_cpu", "true"]
+    options += ["--push_to_hub", "true", "--hub_strategy", "every_save", "--output_dir", str(tmp_path)]
+    with pytest.raises(ValueError, match="hub_strategy=every_save would upload adapters"):
+        finetune(options)
+
+
 def test_unreadable_images_are_counted_and_not_scored(pretrained, photos, tmp_path, capsys):
     options = ["--model_name_or_path", pretrained, "--dataset", photos, "--output_dir", tmp_path / "out"]
     options += ["--max_steps", 8, "--per_device_train_batch_size", 8, "--per_device_eval_batch_size", 8]

@@ -40,6 +40,7 @@ class FineTuningArguments(TrainingArguments):
     warmup_steps: float = field(default=0.05, metadata={"help": "Steps of warm-up, or their share if below 1."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "The collator needs them all."})
     eval_strategy: str = field(default="epoch", metadata={"help": "When to measure the accuracy."})
+    hub_strategy: str = field(default="end", metadata={"help": "When to upload, with push_to_hub."})
 
 
 def load_classifier(variant: Variant, checkpoint: str, class_names: list[str], mode: str) -> nn.Module:

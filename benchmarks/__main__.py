@@ -1,0 +1,53 @@
+"""All benchmarks in one table: `python benchmarks [--quick] [--output FILE]`.
+
+Process CPU time of one thread, contestants in turn in one process, ratio of medians. Exits with 1 where a limit is
+missed.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import bench_masks
+import bench_model
+import torch
+import transformers
+from timing import HEADER
+
+from hf_jepa.cli.tables import table
+
+
+RESULTS = Path(__file__).parent / "results/cpu.md"
+INTRODUCTION = """# CPU
+
+Written by `make bench`: torch {torch}, transformers {transformers}, process CPU time of one thread, contestants in
+turn in one process, ratio of medians. Ratios of two runs differ by up to 0.05.
+
+| what | beside | ours ms | other ms | ratio | limit | |
+|---|---|---|---|---|---|---|
+"""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="small models, one reading, nothing judged or written")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="where the table goes")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = bench_masks.run(args.quick) + bench_model.run(args.quick)
+    print(table(HEADER, [row.cells() for row in rows]))
+    if not any("timm" in row.beside for row in rows):
+        print("timm is not in benchmarks/.site, so it was not measured: `make bench` puts it there")
+    if not args.quick:
+        lines = "".join("| " + " | ".join(row.cells()) + " |\n" for row in rows)
+        introduction = INTRODUCTION.format(torch=torch.__version__, transformers=transformers.__version__)
+        temporary = args.output.with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_text(introduction + lines, encoding="utf-8")
+        os.replace(temporary, args.output)
+        print(f"written to {args.output}")
+    return int(not args.quick and any(row.verdict == "missed" for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,33 @@
+"""Every benchmark runs; times are not judged here, a test machine is no place for that."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_quick_run_measures_everything_and_writes_nothing():
+    results = ROOT / "benchmarks/results/cpu.md"
+    before = results.read_bytes()
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, str(ROOT / "benchmarks"), "--quick"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = [re.split(r"  +", line) for line in done.stdout.splitlines()[2:] if line.count("  ") > 3]
+    measured = " ".join(row[0] for row in rows)
+    for what in ("masks", "encoder forward", "training step", "torch.compile", "average", "import"):
+        assert what in measured
+    assert all(float(number) >= 0 for row in rows for number in row[2:4] if re.fullmatch(r"[\d.]+", number))
+    assert results.read_bytes() == before
+
+
+def test_recorded_results_name_their_verdicts():
+    lines = (ROOT / "benchmarks/results/cpu.md").read_text(encoding="utf-8").splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")][2:]
+    judged = [row for row in rows if row[5] and row[4]]
+    assert len(rows) >= 10 and judged
+    assert all(row[6] == ("met" if float(row[4]) <= float(row[5]) else "missed") for row in judged)
