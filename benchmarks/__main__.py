@@ -7,6 +7,7 @@ missed.
 import argparse
 import os
 import sys
+from itertools import chain
 from pathlib import Path
 
 import bench_masks
@@ -35,7 +36,10 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=RESULTS, help="where the table goes")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    rows = bench_masks.run(args.quick) + bench_model.run(args.quick)
+    rows = []
+    for row in chain(bench_masks.run(args.quick), bench_model.run(args.quick)):
+        rows.append(row)
+        print(" ".join(row.cells()), file=sys.stderr)  # they take minutes: say how far it is
     print(table(HEADER, [row.cells() for row in rows]))
     if not any("timm" in row.beside for row in rows):
         print("timm is not in benchmarks/.site, so it was not measured: `make bench` puts it there")

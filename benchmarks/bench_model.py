@@ -3,6 +3,7 @@
 import statistics
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import torch
 import transformers
@@ -19,18 +20,22 @@ from hf_jepa.training.optimizer import build_optimizer
 ENCODER_LIMIT, STEP_LIMIT, AVERAGE_LIMIT, IMPORT_LIMIT_MS = 1.05, 0.90, 0.5, 300.0
 
 
-def run(quick: bool) -> list[Row]:
+def run(quick: bool) -> Iterator[Row]:
     """Everything; `quick` takes a small model and one reading, to see that it runs."""
     if quick:
         tiny = IJepaConfig.from_size("vit_tiny", num_hidden_layers=2, pred_hidden_size=96, pred_num_hidden_layers=2)
-        return [*bench_encoder("tiny", tiny, 2, 1), *bench_step("tiny", tiny, 2, 1), bench_import(1)]
+        yield from bench_encoder("tiny", tiny, batch=2, repeats=1)
+        yield from bench_step("tiny", tiny, batch=2, repeats=1)
+        yield bench_import(repeats=1)
+        return
     small, base = (
         IJepaConfig.from_size(size, pred_hidden_size=width, pred_num_hidden_layers=6)
         for size, width in (("vit_small", 192), ("vit_base", 384))
     )
-    rows = bench_encoder("vit_base", base, batch=4, repeats=7)
-    rows += bench_step("vit_small", small, batch=8, repeats=7) + bench_step("vit_base", base, batch=8, repeats=7)
-    return [*rows, bench_import(repeats=7)]
+    yield from bench_encoder("vit_base", base, batch=4, repeats=9)
+    yield from bench_step("vit_small", small, batch=8, repeats=9)
+    yield from bench_step("vit_base", base, batch=8, repeats=9)
+    yield bench_import(repeats=9)
 
 
 def bench_encoder(size: str, config: IJepaConfig, batch: int, repeats: int) -> list[Row]:

@@ -1,6 +1,7 @@
 """A plain restatement of the official I-JEPA training step, written from its description, to measure against.
 
-Fused qkv, eager attention, one sequence per target block, default AdamW, an average that loops over parameters.
+Fused qkv, eager attention, one sequence per target block, default AdamW, norms of the encoder's weight gradients and
+the loss read on the host at every step, an average that loops over parameters.
 """
 
 import torch
@@ -94,9 +95,10 @@ class OfficialStep:
         loss = self.loss(images, contexts, targets)
         loss.backward()
         self.optimizer.step()
+        norms = [float(torch.norm(p.grad)) for p in self.encoder.parameters() if p.grad is not None and p.ndim > 1]
         self.optimizer.zero_grad()
         self.average(0.996)
-        return loss.detach()
+        return float(loss), norms
 
     def load(self, model) -> None:
         """Take the weights of one of our models."""

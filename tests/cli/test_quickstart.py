@@ -35,7 +35,7 @@ def test_leaves_model_pictures_and_results_and_nothing_else(short_run):
 def test_status_follows_from_the_scores(short_run):
     status, folder = short_run
     results = json.loads((folder / "results.json").read_text())
-    knn = {row: scores["knn"] for row, scores in results["scores"].items()}
+    knn = {row: scores["knn_mean"] for row, scores in results["scores"].items()}
     assert all(len(values) == 1 and 0 < values[0] < 1 for values in knn.values())
     beats = knn["pretrained"][0] > max(knn["raw"][0], knn["untrained"][0])
     assert results["beats_both_in_every_seed"] is beats

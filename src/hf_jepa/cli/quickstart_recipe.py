@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +27,7 @@ from hf_jepa.training.trainer import JepaTrainer
 BATCH_SIZE = 64
 GALLERY_PER_PICTURE, TEST_PER_PICTURE = 60, 30
 NEIGHBOURS = 20
+PATCH = 8
 # Few rows for many dimensions: all three rows of the table choose among strong penalties.
 WEIGHT_DECAYS = (1e-1, 1.0, 10.0)
 
@@ -49,7 +50,7 @@ def model_config() -> IJepaConfig:
     """A narrow I-JEPA on 6 x 6 tokens."""
     return IJepaConfig(
         image_size=48,
-        patch_size=8,
+        patch_size=PATCH,
         hidden_size=96,
         num_hidden_layers=3,
         num_attention_heads=4,
@@ -159,24 +160,42 @@ def encode(encoder: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
     return torch.cat([encoder(batch).last_hidden_state for batch in pixels.split(256)])
 
 
-def features(encoder: nn.Module | None, crops: Crops) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gallery and test features, each dimension standardised by the gallery: mean of the tokens, or raw pixels."""
-    if encoder is None:
-        gallery, test = crops.gallery[:, 0].flatten(1), crops.test[:, 0].flatten(1)  # the channels are equal
-    else:
-        gallery, test = (encode(encoder, pixels).mean(dim=1) for pixels in (crops.gallery, crops.test))
+def tokens(encoder: nn.Module | None, pixels: torch.Tensor) -> torch.Tensor:
+    """Tokens (B, N, D) of crops (B, 3, H, W); without an encoder the pixels of each patch."""
+    if encoder is not None:
+        return encode(encoder, pixels)
+    grey = pixels[:, 0]  # the channels are equal
+    return grey.unfold(1, PATCH, PATCH).unfold(2, PATCH, PATCH).flatten(3).flatten(1, 2)
+
+
+READOUTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "mean": lambda x: x.mean(dim=1),
+    "mean_std": lambda x: torch.cat([x.mean(dim=1), x.std(dim=1)], dim=-1),
+    "max": lambda x: x.amax(dim=1),
+}
+
+
+def features(encoder: nn.Module | None, crops: Crops, readout: str = "mean") -> tuple[torch.Tensor, torch.Tensor]:
+    """Gallery and test features, each dimension standardised by the gallery.
+
+    The mean over the patches of raw pixels says next to nothing, so there "mean" stands for all pixels.
+    """
+    read = READOUTS[readout] if encoder is not None or readout != "mean" else lambda x: x.flatten(1)
+    gallery, test = (read(tokens(encoder, pixels)) for pixels in (crops.gallery, crops.test))
     std, mean = torch.std_mean(gallery, dim=0)
     return (gallery - mean) / std.clamp(min=1e-6), (test - mean) / std.clamp(min=1e-6)
 
 
 def scores(encoder: nn.Module | None, crops: Crops) -> dict[str, float]:
-    """Accuracy of k-NN and linear probe in naming the picture of a crop."""
-    gallery, test = features(encoder, crops)
-    data = (gallery, crops.gallery_labels, test, crops.test_labels)
-    return {
-        "knn": knn_classify(*data, k=NEIGHBOURS).accuracy,
-        "linear": linear_probe(*data, weight_decays=WEIGHT_DECAYS).accuracy,
-    }
+    """Accuracy in naming the picture of a crop: k-NN on every read-out, and a linear probe on the mean."""
+    found = {}
+    for readout in READOUTS:
+        gallery, test = features(encoder, crops, readout)
+        data = (gallery, crops.gallery_labels, test, crops.test_labels)
+        found[f"knn_{readout}"] = knn_classify(*data, k=NEIGHBOURS).accuracy
+        if readout == "mean":
+            found["linear"] = linear_probe(*data, weight_decays=WEIGHT_DECAYS).accuracy
+    return found
 
 
 # Runs in a process of its own. An entry of None makes every import of that name fail.

@@ -1,5 +1,7 @@
 """The pre-norm transformer layer of the ViT-like encoders and predictors."""
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 from transformers.configuration_utils import PreTrainedConfig
@@ -48,21 +50,26 @@ class TransformerLayer(GradientCheckpointingLayer):
         self.attention.o_proj._init_divisor = residual_init_divisor
         self.mlp.fc2._init_divisor = residual_init_divisor
 
-    def forward(self, hidden_states: torch.Tensor, last: int | None = None, **kwargs) -> torch.Tensor:
-        """Update the tokens, or only the last few of them.
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        select: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        **kwargs,
+    ) -> torch.Tensor:
+        """Update the tokens, or only some of them.
 
         Args:
             hidden_states: (B, N, D)
-            last: number K of tokens at the end whose output is wanted; the others are only attended to. The same
-                numbers as the last K of all, for less work where this layer is the last one.
+            select: picks K tokens from (B, N, D) whose output is wanted; the others are only attended to. The result
+                is that of picking from the full output, for less work where this layer is the last one.
 
         Returns:
             (B, N, D), or (B, K, D).
         """
         normed = self.layernorm_before(hidden_states)
         queries = None
-        if last is not None:
-            queries, hidden_states = normed[:, -last:], hidden_states[:, -last:]
+        if select is not None:
+            queries, hidden_states = select(normed), select(hidden_states)
         attended, _ = self.attention(normed, queries, **kwargs)
         hidden_states = hidden_states + self.dropout(attended)
         return hidden_states + self.dropout(self.mlp(self.layernorm_after(hidden_states)))

@@ -51,6 +51,29 @@ def test_masked_encoding_keeps_the_order_of_the_mask(golden):
     torch.testing.assert_close(found, io["last_hidden_state_masked"], **CLOSE)
 
 
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+def test_output_of_some_tokens_is_part_of_the_full_output(golden, implementation):
+    model, io = golden
+    encoder = model.context_encoder
+    encoder.set_attn_implementation(implementation)
+    wanted = torch.stack([torch.randperm(io["last_hidden_state"].shape[1])[:5] for _ in io["images"]])
+    found = encoder(io["images"], output_mask=wanted).last_hidden_state
+    expected = io["last_hidden_state"].gather(1, wanted.unsqueeze(-1).expand(-1, -1, found.shape[-1]))
+    encoder.set_attn_implementation("sdpa")
+    torch.testing.assert_close(found, expected, **CLOSE)
+
+
+def test_targets_are_part_of_the_normalised_full_output(golden):
+    model, io = golden
+    full = model.target_encoder(io["images"]).last_hidden_state
+    full = torch.nn.functional.layer_norm(full, full.shape[-1:])
+    tokens = full.shape[1]
+    for size in (3, tokens // 2 + 1):  # below, and together above the number of tokens
+        masks = [torch.stack([torch.randperm(tokens)[:size] for _ in io["images"]]) for _ in range(2)]
+        expected = torch.cat([full.gather(1, m.unsqueeze(-1).expand(-1, -1, full.shape[-1])) for m in masks])
+        torch.testing.assert_close(model.encode_targets(io["images"], masks), expected, **CLOSE)
+
+
 def test_other_image_sizes(golden):
     model, _ = golden
     io = load_file(GOLDEN / "encoder_forward/io_interpolated.safetensors")

@@ -93,6 +93,9 @@ class IJepaConfig(JepaConfigMixin, NativeIJepaConfig):
         for name, (width, heads) in widths.items():
             if heads < 1 or width % heads or width % 4:
                 raise ValueError(f"{name} {width} must be a multiple of its {heads} attention heads and of 4")
+        for name in ("num_hidden_layers", "pred_num_hidden_layers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.position_resize not in POSITION_RESIZES:
             raise ValueError(f"position_resize={self.position_resize!r} is not one of {', '.join(POSITION_RESIZES)}")
 

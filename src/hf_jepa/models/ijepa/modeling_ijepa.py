@@ -21,7 +21,7 @@ from hf_jepa.core.outputs import JepaForPreTrainingOutput
 from hf_jepa.layers.attention import Attention
 from hf_jepa.layers.patch_embedding import PatchEmbedding2d, pair
 from hf_jepa.layers.position import resize_positions, sincos_2d
-from hf_jepa.layers.tokens import as_mask_list, take_tokens_per_mask
+from hf_jepa.layers.tokens import as_mask_list, take_tokens, take_tokens_per_mask
 from hf_jepa.layers.transformer import TransformerLayer
 from hf_jepa.losses.prediction import normalize_targets, prediction_loss
 from hf_jepa.models.ijepa.configuration_ijepa import IJepaConfig
@@ -119,7 +119,8 @@ class IJepaPredictor(nn.Module):
         x = torch.cat([x, queries.to(x.dtype)], dim=1)
         for layer in self.layers[:-1]:
             x = layer(x)
-        return self.proj(self.layernorm(self.layers[-1](x, last=queries.shape[1])))
+        x = self.layers[-1](x, select=lambda tokens: tokens[:, -queries.shape[1] :])
+        return self.proj(self.layernorm(x))
 
 
 def repeat_for_contexts(x: torch.Tensor, num_targets: int, num_contexts: int) -> torch.Tensor:
@@ -202,6 +203,7 @@ class IJepaModel(IJepaPreTrainedModel):
         self,
         pixel_values: torch.Tensor,
         context_mask: torch.Tensor | list[torch.Tensor] | None = None,
+        output_mask: torch.Tensor | None = None,
         **kwargs,
     ) -> BaseModelOutput:
         """Encode images, or the visible part of them.
@@ -210,6 +212,8 @@ class IJepaModel(IJepaPreTrainedModel):
             pixel_values: (B, C, H, W); any height and width that divide into patches.
             context_mask: LongTensor (B, K) of token indices to keep, or a list of E such tensors. Tokens are dropped
                 before the first layer and keep the order of the mask.
+            output_mask: LongTensor (rows, K) of indices into the encoded tokens whose output is wanted. All tokens are
+                attended to; the last layer updates only these.
 
         Returns:
             `last_hidden_state` (B, N, D), or (E * B, K, D) with rows ordered (context mask, image). There is no CLS
@@ -218,8 +222,10 @@ class IJepaModel(IJepaPreTrainedModel):
         hidden_states = self.embeddings(pixel_values)
         if context_mask is not None:
             hidden_states = take_tokens_per_mask(hidden_states, as_mask_list(context_mask, "context_mask"))
-        for layer in self.layers:
+        select = None if output_mask is None else lambda tokens: take_tokens(tokens, output_mask)
+        for layer in self.layers[:-1]:
             hidden_states = layer(hidden_states, **kwargs)
+        hidden_states = self.layers[-1](hidden_states, select=select, **kwargs)
         return BaseModelOutput(last_hidden_state=self.layernorm(hidden_states))
 
 
@@ -290,8 +296,15 @@ class IJepaForPreTraining(JepaPreTrainingMixin, IJepaPreTrainedModel):
     @torch.no_grad()
     def encode_targets(self, pixel_values: torch.Tensor, target_mask: list[torch.Tensor]) -> torch.Tensor:
         """Normalised target embeddings of each target block, (M * B, K, D), rows ordered (target mask, image)."""
-        hidden_states = self.target_encoder(pixel_values).last_hidden_state
-        return take_tokens_per_mask(normalize_targets(hidden_states, self.config.target_normalization), target_mask)
+        wanted = torch.cat(target_mask, dim=1)  # (B, M * K); overlapping blocks name a token twice
+        rows, columns = self.target_encoder.embeddings.patch_embeddings.grid_size(pixel_values)
+        if wanted.shape[1] >= rows * columns:
+            hidden_states = self.target_encoder(pixel_values).last_hidden_state
+            hidden_states = take_tokens_per_mask(hidden_states, target_mask)
+        else:
+            hidden_states = self.target_encoder(pixel_values, output_mask=wanted).last_hidden_state
+            hidden_states = torch.cat(hidden_states.split([mask.shape[1] for mask in target_mask], dim=1))
+        return normalize_targets(hidden_states, self.config.target_normalization)
 
 
 class IJepaForImageClassification(IJepaPreTrainedModel):
