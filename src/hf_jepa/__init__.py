@@ -6,7 +6,7 @@ the variants when they themselves are first imported.
 
 from importlib import import_module
 
-from hf_jepa.auto import register_when_imported
+from hf_jepa.auto import register_when_needed
 from hf_jepa.registry import VARIANTS
 
 
@@ -49,6 +49,6 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-register_when_imported()
+register_when_needed()
 
 __all__ = ["VARIANTS", "__version__", *sorted(_MODULE_OF)]

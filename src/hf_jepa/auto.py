@@ -1,11 +1,15 @@
-"""Registration with the Auto classes of transformers, without importing them.
+"""Registration with the Auto classes of transformers, without importing a variant before it is needed.
 
-`AutoModel.register` wants real classes, and those cost the import of torch and of transformers' modeling code. So the
-registration waits until a program imports the Auto classes; programs that never do pay nothing.
+`AutoModel.register` wants real classes, and those cost the import of torch and of every variant. So the mappings of
+the Auto classes get a dict that registers the variants when somebody first looks into it. transformers itself looks
+while its modules are half imported (its docstring decorator does); importing a variant then would be a circular import,
+so such looks find nothing yet.
 """
 
 import sys
+from collections.abc import Callable
 from importlib import abc, util
+from types import ModuleType
 
 from hf_jepa.registry import VARIANTS, Variant
 
@@ -14,72 +18,130 @@ CONFIGURATION_AUTO = "transformers.models.auto.configuration_auto"
 MODELING_AUTO = "transformers.models.auto.modeling_auto"
 
 
-def register_config(variant: Variant) -> None:
-    if variant.native:
-        return  # a native model type is never shadowed
-    config = variant.config_class()
-    sys.modules[CONFIGURATION_AUTO].AutoConfig.register(config.model_type, config, exist_ok=True)
+class _RegisterOnLook(dict):
+    """The registered part of an Auto mapping: key -> class.
 
-
-def register_models(variant: Variant) -> None:
-    key = variant.config_class()
-    classes = {"AutoModelForPreTraining": variant.pretraining_model}
-    if variant.native:  # AutoConfig returns the native config class, so that is the key
-        key = next(cls for cls in key.__mro__ if cls.__module__.startswith("transformers."))
-    else:
-        classes |= {"AutoModel": variant.base_model} | variant.heads
-    for auto_class, name in classes.items():
-        getattr(sys.modules[MODELING_AUTO], auto_class).register(key, variant.model_class(name), exist_ok=True)
-
-
-class _AutoRegistration(abc.MetaPathFinder):
-    """Registers a variant as soon as both it and the Auto classes can be imported without a cycle.
-
-    transformers may import its Auto classes in the middle of the import of one of our modules (its docstring decorator
-    does), so the finder watches both sides and acts when the later one has been executed.
+    Args:
+        content: what is registered already.
+        entries: gives what is to be added.
     """
 
-    def __init__(self):
-        self.executing: set[str] = set()
-        self.watched = {CONFIGURATION_AUTO, MODELING_AUTO}
-        self.watched |= {variant.module_name(kind) for variant in VARIANTS.values() for kind in self.kinds()}
+    def __init__(self, content: dict, entries: Callable[[], dict]):
+        super().__init__(content)
+        self._entries: Callable[[], dict] | None = entries
 
-    @staticmethod
-    def kinds() -> dict[str, tuple]:
-        return {"configuration": (CONFIGURATION_AUTO, register_config), "modeling": (MODELING_AUTO, register_models)}
+    def _look(self) -> dict:
+        if self._entries is not None and not _is_importing():
+            entries, self._entries = self._entries, None  # importing variants looks here again
+            try:
+                for key, value in entries().items():
+                    self.setdefault(key, value)  # what a user has registered stays
+            except BaseException:
+                self._entries = entries
+                raise
+        return self
+
+    def __contains__(self, key) -> bool:
+        return super(_RegisterOnLook, self._look()).__contains__(key)
+
+    def __getitem__(self, key):
+        return super(_RegisterOnLook, self._look()).__getitem__(key)
+
+    def __len__(self) -> int:
+        return super(_RegisterOnLook, self._look()).__len__()
+
+    def __iter__(self):
+        return super(_RegisterOnLook, self._look()).__iter__()
+
+    def keys(self):
+        return super(_RegisterOnLook, self._look()).keys()
+
+    def values(self):
+        return super(_RegisterOnLook, self._look()).values()
+
+    def items(self):
+        return super(_RegisterOnLook, self._look()).items()
+
+
+def _is_importing() -> bool:
+    """Whether a module of transformers or of this package is being executed right now."""
+    packages = ("transformers", "hf_jepa")
+    modules = [module for name, module in list(sys.modules.items()) if name.partition(".")[0] in packages]
+    return any(getattr(vars(module).get("__spec__"), "_initializing", False) for module in modules)
+
+
+def _own_types() -> list[Variant]:
+    """The variants whose `model_type` is ours; a native one is never shadowed."""
+    return [variant for variant in VARIANTS.values() if not variant.native]
+
+
+def _configs() -> dict:
+    return {variant.config_class().model_type: variant.config_class() for variant in _own_types()}
+
+
+def _models(auto_class: str) -> dict:
+    """Config class -> model class of an Auto class."""
+    found = {}
+    for variant in VARIANTS.values():
+        key = variant.config_class()
+        classes = {"AutoModelForPreTraining": variant.pretraining_model}
+        if variant.native:  # AutoConfig returns the native config class, so that is the key
+            key = next(cls for cls in key.__mro__ if cls.__module__.startswith("transformers."))
+        else:
+            classes |= {"AutoModel": variant.base_model} | variant.heads
+        if auto_class in classes:
+            found[key] = variant.model_class(classes[auto_class])
+    return found
+
+
+def _prepare_configs(module: ModuleType) -> None:
+    mapping = module.CONFIG_MAPPING
+    mapping._extra_content = _RegisterOnLook(mapping._extra_content, _configs)
+
+
+def _prepare_models(module: ModuleType) -> None:
+    names = {"AutoModel", "AutoModelForPreTraining"}.union(*(variant.heads for variant in VARIANTS.values()))
+    for name in names:
+        mapping = getattr(module, name)._model_mapping
+        mapping._extra_content = _RegisterOnLook(mapping._extra_content, lambda name=name: _models(name))
+
+
+class _PrepareOnImport(abc.MetaPathFinder):
+    """Prepares the two modules that hold the mappings, as soon as they have been executed."""
+
+    def __init__(self):
+        self.waiting = {CONFIGURATION_AUTO: _prepare_configs, MODELING_AUTO: _prepare_models}
 
     def find_spec(self, fullname, path, target=None):
-        if fullname not in self.watched or fullname in self.executing:
+        prepare = self.waiting.pop(fullname, None)  # from here on the other finders answer for this name
+        if prepare is None:
             return None
-        self.executing.add(fullname)  # from here on the other finders answer for this name
         spec = util.find_spec(fullname)
         execute = spec.loader.exec_module
 
         def exec_module(module):
             try:
                 execute(module)
-            finally:
-                self.executing.discard(fullname)
-            self.register_ready()
+                prepare(module)
+            except BaseException:
+                self.waiting[fullname] = prepare
+                raise
 
         spec.loader.exec_module = exec_module
         return spec
 
-    def register_ready(self) -> None:
-        for variant in VARIANTS.values():
-            if any(variant.module_name(kind) in self.executing for kind in self.kinds()):
-                continue
-            for auto_module, register in self.kinds().values():
-                if auto_module in sys.modules and auto_module not in self.executing:
-                    register(variant)
+    def prepare_loaded(self) -> None:
+        for name in list(self.waiting):
+            if name in sys.modules:
+                self.waiting.pop(name)(sys.modules[name])
 
 
-def register_when_imported() -> None:
-    """Register all variants now where the Auto classes are loaded, else as soon as they are."""
-    if not any(isinstance(finder, _AutoRegistration) for finder in sys.meta_path):
-        finder = _AutoRegistration()
+def register_when_needed() -> None:
+    """Make the Auto classes know all variants, now or whenever they are imported."""
+    if not any(isinstance(finder, _PrepareOnImport) for finder in sys.meta_path):
+        finder = _PrepareOnImport()
         sys.meta_path.insert(0, finder)
-        finder.register_ready()
+        finder.prepare_loaded()
 
 
-__all__ = ["register_when_imported"]
+__all__ = ["register_when_needed"]

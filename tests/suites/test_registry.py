@@ -83,19 +83,30 @@ def test_import_is_cheap_and_brings_no_torch():
     assert float(seconds) < 0.3 and torch_loaded == "False"
 
 
-@pytest.mark.parametrize(
-    "imports",
-    [
-        "import hf_jepa; from transformers import AutoModelForPreTraining as A",
-        "from transformers import AutoModelForPreTraining as A; A._model_mapping; import hf_jepa",
-        "from hf_jepa import {config}; from transformers import AutoModelForPreTraining as A",
-        "from hf_jepa import {model}; from transformers import AutoModelForPreTraining as A",
-    ],
-)
+IMPORT_ORDERS = [
+    "import hf_jepa; from transformers import AutoModelForPreTraining as A",
+    "from transformers import AutoModelForPreTraining as A; A._model_mapping; import hf_jepa",
+    "from hf_jepa import {config}; from transformers import AutoModelForPreTraining as A",
+    "from hf_jepa import {model}; from transformers import AutoModelForPreTraining as A",
+    "import hf_jepa; from transformers import LlamaForCausalLM, AutoModelForPreTraining as A",
+]
+
+
+@pytest.mark.parametrize("imports", IMPORT_ORDERS)
 def test_auto_registration_works_in_any_import_order(variant, imports):
     code = imports.format(config=variant.config, model=variant.pretraining_model)
     code += f"\nfrom hf_jepa import {variant.pretraining_model} as M\nprint(M in A._model_mapping.values())"
     assert run(code).strip() == "True"
+
+
+def test_what_users_register_stays():
+    code = """
+import hf_jepa
+from transformers import AutoModelForPreTraining, IJepaConfig, IJepaModel
+AutoModelForPreTraining.register(IJepaConfig, IJepaModel, exist_ok=True)
+print(AutoModelForPreTraining._model_mapping[IJepaConfig].__module__)
+"""
+    assert run(code).strip() == "transformers.models.ijepa.modeling_ijepa"
 
 
 def test_names_and_folders_agree():

@@ -1,0 +1,118 @@
+"""CONTRIBUTING's promise, tried: a new variant is one folder and one registry entry."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_registry import IMPORT_ORDERS
+
+import hf_jepa
+
+
+ENTRY = """
+        Variant(
+            name="toyjepa",
+            title="Toy-JEPA",
+            paper="2301.08243",
+            modality="image",
+            config="ToyJepaConfig",
+            base_model="ToyJepaModel",
+            pretraining_model="ToyJepaForPreTraining",
+            heads={"AutoModelForImageClassification": "ToyJepaForImageClassification"},
+            parts={},
+            native=False,
+            key_map=None,
+            weights_license=None,
+            tiny=%s,
+        ),
+    )
+}
+"""
+# What makes a copy of I-JEPA a variant of its own: names, its own model type, no key names of old hub files.
+EDITS = {
+    "configuration": [
+        (r"import IJepaConfig as", "import NATIVE as"),
+        (r"IJepa", "ToyJepa"),
+        (r"NATIVE", "IJepaConfig"),
+        (r"(    layer_norm_eps: float)", r'    model_type = "toyjepa"\n\1'),
+    ],
+    "modeling": [
+        (r"IJepa", "ToyJepa"),
+        (r"models\.ijepa\.configuration_ijepa", "models.toyjepa.configuration_toyjepa"),
+        (r'"ijepa"', '"toyjepa"'),
+        (r"self\.ijepa", "self.toyjepa"),
+        (r"from transformers\.conversion_mapping import \(.*?\)\n", ""),
+        (r"register_checkpoint_conversion_mapping\(.*?\)\n", ""),
+        (r", get_checkpoint_conversion_mapping.*?\n", "\n"),
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A copy of the package with one more variant, made from the folder of I-JEPA."""
+    root = tmp_path_factory.mktemp("source")
+    shutil.copytree(Path(hf_jepa.__file__).parent, root / "hf_jepa", ignore=shutil.ignore_patterns("__pycache__"))
+    models = root / "hf_jepa/models"
+    (models / "toyjepa").mkdir()
+    (models / "toyjepa/__init__.py").touch()
+    for kind, edits in EDITS.items():
+        text = (models / f"ijepa/{kind}_ijepa.py").read_text(encoding="utf-8")
+        for pattern, replacement in edits:
+            text = re.sub(pattern, replacement, text, flags=re.DOTALL)
+        (models / f"toyjepa/{kind}_toyjepa.py").write_text(text, encoding="utf-8")
+    registry = root / "hf_jepa/registry.py"
+    text = registry.read_text(encoding="utf-8")
+    end = "\n    )\n}\n"
+    assert text.count(end) == 1
+    entry = ENTRY % hf_jepa.VARIANTS["ijepa"].tiny
+    registry.write_text(text.replace(end, entry), encoding="utf-8")
+    return root
+
+
+def run(source: Path, code: str) -> str:
+    environment = os.environ | {"PYTHONPATH": str(source), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=source)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize("imports", IMPORT_ORDERS)
+@pytest.mark.parametrize("name", ["ToyJepa", "IJepa"])
+def test_both_variants_are_registered_in_any_import_order(source, imports, name):
+    code = imports.format(config=f"{name}Config", model=f"{name}ForPreTraining")
+    code += "\nfrom hf_jepa import ToyJepaForPreTraining, IJepaForPreTraining"
+    code += "\nprint({ToyJepaForPreTraining, IJepaForPreTraining} <= set(A._model_mapping.values()))"
+    assert run(source, code) == "True"
+
+
+def test_checkpoints_load_through_the_auto_classes(source, tmp_path):
+    saving = f"""
+import hf_jepa, torch
+variant = hf_jepa.VARIANTS["toyjepa"]
+variant.model_class()(variant.config_class()(**variant.tiny)).save_pretrained({str(tmp_path)!r})
+"""
+    run(source, saving)
+    loading = f"""
+import hf_jepa
+from transformers import AutoConfig, AutoModel, AutoModelForImageClassification, AutoModelForPreTraining
+for auto in (AutoConfig, AutoModel, AutoModelForImageClassification, AutoModelForPreTraining):
+    print(type(auto.from_pretrained({str(tmp_path)!r})).__name__)
+"""
+    expected = ["ToyJepaConfig", "ToyJepaModel", "ToyJepaForImageClassification", "ToyJepaForPreTraining"]
+    assert run(source, loading).splitlines() == expected
+
+
+def test_the_behaviour_suites_take_it_up(source):
+    suites = Path(__file__).parent
+    environment = os.environ | {"PYTHONPATH": str(source), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-k", "toyjepa and not complete and not compile"]
+    command += ["-p", "no:cacheprovider", *(str(suites / f"test_{name}.py") for name in ("checkpoints", "contract"))]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=source)
+    assert done.returncode == 0, done.stdout[-3000:]
+    passed = int(re.search(r"(\d+) passed", done.stdout)[1])
+    assert passed > 20, done.stdout[-500:]
