@@ -2,8 +2,8 @@
 
 `AutoModel.register` wants real classes, and those cost the import of torch and of every variant. So the mappings of
 the Auto classes get a dict that registers the variants when somebody first looks into it. transformers itself looks
-while its modules are half imported (its docstring decorator does); importing a variant then would be a circular import,
-so such looks find nothing yet.
+while its modules are half imported (its docstring decorator does); importing a variant then would be a circular
+import, so such looks find nothing yet.
 """
 
 import sys

@@ -61,6 +61,11 @@ class Variant:
         """A model class of the variant; the pretraining model unless another is named."""
         return getattr(self.module("modeling"), name or self.pretraining_model)
 
+    def image_processor(self, config):
+        """The image processor for the image size of a config."""
+        (name,) = self.parts["image_processing"]
+        return getattr(self.module("image_processing"), name).from_config(config)
+
 
 VARIANTS = {
     variant.name: variant

@@ -60,6 +60,25 @@ def pretrained(tmp_path):
     return tmp_path / "pretrained"
 
 
+@pytest.fixture
+def photos(tmp_path):
+    """Two classes that brightness tells apart, and one file in each split that is no image."""
+    generator = torch.Generator().manual_seed(0)
+    for split, count in (("train", 12), ("test", 5)):
+        for label, level in (("dark", 60), ("light", 180)):
+            folder = tmp_path / "photos" / split / label
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = (torch.randn(56, 60, 3, generator=generator) * 25 + level).clamp(0, 255).byte().numpy()
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+        (tmp_path / "photos" / split / "dark/broken.jpg").write_bytes(b"not an image")
+    return tmp_path / "photos"
+
+
+def arguments(dataset, **options) -> ClassificationArguments:
+    return ClassificationArguments(model_name_or_path="unused", dataset=str(dataset), **options)
+
+
 def classifier(checkpoint, mode="full", names=NAMES):
     return load_classifier(VARIANTS["ijepa"], str(checkpoint), names, mode)
 
@@ -103,7 +122,7 @@ def test_a_damaged_encoder_is_refused(pretrained, tmp_path):
 # --- what is trained ------------------------------------------------------------------------------------------------
 
 
-def make_trainer(model, output, **options):
+def make_trainer(model, output, train=None, **options):
     defaults = {
         "output_dir": str(output),
         "per_device_train_batch_size": 16,
@@ -118,7 +137,7 @@ def make_trainer(model, output, **options):
     return ImageClassificationTrainer(
         model,
         FineTuningArguments(**(defaults | options)),
-        train_dataset=LabelledCrops("train", per_picture=4),
+        train_dataset=train or LabelledCrops("train", per_picture=4),
         eval_dataset=LabelledCrops("test", per_picture=2),
         data_collator=ImageCollator(keep_unreadable=True),
     )
@@ -183,11 +202,15 @@ def test_layers_learn_more_slowly_the_further_they_are_from_the_output(pretraine
 
 
 @pytest.mark.parametrize("mode", ["probe", "lora", "full"])
-def test_resume_is_exact(pretrained, tmp_path, mode):
+def test_resume_is_exact(pretrained, photos, tmp_path, mode):
+    """In the middle of an epoch of random crops."""
+
     def run(name, **options):
         torch.manual_seed(0)
-        model = prepare_mode(classifier(pretrained, mode), mode, dropout=0.1)
-        trainer = make_trainer(model, tmp_path / name, save_strategy="steps", save_steps=4, layer_decay=0.75)
+        model = prepare_mode(classifier(pretrained, mode, ["dark", "light"]), mode, dropout=0.1)
+        train, _, _ = build_datasets(arguments(photos), 48, seed=0)
+        saving = {"save_strategy": "steps", "save_steps": 4, "per_device_train_batch_size": 9}  # 3 steps an epoch
+        trainer = make_trainer(model, tmp_path / name, train, layer_decay=0.75, **saving)
         trainer.train(**options)
         return trainer
 
@@ -220,25 +243,6 @@ def test_bf16_trains(pretrained, tmp_path):
 # --- data -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def photos(tmp_path):
-    """Two classes that brightness tells apart, and one file in each split that is no image."""
-    generator = torch.Generator().manual_seed(0)
-    for split, count in (("train", 12), ("test", 5)):
-        for label, level in (("dark", 60), ("light", 180)):
-            folder = tmp_path / "photos" / split / label
-            folder.mkdir(parents=True)
-            for i in range(count):
-                pixels = (torch.randn(56, 60, 3, generator=generator) * 25 + level).clamp(0, 255).byte().numpy()
-                Image.fromarray(pixels).save(folder / f"{i}.png")
-        (tmp_path / "photos" / split / "dark/broken.jpg").write_bytes(b"not an image")
-    return tmp_path / "photos"
-
-
-def arguments(dataset, **options) -> ClassificationArguments:
-    return ClassificationArguments(model_name_or_path="unused", dataset=str(dataset), **options)
-
-
 def test_low_shot_and_held_out_rows(photos):
     train, test, names = build_datasets(arguments(photos, eval_fraction=0.25, train_per_class=4), 48, seed=0)
     assert names == ["dark", "light"] and len(train) == 8 and len(test) == 6
@@ -254,6 +258,21 @@ def test_a_class_without_training_images_is_refused(photos):
     (photos / "test/light").rename(photos / "test/bright")
     with pytest.raises(ValueError, match=r"classes \['bright'\] of 'test' do not occur in 'train'"):
         build_datasets(arguments(photos), 48, seed=0)
+
+
+def test_crops_change_from_epoch_to_epoch(pretrained, photos, tmp_path, monkeypatch):
+    train, _, names = build_datasets(arguments(photos, train_per_class=4), 48, seed=0)
+    trainer = make_trainer(
+        classifier(pretrained, names=names), tmp_path / "run", train, per_device_train_batch_size=8, max_steps=3
+    )
+    seen = []
+    original = trainer.training_step
+    monkeypatch.setattr(
+        trainer, "training_step", lambda m, x, n=None: seen.append(x["pixel_values"]) or original(m, x, n)
+    )
+    trainer.train()
+    sums = [sorted(batch.sum(dim=(1, 2, 3)).tolist()) for batch in seen]
+    assert len(sums) == 3 and sums[0] != sums[1] != sums[2] != sums[0]
 
 
 def test_splits_that_number_classes_differently_are_refused(tmp_path):

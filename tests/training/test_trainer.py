@@ -1,6 +1,7 @@
 """The trainer: exact resume, schedules where they belong, the target encoder once per step, readable reports."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from huggingface_hub import ModelCard
 from PIL import Image
 
 from hf_jepa.core.ema import ema_update_
@@ -15,8 +17,10 @@ from hf_jepa.data.embedded import EmbeddedCrops
 from hf_jepa.data.images import ImageDataset, IterableImageDataset
 from hf_jepa.data.sources import load_images
 from hf_jepa.data.transforms import evaluation_transform, pretraining_transform
+from hf_jepa.hub.inspect import inspect_checkpoint
 from hf_jepa.models.ijepa.modeling_ijepa import IJepaForPreTraining
 from hf_jepa.registry import VARIANTS
+from hf_jepa.training.arguments import JepaTrainingArguments
 from hf_jepa.training.knn_probe import OnlineKnnProbe
 from hf_jepa.training.pretrain_image import MaskArguments, PretrainingArguments, build_model
 from hf_jepa.training.recipe import parse_recipe
@@ -231,6 +235,20 @@ def test_tiny_recipe_runs_under_accelerate_launch(tmp_path):
     assert "verdict         healthy" in done.stdout
     assert IJepaForPreTraining.from_pretrained(tmp_path).config.hidden_size == 96
     assert (tmp_path / "preprocessor_config.json").exists()
+    report, agrees = inspect_checkpoint(tmp_path)
+    assert agrees and "fingerprint agrees" in report
+    card = str(ModelCard.load(tmp_path / "README.md"))
+    assert "verdict healthy" in card and "20 of 64 images" in card and "MultiBlockMaskSampler(grid_size=(6, 6)" in card
+    assert str(tmp_path) not in card  # nobody else's business
+    (snippet,) = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
+    names: dict = {}
+    exec(snippet.replace(f'"{tmp_path.name}"', f'"{tmp_path}"'), names)
+    assert names["feature"].shape == (1, 96)
+    (fields,) = re.findall(r"```yaml\n(.*?)```", card, flags=re.DOTALL)
+    (tmp_path / "again.yaml").write_text(fields)
+    types = (PretrainingArguments, MaskArguments, JepaTrainingArguments)
+    arguments, masks, training = parse_recipe(types, [str(tmp_path / "again.yaml"), "--output_dir", str(tmp_path)])
+    assert (arguments.embedded_length, masks.min_keep, training.max_steps) == (1280, 2, 20)
 
 
 def test_two_processes_equal_one_with_accumulation(tmp_path):

@@ -55,9 +55,7 @@ def load_processor(checkpoint: str, config: PreTrainedConfig) -> Callable:
     """The processor saved beside the weights, or the variant's usual one for the size of the model."""
     if cached_file(checkpoint, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False):
         return AutoImageProcessor.from_pretrained(checkpoint)
-    variant = find_variant(config.model_type, checkpoint)
-    (name,) = variant.parts["image_processing"]
-    return getattr(variant.module("image_processing"), name).from_config(config)
+    return find_variant(config.model_type, checkpoint).image_processor(config)
 
 
 def embed_images(

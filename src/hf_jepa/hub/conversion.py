@@ -90,7 +90,8 @@ def convert_checkpoint(
             lambda: module.convert(read_torch_checkpoint(checkpoint, verified=True), config, target_key), folder
         )
         config.save_pretrained(folder)
-        _save_processor(variant, config, folder)
+        if "image_processing" in variant.parts and config.num_channels == 3:
+            variant.image_processor(config).save_pretrained(folder)
         # Loading what was written checks the files, not the tensors in memory.
         encoder = variant.model_class(variant.base_model).from_pretrained(folder, dtype=torch.float32)
         fingerprint = write_fingerprint(encoder, folder)
@@ -131,12 +132,6 @@ def revert_checkpoint(variant: Variant, folder: Path, output: Path) -> str:
     with new_name(output.resolve()) as temporary:
         torch.save(official, temporary)
     return "\n".join([f"wrote {output}", *(f"  {key}: {len(state)} tensors" for key, state in official.items())])
-
-
-def _save_processor(variant: Variant, config, folder: Path) -> None:
-    for name in variant.parts.get("image_processing", ()):
-        if config.num_channels == 3:
-            getattr(variant.module("image_processing"), name).from_config(config).save_pretrained(folder)
 
 
 def _read_fields(path: Path) -> dict:

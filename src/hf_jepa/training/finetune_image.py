@@ -178,7 +178,6 @@ def finetune(argv: Sequence[str], description: str | None = None) -> ImageClassi
     variant = find_variant(config.model_type, checkpoint)
     train, test, class_names = build_datasets(arguments, config.image_size, training.seed)
     model = load_classifier(variant, checkpoint, class_names, arguments.mode)
-    processor = variant.module("image_processing")
     trainer = ImageClassificationTrainer(
         prepare_mode(model, arguments.mode, arguments.lora_rank, arguments.lora_alpha, arguments.lora_dropout),
         training,
@@ -186,7 +185,7 @@ def finetune(argv: Sequence[str], description: str | None = None) -> ImageClassi
         train_dataset=train,
         eval_dataset=test,
         data_collator=ImageCollator(keep_unreadable=True),
-        processing_class=getattr(processor, variant.parts["image_processing"][0]).from_config(config),
+        processing_class=variant.image_processor(config),
     )
     trainer.recipe = given_fields(types, argv)
     trainer.train(resume_from_checkpoint=resume_point(training))

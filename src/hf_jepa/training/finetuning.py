@@ -9,6 +9,7 @@ from torch import nn
 from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArguments
 from transformers.utils import logging
 
+from hf_jepa.data.epochs import SetEpochCallback
 from hf_jepa.registry import Variant
 from hf_jepa.training.optimizer import layerwise_groups
 from hf_jepa.training.reports import format_table
@@ -151,6 +152,7 @@ class ImageClassificationTrainer(RunCardMixin, SkippedImagesMixin, Trainer):
         self.measured_on = measured_on
         self.classification = ClassificationMetrics(model.config.num_labels)
         super().__init__(model=model, args=args, compute_metrics=self.classification, **kwargs)
+        self.add_callback(SetEpochCallback())
         self.add_callback(_Report(self))
 
     def training_step(self, model, inputs: dict[str, Any], num_items_in_batch=None) -> torch.Tensor:

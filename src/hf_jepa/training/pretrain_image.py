@@ -128,14 +128,13 @@ def pretrain(variant_name: str, argv: Sequence[str], description: str | None = N
     begin(training)
     variant = VARIANTS[variant_name]
     model = build_model(variant, arguments)
-    processor = variant.module("image_processing")
     trainer = JepaTrainer(
         model,
         training,
         mask_sampler=masks.sampler(model.config.grid_size, training.seed),
         train_dataset=build_dataset(arguments, model.config, training.seed),
         data_collator=ImageCollator(),
-        processing_class=getattr(processor, variant.parts["image_processing"][0]).from_config(model.config),
+        processing_class=variant.image_processor(model.config),
     )
     if arguments.knn_dataset:
         add_knn_probe(trainer, arguments, model.config)
