@@ -98,7 +98,7 @@ class OfficialStep:
         norms = [float(torch.norm(p.grad)) for p in self.encoder.parameters() if p.grad is not None and p.ndim > 1]
         self.optimizer.zero_grad()
         self.average(0.996)
-        return float(loss), norms
+        return float(loss.detach()), norms
 
     def load(self, model) -> None:
         """Take the weights of one of our models."""
