@@ -29,6 +29,7 @@ _SHARED = {
     "hf_jepa.masking.multiblock_official": ("OfficialMultiBlockMaskSampler",),
     "hf_jepa.training.arguments": ("JepaTrainingArguments",),
     "hf_jepa.training.collapse": ("CollapseMonitor",),
+    "hf_jepa.training.finetuning": ("FineTuningArguments", "ImageClassificationTrainer"),
     "hf_jepa.training.recipe": ("parse_recipe",),
     "hf_jepa.training.trainer": ("JepaTrainer",),
 }

@@ -291,6 +291,13 @@ def test_data_without_labels_is_refused(tmp_path):
         build_datasets(arguments(tmp_path / "flat", eval_fraction=0.5), 48, seed=0)
 
 
+def test_one_class_is_refused(tmp_path):
+    rows = datasets.Dataset.from_dict({"image": [{"bytes": b"", "path": None}] * 3, "label": ["cat"] * 3})
+    rows.to_parquet(tmp_path / "train-00000-of-00001.parquet")
+    with pytest.raises(ValueError, match="'train' holds one class only"):
+        build_datasets(arguments(tmp_path), 48, seed=0)
+
+
 def test_two_ways_to_choose_few_are_refused(photos):
     with pytest.raises(ValueError, match="train_fraction and train_per_class"):
         arguments(photos, train_fraction=0.1, train_per_class=2)
@@ -311,6 +318,13 @@ def test_recipes_parse(path, tmp_path):
     again = tmp_path / "again.yaml"
     again.write_text(yaml.safe_dump(given))
     assert given_fields(types, [str(again)]) == given and given["learning_rate"] == values["learning_rate"]
+
+
+def test_help_names_every_field(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        finetune(["--help"], "what it does")
+    shown = capsys.readouterr().out
+    assert all(f"--{name}" in shown for name in (*ClassificationArguments.__dataclass_fields__, "layer_decay"))
 
 
 def launch(*options, processes: int = 1) -> subprocess.CompletedProcess:

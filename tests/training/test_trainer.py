@@ -22,7 +22,7 @@ from hf_jepa.models.ijepa.modeling_ijepa import IJepaForPreTraining
 from hf_jepa.registry import VARIANTS
 from hf_jepa.training.arguments import JepaTrainingArguments
 from hf_jepa.training.knn_probe import OnlineKnnProbe
-from hf_jepa.training.pretrain_image import MaskArguments, PretrainingArguments, build_model
+from hf_jepa.training.pretrain_image import MaskArguments, PretrainingArguments, build_model, pretrain
 from hf_jepa.training.recipe import parse_recipe
 from hf_jepa.training.schedules import learning_rate_at, momentum_at, weight_decay_at
 from hf_jepa.training.trainer import JepaTrainer
@@ -216,6 +216,14 @@ def test_recipes_parse_and_build(path, tmp_path):
 def test_wrong_recipes_exit_with_status_2(arguments, message, capsys):
     with pytest.raises((SystemExit, ValueError), match="2|unknown"):
         parse_recipe((PretrainingArguments,), arguments)
+
+
+def test_help_names_every_field(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        pretrain("ijepa", ["--help"], "what it does")
+    shown = capsys.readouterr().out
+    fields = (*PretrainingArguments.__dataclass_fields__, *MaskArguments.__dataclass_fields__, "momentum_start")
+    assert all(f"--{name}" in shown for name in fields)
 
 
 def launch(*arguments, processes: int = 1) -> subprocess.CompletedProcess:

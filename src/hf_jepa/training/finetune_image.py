@@ -49,7 +49,9 @@ class ClassificationArguments:
     )
     image_column: str | None = field(default=None, metadata={"help": "Column of images; found by type when unset."})
     label_column: str | None = field(default=None, metadata={"help": "Column of labels; folder names, or found."})
-    train_fraction: float | None = field(default=None, metadata={"help": "Low-shot: share of each class (1 %: 0.01)."})
+    train_fraction: float | None = field(
+        default=None, metadata={"help": "Low-shot: share of each class (1 %%: 0.01)."}
+    )
     train_per_class: int | None = field(default=None, metadata={"help": "Low-shot: images of each class."})
     embedded_per_picture: int = field(default=60, metadata={"help": f"Training crops per picture of '{EMBEDDED}'."})
     crop_scale: list[float] = field(default_factory=lambda: [0.3, 1.0], metadata={"help": "Area of a random crop."})
@@ -98,10 +100,12 @@ def build_datasets(arguments: ClassificationArguments, size: Any, seed: int) -> 
     """Training data, evaluation data and the names of their classes.
 
     Raises:
-        ValueError: the two splits number their classes differently, or training lacks a class.
+        ValueError: fewer than two classes, splits that number them differently, a class that training lacks.
     """
     train = open_split(arguments, arguments.train_split, True, size, seed)
     labels = torch.tensor(train.labels)
+    if len(labels.unique()) < 2:
+        raise ValueError(f"{arguments.train_split!r} holds one class only: there is nothing to tell apart")
     chosen = torch.arange(len(labels))
     names = train.class_names or [str(number) for number in range(int(labels.max()) + 1)]
     if arguments.eval_fraction is not None:
