@@ -11,6 +11,7 @@ from official_step import OfficialStep
 from timing import Row, medians
 from timm_encoder import timm_encoder
 
+from hf_jepa.layers.onednn import use_onednn
 from hf_jepa.masking.multiblock_official import OfficialMultiBlockMaskSampler
 from hf_jepa.models.ijepa.configuration_ijepa import IJepaConfig
 from hf_jepa.models.ijepa.modeling_ijepa import IJepaForPreTraining, IJepaModel
@@ -53,7 +54,13 @@ def bench_encoder(size: str, config: IJepaConfig, batch: int, repeats: int) -> l
             lambda: ours(images), *(lambda other=other: other(images) for other in others.values()), repeats=repeats
         )
     what = f"encoder forward, {size}, batch {batch}"
-    return [Row(what, name, found[0], time, ENCODER_LIMIT) for name, time in zip(others, found[1:], strict=True)]
+    rows = [Row(what, name, found[0], time, ENCODER_LIMIT) for name, time in zip(others, found[1:], strict=True)]
+    name, other = next(iter(others.items()))
+    use_onednn(ours)
+    with torch.inference_mode():
+        torch.testing.assert_close(ours(images).last_hidden_state, other(images), rtol=1e-4, atol=1e-4)
+        found = medians(lambda: ours(images), lambda: other(images), repeats=repeats)
+    return [*rows, Row(f"{what}, onednn", name, *found, ENCODER_LIMIT)]
 
 
 def bench_step(size: str, config: IJepaConfig, batch: int, repeats: int) -> list[Row]:
@@ -84,13 +91,16 @@ def bench_step(size: str, config: IJepaConfig, batch: int, repeats: int) -> list
         official(images, *masks)
 
     # Two at a time: what three of them leave in the allocator changes the times of each.
-    eager_ms, beside_eager = medians(lambda: step(model), restated, repeats=repeats)
-    compiled_ms, beside_compiled = medians(lambda: step(compiled), restated, repeats=repeats)
+    eager = medians(lambda: step(model), restated, repeats=repeats)
+    by_compiler = medians(lambda: step(compiled), restated, repeats=repeats)
     average = medians(lambda: model.update_target_encoder(0.996), lambda: official.average(0.996), repeats=5 * repeats)
+    use_onednn(model)
+    by_onednn = medians(lambda: step(model), restated, repeats=repeats)
     what, beside = f"training step, {size}, batch {batch}", "official step"
     return [
-        Row(what, beside, eager_ms, beside_eager, STEP_LIMIT),
-        Row(f"{what}, torch.compile", beside, compiled_ms, beside_compiled, STEP_LIMIT),
+        Row(what, beside, *eager, STEP_LIMIT),
+        Row(f"{what}, torch.compile", beside, *by_compiler, STEP_LIMIT),
+        Row(f"{what}, onednn", beside, *by_onednn, STEP_LIMIT),
         Row(f"average of the target encoder, {size}", "loop over parameters", *average, AVERAGE_LIMIT),
     ]
 

@@ -23,6 +23,7 @@ _SHARED = {
     "hf_jepa.evaluation.linear": ("linear_probe",),
     "hf_jepa.evaluation.low_shot": ("low_shot_indices",),
     "hf_jepa.evaluation.metrics": ("alpha_req", "effective_rank", "lidar", "participation_ratio", "rankme"),
+    "hf_jepa.layers.onednn": ("use_onednn",),
     "hf_jepa.masking.build": ("build_mask_sampler",),
     "hf_jepa.masking.masks": ("Masks",),
     "hf_jepa.masking.multiblock": ("MultiBlockMaskSampler",),

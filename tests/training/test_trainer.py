@@ -18,6 +18,7 @@ from hf_jepa.data.images import ImageDataset, IterableImageDataset
 from hf_jepa.data.sources import load_images
 from hf_jepa.data.transforms import evaluation_transform, pretraining_transform
 from hf_jepa.hub.inspect import inspect_checkpoint
+from hf_jepa.layers.onednn import OneDnnLinear
 from hf_jepa.models.ijepa.modeling_ijepa import IJepaForPreTraining
 from hf_jepa.registry import VARIANTS
 from hf_jepa.training.arguments import JepaTrainingArguments
@@ -82,6 +83,17 @@ def test_frozen_targets_stay(make_trainer):
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     moved = zip(after, trainer.model.context_encoder.parameters(), strict=True)
     assert any(not torch.equal(a, b) for a, b in moved)
+
+
+def test_onednn_trains_the_same(make_trainer):
+    plain = make_trainer("plain", max_steps=3)
+    plain.train()
+    fast = make_trainer("fast", max_steps=3, onednn=True)
+    fast.train()
+    assert type(fast.model.predictor.proj) is OneDnnLinear
+    expected = weights(plain)
+    for name, value in weights(fast).items():
+        torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-5)
 
 
 def test_accumulation_equals_a_larger_batch(make_trainer):
@@ -207,6 +219,17 @@ def test_recipes_parse_and_build(path, tmp_path):
     with torch.device("meta"):
         model = build_model(VARIANTS["ijepa"], arguments)
     assert masks.sampler(model.config.grid_size, seed=0)(torch.arange(2), step=0, epoch=0).target_mask
+
+
+def test_a_checkpoint_brings_its_own_size(make_trainer, tmp_path):
+    trainer = make_trainer()
+    trainer.save_model(tmp_path / "start")
+    arguments = PretrainingArguments(
+        dataset="embedded", model_name_or_path=str(tmp_path / "start"), model_config={"hidden_size": 96}
+    )
+    model = build_model(VARIANTS["ijepa"], arguments)
+    expected = weights(trainer)
+    assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
 
 
 @pytest.mark.parametrize(

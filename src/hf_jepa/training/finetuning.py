@@ -10,6 +10,7 @@ from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArgum
 from transformers.utils import logging
 
 from hf_jepa.data.epochs import SetEpochCallback
+from hf_jepa.layers.onednn import use_onednn
 from hf_jepa.registry import Variant
 from hf_jepa.training.optimizer import layerwise_groups
 from hf_jepa.training.reports import format_table
@@ -35,6 +36,9 @@ class FineTuningArguments(TrainingArguments):
     """
 
     layer_decay: float = field(default=1.0, metadata={"help": "Learning rate of a layer over that of the next one."})
+    onednn: bool = field(
+        default=False, metadata={"help": "CPU: linear layers by oneDNN, twice as fast on AMD; see use_onednn."}
+    )
     learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate (of the classifier)."})
     weight_decay: float = field(default=0.05, metadata={"help": "Weight decay of matrices."})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Course of the learning rate."})
@@ -151,6 +155,7 @@ class ImageClassificationTrainer(RunCardMixin, SkippedImagesMixin, Trainer):
     ):
         self.measured_on = measured_on
         self.classification = ClassificationMetrics(model.config.num_labels)
+        model = use_onednn(model) if args.onednn else model
         super().__init__(model=model, args=args, compute_metrics=self.classification, **kwargs)
         self.add_callback(SetEpochCallback())
         self.add_callback(_Report(self))

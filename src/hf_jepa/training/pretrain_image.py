@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch.utils.data import Dataset
+from transformers.utils import logging
 
 from hf_jepa.data.embedded import EmbeddedCrops
 from hf_jepa.data.images import ImageCollator, ImageDataset, IterableImageDataset
@@ -20,6 +21,8 @@ from hf_jepa.training.recipe import given_fields, parse_recipe
 from hf_jepa.training.run_cards import base_license, dataset_names
 from hf_jepa.training.trainer import JepaTrainer
 
+
+logger = logging.get_logger(__name__)
 
 EMBEDDED = "embedded"
 
@@ -50,8 +53,6 @@ class PretrainingArguments:
     def __post_init__(self):
         if isinstance(self.model_config, str):
             self.model_config = json.loads(self.model_config)
-        if self.model_name_or_path and (self.model_size or self.model_config):
-            raise ValueError("model_size and model_config describe a fresh model: drop them or model_name_or_path")
 
 
 @dataclass
@@ -79,8 +80,10 @@ class MaskArguments:
 
 
 def build_model(variant: Variant, arguments: PretrainingArguments):
-    """A fresh model, or the checkpoint to continue from in float32."""
+    """A fresh model, or the checkpoint to continue from in float32, which brings its own size."""
     if arguments.model_name_or_path:
+        if arguments.model_size or arguments.model_config:
+            logger.warning(f"{arguments.model_name_or_path} has a config: model_size and model_config are not used")
         return variant.model_class().from_pretrained(arguments.model_name_or_path, dtype="float32")
     config_class, fields = variant.config_class(), arguments.model_config or {}
     config = config_class.from_size(arguments.model_size, **fields) if arguments.model_size else config_class(**fields)

@@ -37,6 +37,9 @@ def finish(trainer: Trainer, card: dict[str, str | None]) -> None:
         trainer.create_model_card(**card)
     # A process that leaves while another still writes takes the whole group down with it.
     trainer.accelerator.wait_for_everyone()
+    # DDP keeps the process group alive; its threads, at work while the interpreter shuts down, would abort the process.
+    trainer.model_wrapped = trainer.model
+    trainer.accelerator.free_memory()
     trainer.accelerator.end_training()
 
 

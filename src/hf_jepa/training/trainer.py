@@ -10,6 +10,7 @@ from transformers.utils import logging
 
 from hf_jepa.core.modeling import JepaPreTrainingMixin
 from hf_jepa.data.epochs import SetEpochCallback
+from hf_jepa.layers.onednn import use_onednn
 from hf_jepa.masking.masks import Masks
 from hf_jepa.training.arguments import JepaTrainingArguments
 from hf_jepa.training.collapse import CollapseMonitor, collapse_signals
@@ -51,6 +52,7 @@ class JepaTrainer(RunCardMixin, SkippedImagesMixin, Trainer):
         callbacks: list[TrainerCallback] | None = None,
         **kwargs: Any,
     ):
+        model = use_onednn(model) if args.onednn else model
         super().__init__(model=model, args=args, callbacks=callbacks, **kwargs)
         self.mask_sampler = mask_sampler
         self.collapse_monitor = CollapseMonitor() if args.collapse_monitor else None
