@@ -37,7 +37,7 @@ def finish(trainer: Trainer, card: dict[str, str | None]) -> None:
         trainer.create_model_card(**card)
     # A process that leaves while another still writes takes the whole group down with it.
     trainer.accelerator.wait_for_everyone()
-    # DDP keeps the process group alive; its threads, at work while the interpreter shuts down, would abort the process.
+    # DDP keeps the process group alive, whose threads can abort a process that shuts down while they work.
     trainer.model_wrapped = trainer.model
     trainer.accelerator.free_memory()
     trainer.accelerator.end_training()
