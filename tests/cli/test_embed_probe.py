@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 from test_main import refused
 
 from hf_jepa.cli.main import main
+from hf_jepa.layers.onednn import use_onednn
 from hf_jepa.models.ijepa.image_processing_ijepa import IJepaImageProcessor
 from hf_jepa.models.ijepa.modeling_ijepa import IJepaForPreTraining
 
@@ -45,6 +46,16 @@ def test_all_formats_hold_the_same(embedded, checkpoint, photos, tmp_path):
     assert tensors["labels"].tolist() == rows["label"][:].tolist() == parquet["label"][:].tolist()
     assert 3 not in tensors["sample_index"].tolist() and len(tensors["sample_index"]) == 15
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
+
+
+def test_onednn_gives_the_same_features(embedded, checkpoint, photos, tmp_path, monkeypatch):
+    used = []
+    monkeypatch.setattr("hf_jepa.cli.checkpoints.use_onednn", lambda model: used.append(model) or use_onednn(model))
+    output = tmp_path / "f.safetensors"
+    assert main(["embed", str(checkpoint), str(photos), "--output", str(output), "--onednn"]) == 0
+    rows = datasets.load_from_disk(str(embedded)).with_format("torch")
+    torch.testing.assert_close(load_file(output)["features"], rows["features"][:], rtol=1e-4, atol=1e-5)
+    assert len(used) == 1
 
 
 def test_skipped_images_are_named(checkpoint, photos, tmp_path, capsys):

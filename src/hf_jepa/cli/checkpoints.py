@@ -13,6 +13,7 @@ from transformers.utils import cached_file
 from hf_jepa.data.decoding import UndecodableImage
 from hf_jepa.data.images import ImageCollator, ImageDataset
 from hf_jepa.evaluation.features import extract_features
+from hf_jepa.layers.onednn import use_onednn
 from hf_jepa.registry import find_variant
 
 
@@ -36,8 +37,12 @@ class Features(NamedTuple):
     skipped: list[str]
 
 
-def load_encoder(checkpoint: str) -> PreTrainedModel:
+def load_encoder(checkpoint: str, onednn: bool = False) -> PreTrainedModel:
     """The encoder of a folder or Hub id; of a pretraining checkpoint the target encoder.
+
+    Args:
+        checkpoint: folder or Hub id.
+        onednn: see `use_onednn`.
 
     Raises:
         OSError: no such checkpoint.
@@ -48,7 +53,7 @@ def load_encoder(checkpoint: str) -> PreTrainedModel:
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise ValueError(f"{checkpoint} lacks {len(missing)} weights of the encoder, among them {missing[0]}")
-    return model.eval()
+    return (use_onednn(model) if onednn else model).eval()
 
 
 def load_processor(checkpoint: str, config: PreTrainedConfig) -> Callable:

@@ -36,6 +36,7 @@ def parser() -> argparse.ArgumentParser:
         help="how the tokens of an image become one vector",
     )
     parser.add_argument("--batch-size", type=int, default=64, help="images per step")
+    parser.add_argument("--onednn", action="store_true", help="CPU: twice as fast on AMD, equal to rounding")
     return parser
 
 
@@ -50,7 +51,7 @@ def main(argv: list[str]) -> int:
     from hf_jepa.data.sources import load_images
 
     dataset = load_images(args.data, split=args.split)
-    model = load_encoder(args.checkpoint)
+    model = load_encoder(args.checkpoint, args.onednn)
     print(model_line(model, args.checkpoint))
     processor = load_processor(args.checkpoint, model.config)
     result = embed_images(model, processor, dataset, args.readout, args.batch_size)

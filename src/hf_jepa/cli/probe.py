@@ -32,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
     few.add_argument("--per-class", type=int, help="learn from this many images of each class")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of few labels and of held-out rows")
     parser.add_argument("--batch-size", type=int, default=64, help="images per step")
+    parser.add_argument("--onednn", action="store_true", help="CPU: twice as fast on AMD, equal to rounding")
     return parser
 
 
@@ -49,7 +50,7 @@ def main(argv: list[str]) -> int:
     for split, dataset in data.items():
         if "label" not in dataset.features:
             raise ValueError(f"split {split!r} of {args.data} has no labels, only {dataset.column_names}")
-    model = load_encoder(args.checkpoint)
+    model = load_encoder(args.checkpoint, args.onednn)
     print(model_line(model, args.checkpoint))
     processor = load_processor(args.checkpoint, model.config)
     train, test = (
