@@ -26,6 +26,12 @@ CONFIG = {
 
 
 @pytest.fixture
+def config_fields():
+    """Of the model that the training tests share."""
+    return dict(CONFIG)
+
+
+@pytest.fixture
 def make_trainer(tmp_path):
     """A trainer of a tiny I-JEPA on 64 embedded crops: 8 steps an epoch at batch 8."""
 

@@ -35,24 +35,13 @@ from hf_jepa.training.recipe import given_fields, parse_recipe
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted((ROOT / "training_scripts/configs/ijepa").glob("finetune_*.yaml"))
 NAMES = [f"class {i}" for i in range(18)]
-FIELDS = {
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 64,
-    "image_size": 48,
-    "patch_size": 8,
-    "pred_hidden_size": 24,
-    "pred_num_hidden_layers": 1,
-    "initializer_range": 0.1,
-}
 
 
 @pytest.fixture
-def pretrained(tmp_path):
+def pretrained(config_fields, tmp_path):
     """A pretraining checkpoint whose two encoders differ."""
     torch.manual_seed(0)
-    model = IJepaForPreTraining(IJepaConfig(**FIELDS))
+    model = IJepaForPreTraining(IJepaConfig(**config_fields))
     with torch.no_grad():
         for parameter in model.target_encoder.parameters():
             parameter.add_(0.01)
