@@ -6,10 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+import torch
+
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch is built without oneDNN")
 def test_quick_run_measures_everything_and_writes_nothing():
     results = ROOT / "benchmarks/results/cpu.md"
     before = results.read_bytes()
@@ -19,7 +23,7 @@ def test_quick_run_measures_everything_and_writes_nothing():
     assert done.returncode == 0, done.stderr[-3000:]
     rows = [re.split(r"  +", line) for line in done.stdout.splitlines()[2:] if line.count("  ") > 3]
     measured = " ".join(row[0] for row in rows)
-    for what in ("masks", "encoder forward", "training step", "torch.compile", "average", "import"):
+    for what in ("masks", "encoder forward", "training step", "torch.compile", "onednn", "average", "import"):
         assert what in measured
     assert all(float(number) >= 0 for row in rows for number in row[2:4] if re.fullmatch(r"[\d.]+", number))
     assert results.read_bytes() == before

@@ -48,6 +48,7 @@ def test_all_formats_hold_the_same(embedded, checkpoint, photos, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
 
 
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch is built without oneDNN")
 def test_onednn_gives_the_same_features(embedded, checkpoint, photos, tmp_path, monkeypatch):
     used = []
     monkeypatch.setattr("hf_jepa.cli.checkpoints.use_onednn", lambda model: used.append(model) or use_onednn(model))

@@ -13,6 +13,11 @@ from hf_jepa.models.ijepa.modeling_ijepa import IJepaForPreTraining
 from hf_jepa.registry import VARIANTS
 
 
+pytestmark = pytest.mark.skipif(
+    not torch.backends.mkldnn.is_available(), reason="this PyTorch is built without oneDNN"
+)
+
+
 @pytest.mark.parametrize("shape", [(7, 24), (2, 5, 24), (2, 3, 4, 24)])
 @pytest.mark.parametrize("bias", [True, False])
 def test_output_and_gradients_equal_those_of_a_linear_layer(shape, bias):

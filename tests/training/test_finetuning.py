@@ -401,6 +401,16 @@ def test_unreadable_images_are_counted_and_not_scored(pretrained, photos, tmp_pa
     assert "top1             1" in out, out[-500:]
 
 
+def test_the_licence_of_the_weights_is_inherited_unless_chosen(pretrained, tmp_path):
+    (pretrained / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n# weights\n")
+    common = ["--model_name_or_path", str(pretrained), "--dataset", "embedded", "--embedded_per_picture", "2"]
+    common += ["--mode", "probe", "--max_steps", "1", "--use_cpu", "true", "--report_to", "none"]
+    for name, choice in (("inherited", []), ("chosen", ["--license", "mit"])):
+        finetune([*common, *choice, "--output_dir", str(tmp_path / name)])
+    found = [ModelCard.load(tmp_path / name / "README.md").data.license for name in ("inherited", "chosen")]
+    assert found == ["cc-by-nc-4.0", "mit"]
+
+
 def test_two_processes_measure_every_image_once(pretrained, photos, tmp_path):
     options = ["--model_name_or_path", pretrained, "--dataset", photos, "--mode", "lora", "--num_train_epochs", 1]
     options += ["--per_device_train_batch_size", 4, "--per_device_eval_batch_size", 3, "--save_strategy", "no"]

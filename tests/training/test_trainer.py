@@ -85,6 +85,7 @@ def test_frozen_targets_stay(make_trainer):
     assert any(not torch.equal(a, b) for a, b in moved)
 
 
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch is built without oneDNN")
 def test_onednn_trains_the_same(make_trainer):
     plain = make_trainer("plain", max_steps=3)
     plain.train()
