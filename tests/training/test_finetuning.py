@@ -317,7 +317,7 @@ def test_help_names_every_field(capsys):
 
 
 def launch(*options, processes: int = 1) -> subprocess.CompletedProcess:
-    start = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--master_port=29518"]
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     if processes == 1:
         start = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes=1", "--cpu"]
     script = ROOT / "training_scripts/finetune_image_classification.py"

@@ -252,7 +252,7 @@ def test_help_names_every_field(capsys):
 
 def launch(*arguments, processes: int = 1) -> subprocess.CompletedProcess:
     """Run the script as users do; several processes meet over gloo."""
-    start = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--master_port=29517"]
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     if processes == 1:
         start = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes=1", "--cpu"]
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
