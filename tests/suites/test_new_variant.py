@@ -90,6 +90,15 @@ def test_both_variants_are_registered_in_any_import_order(source, imports, name)
     assert run(source, code) == "True"
 
 
+def test_a_look_from_a_half_imported_module_registers_nothing_yet(source):
+    """Importing a variant there could end in a circle; the next look registers it."""
+    (source / "hf_jepa/half.py").write_text(
+        "from transformers.models.auto.configuration_auto import CONFIG_MAPPING\nSEEN = 'toyjepa' in CONFIG_MAPPING\n"
+    )
+    code = "from hf_jepa.half import CONFIG_MAPPING, SEEN; print(SEEN, 'toyjepa' in CONFIG_MAPPING)"
+    assert run(source, code) == "False True"
+
+
 def test_checkpoints_load_through_the_auto_classes(source, tmp_path):
     saving = f"""
 import hf_jepa, torch
