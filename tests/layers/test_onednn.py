@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from hf_jepa.layers import onednn
-from hf_jepa.layers.onednn import OneDnnLinear, use_onednn
+from hf_jepa.layers.onednn import OneDnnLinear, onednn_pays_off, use_onednn
 from hf_jepa.models.ijepa.configuration_ijepa import IJepaConfig
 from hf_jepa.models.ijepa.modeling_ijepa import IJepaForPreTraining
 from hf_jepa.registry import VARIANTS
@@ -79,3 +79,14 @@ def test_a_build_without_onednn_is_refused(monkeypatch):
     monkeypatch.setattr(onednn.torch.backends.mkldnn, "is_available", lambda: False)
     with pytest.raises(RuntimeError, match="has no oneDNN"):
         use_onednn(nn.Linear(8, 4))
+
+
+def test_it_can_be_taken_back():
+    layer = use_onednn(use_onednn(nn.Linear(8, 4)), False)
+    assert type(layer) is nn.Linear
+
+
+@pytest.mark.parametrize(("capability", "expected"), [("AVX512", True), ("AVX2", False), ("DEFAULT", False)])
+def test_it_pays_off_with_avx512_only(monkeypatch, capability, expected):
+    monkeypatch.setattr(onednn.torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    assert onednn_pays_off() is expected

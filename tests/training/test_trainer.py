@@ -11,6 +11,7 @@ import torch
 import yaml
 from huggingface_hub import ModelCard
 from PIL import Image
+from transformers import TrainerCallback
 
 from hf_jepa.core.ema import ema_update_
 from hf_jepa.data.embedded import EmbeddedCrops
@@ -85,13 +86,34 @@ def test_frozen_targets_stay(make_trainer):
     assert any(not torch.equal(a, b) for a, b in moved)
 
 
+class _SeesLinear(TrainerCallback):
+    """Remembers the class of a linear layer in the middle of a run."""
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        self.kind = type(model.predictor.proj)
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch is built without oneDNN")
+@pytest.mark.parametrize("pays_off", [True, False])
+def test_onednn_is_taken_where_it_pays_off(make_trainer, monkeypatch, pays_off):
+    monkeypatch.setattr("hf_jepa.training.kernels.onednn_pays_off", lambda: pays_off)
+    trainer = make_trainer(max_steps=1)
+    while_training = _SeesLinear()
+    trainer.add_callback(while_training)
+    trainer.train()
+    assert while_training.kind is (OneDnnLinear if pays_off else torch.nn.Linear)
+
+
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch is built without oneDNN")
 def test_onednn_trains_the_same(make_trainer):
-    plain = make_trainer("plain", max_steps=3)
+    plain = make_trainer("plain", max_steps=3, onednn=False)
     plain.train()
     fast = make_trainer("fast", max_steps=3, onednn=True)
+    while_training = _SeesLinear()
+    fast.add_callback(while_training)
     fast.train()
-    assert type(fast.model.predictor.proj) is OneDnnLinear
+    assert while_training.kind is OneDnnLinear
+    assert not any(type(module) is OneDnnLinear for module in fast.model.modules())  # taken back
     expected = weights(plain)
     for name, value in weights(fast).items():
         torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-5)

@@ -57,11 +57,12 @@ def _multiply(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None =
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
-def use_onednn(model: nn.Module) -> nn.Module:
+def use_onednn(model: nn.Module, use: bool = True) -> nn.Module:
     """Let all `nn.Linear` of a model compute by oneDNN on the CPU; weights, names and checkpoints stay as they are.
 
     Args:
         model: any model, also of transformers; changed in place.
+        use: False takes it back.
 
     Returns:
         the model.
@@ -75,12 +76,23 @@ def use_onednn(model: nn.Module) -> nn.Module:
         >>> model(torch.randn(2, 8)).shape
         torch.Size([2, 4])
     """
-    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-        raise RuntimeError(f"PyTorch {torch.__version__} has no oneDNN linear layers here: train without `onednn`")
+    if use and not onednn_is_available():
+        raise RuntimeError(f"PyTorch {torch.__version__} has no oneDNN linear layers here: leave `onednn` off")
+    before, after = (nn.Linear, OneDnnLinear) if use else (OneDnnLinear, nn.Linear)
     for module in model.modules():
-        if type(module) is nn.Linear:
-            module.__class__ = OneDnnLinear
+        if type(module) is before:
+            module.__class__ = after
     return model
 
 
-__all__ = ["OneDnnLinear", "use_onednn"]
+def onednn_is_available() -> bool:
+    """Does this build of PyTorch have the linear layers of oneDNN?"""
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def onednn_pays_off() -> bool:
+    """Is it also likely to be faster: does this CPU have AVX-512, which MKL leaves unused on some?"""
+    return onednn_is_available() and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+
+
+__all__ = ["OneDnnLinear", "onednn_is_available", "onednn_pays_off", "use_onednn"]

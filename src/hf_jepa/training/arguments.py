@@ -4,9 +4,11 @@ from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
+from hf_jepa.training.kernels import KernelArguments
+
 
 @dataclass
-class JepaTrainingArguments(TrainingArguments):
+class JepaTrainingArguments(KernelArguments, TrainingArguments):
     """`TrainingArguments` with the defaults of the official I-JEPA recipe (for a global batch of 2048).
 
     Learning rate: linear warm-up over `warmup_steps` from `start_learning_rate` to `learning_rate`, cosine to
@@ -30,9 +32,6 @@ class JepaTrainingArguments(TrainingArguments):
         default=1.0, metadata={"help": "Length of the schedules over the length of the run (official: ipe_scale)."}
     )
     max_grad_norm: float = field(default=0.0, metadata={"help": "Gradient clipping; 0, as in the recipe, is none."})
-    onednn: bool = field(
-        default=False, metadata={"help": "CPU: linear layers by oneDNN, twice as fast on AMD; see use_onednn."}
-    )
     collapse_monitor: bool = field(default=True, metadata={"help": "Watch for collapse and say so in the logs."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "The collator and the masks need them all."})
     dataloader_drop_last: bool = field(default=True, metadata={"help": "Drop an incomplete last batch."})

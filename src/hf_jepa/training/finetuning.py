@@ -10,8 +10,8 @@ from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArgum
 from transformers.utils import logging
 
 from hf_jepa.data.epochs import SetEpochCallback
-from hf_jepa.layers.onednn import use_onednn
 from hf_jepa.registry import Variant
+from hf_jepa.training.kernels import KernelArguments, KernelMixin
 from hf_jepa.training.optimizer import layerwise_groups
 from hf_jepa.training.reports import format_table
 from hf_jepa.training.run_cards import RunCardMixin, accuracy_results
@@ -27,7 +27,7 @@ IGNORED = -100  # label of an image that could not be read
 
 
 @dataclass
-class FineTuningArguments(TrainingArguments):
+class FineTuningArguments(KernelArguments, TrainingArguments):
     """`TrainingArguments` with the defaults of fine-tuning, and the decay of the learning rate over layers.
 
     Example:
@@ -36,9 +36,6 @@ class FineTuningArguments(TrainingArguments):
     """
 
     layer_decay: float = field(default=1.0, metadata={"help": "Learning rate of a layer over that of the next one."})
-    onednn: bool = field(
-        default=False, metadata={"help": "CPU: linear layers by oneDNN, twice as fast on AMD; see use_onednn."}
-    )
     learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate (of the classifier)."})
     weight_decay: float = field(default=0.05, metadata={"help": "Weight decay of matrices."})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Course of the learning rate."})
@@ -136,7 +133,7 @@ class ClassificationMetrics:
         return TopKAccuracy().compute(predictions=logits, references=labels)
 
 
-class ImageClassificationTrainer(RunCardMixin, SkippedImagesMixin, Trainer):
+class ImageClassificationTrainer(RunCardMixin, SkippedImagesMixin, KernelMixin, Trainer):
     """transformers' `Trainer` with layer-wise learning rates, for batches of `ImageCollator(keep_unreadable=True)`.
 
     Args:
@@ -155,7 +152,6 @@ class ImageClassificationTrainer(RunCardMixin, SkippedImagesMixin, Trainer):
     ):
         self.measured_on = measured_on
         self.classification = ClassificationMetrics(model.config.num_labels)
-        model = use_onednn(model) if args.onednn else model
         super().__init__(model=model, args=args, compute_metrics=self.classification, **kwargs)
         self.add_callback(SetEpochCallback())
         self.add_callback(_Report(self))

@@ -10,10 +10,10 @@ from transformers.utils import logging
 
 from hf_jepa.core.modeling import JepaPreTrainingMixin
 from hf_jepa.data.epochs import SetEpochCallback
-from hf_jepa.layers.onednn import use_onednn
 from hf_jepa.masking.masks import Masks
 from hf_jepa.training.arguments import JepaTrainingArguments
 from hf_jepa.training.collapse import CollapseMonitor, collapse_signals
+from hf_jepa.training.kernels import KernelMixin
 from hf_jepa.training.optimizer import build_optimizer
 from hf_jepa.training.reports import format_table
 from hf_jepa.training.run_cards import RunCardMixin
@@ -24,7 +24,7 @@ from hf_jepa.training.skipped import SkippedImagesMixin
 logger = logging.get_logger(__name__)
 
 
-class JepaTrainer(RunCardMixin, SkippedImagesMixin, Trainer):
+class JepaTrainer(RunCardMixin, SkippedImagesMixin, KernelMixin, Trainer):
     """Pretrains any `...ForPreTraining` model of the package.
 
     At every step it draws the masks, sets learning rate, weight decay and momentum from the step number, and after the
@@ -52,7 +52,6 @@ class JepaTrainer(RunCardMixin, SkippedImagesMixin, Trainer):
         callbacks: list[TrainerCallback] | None = None,
         **kwargs: Any,
     ):
-        model = use_onednn(model) if args.onednn else model
         super().__init__(model=model, args=args, callbacks=callbacks, **kwargs)
         self.mask_sampler = mask_sampler
         self.collapse_monitor = CollapseMonitor() if args.collapse_monitor else None
