@@ -13,7 +13,7 @@ from huggingface_hub import ModelCard
 from PIL import Image
 from transformers import TrainerCallback
 
-from hf_jepa.core.ema import ema_update_
+from hf_jepa.core.ema import Average, ema_update_
 from hf_jepa.data.embedded import EmbeddedCrops
 from hf_jepa.data.images import ImageDataset, IterableImageDataset
 from hf_jepa.data.sources import load_images
@@ -58,18 +58,19 @@ def test_resume_in_the_middle_of_an_epoch_is_exact(make_trainer, tmp_path, mode,
 
 def test_schedules_and_average_act_once_per_optimizer_step(make_trainer, monkeypatch):
     seen = []
-    original = IJepaForPreTraining.update_target_encoder
+    original = Average.__call__
     trainer = make_trainer(gradient_accumulation_steps=2, max_steps=5, final_weight_decay=0.4, logging_steps=1)
 
-    def record(model, momentum):
+    def record(average, momentum):
+        model = trainer.model
         expected = [p.clone() for p in model.target_encoder.parameters()]
-        ema_update_(expected, model.context_encoder.parameters(), momentum)
-        original(model, momentum)
+        ema_update_(expected, list(model.context_encoder.parameters()), momentum)
+        original(average, momentum)
         assert all(torch.equal(e, p) for e, p in zip(expected, model.target_encoder.parameters(), strict=True))
         groups = trainer.optimizer.param_groups
         seen.append((momentum, groups[0]["weight_decay"], groups[-1]["weight_decay"]))
 
-    monkeypatch.setattr(IJepaForPreTraining, "update_target_encoder", record)
+    monkeypatch.setattr(Average, "__call__", record)
     trainer.train()
     assert seen == [(momentum_at(i, 5, 0.996, 1.0), weight_decay_at(i, 5, 0.04, 0.4), 0.0) for i in range(5)]
     rates = [entry["learning_rate"] for entry in trainer.state.log_history if "loss" in entry]

@@ -1,22 +1,34 @@
 """The exponential moving average that makes a target encoder, on whatever shards this process holds."""
 
-from collections.abc import Iterable
-
 import torch
 
 
-def follow_(target: torch.nn.Module, source: torch.nn.Module, momentum: float) -> None:
-    """Move one module towards another of the same architecture: its parameters, and its fixed tables as well.
+class Average:
+    """Moves one module towards another of the same architecture: its parameters, and its fixed tables as well.
 
     Tables are equal in all normal runs, and then stay exactly as they are; in a checkpoint where they differ they are
     averaged as the official code does, which keeps them among the parameters.
+
+    It holds the tensors themselves, because finding them in two modules takes a small model a third of the time of the
+    average: make another one when they are replaced, as by `module.to(device)` or FSDP's `fully_shard`.
+
+    Args:
+        target: the module that is moved.
+        source: the module that it follows.
     """
-    ema_update_(target.parameters(), source.parameters(), momentum)
-    ema_update_(target.buffers(), source.buffers(), momentum)
+
+    def __init__(self, target: torch.nn.Module, source: torch.nn.Module):
+        self.parameters = list(target.parameters()), list(source.parameters())
+        self.buffers = list(target.buffers()), list(source.buffers())
+
+    def __call__(self, momentum: float) -> None:
+        """`target <- momentum * target + (1 - momentum) * source`; momentum in [0, 1], see `ema_update_`."""
+        ema_update_(*self.parameters, momentum)
+        ema_update_(*self.buffers, momentum)
 
 
 @torch.no_grad()
-def ema_update_(target: Iterable[torch.Tensor], source: Iterable[torch.Tensor], momentum: float) -> None:
+def ema_update_(target: list[torch.Tensor], source: list[torch.Tensor], momentum: float) -> None:
     """`target <- momentum * target + (1 - momentum) * source`, in place, without communication.
 
     Works on plain parameters (one process, DDP, ZeRO-0 to 2), on ZeRO-3 shards and on FSDP2 DTensors: target and
@@ -32,7 +44,6 @@ def ema_update_(target: Iterable[torch.Tensor], source: Iterable[torch.Tensor], 
     """
     if not 0.0 <= momentum <= 1.0:
         raise ValueError(f"momentum {momentum} is outside [0, 1]")
-    target, source = list(target), list(source)
     if not target:
         return
     if momentum > 0 and {p.dtype for p in target} & {torch.bfloat16, torch.float16}:
@@ -68,4 +79,4 @@ def _update_zero3_shards(target: list, source: list, weight: float) -> None:
             t.partition()  # drop the stale gathered copy; the next forward gathers the new shards
 
 
-__all__ = ["ema_update_", "follow_"]
+__all__ = ["Average", "ema_update_"]

@@ -6,7 +6,7 @@ from transformers import initialization as init
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import logging
 
-from hf_jepa.core.ema import follow_
+from hf_jepa.core.ema import Average
 
 
 logger = logging.get_logger(__name__)
@@ -65,7 +65,7 @@ class JepaPreTrainingMixin:
         """Freeze the target encoder and, unless the weights are yet to come (meta device), start it as a copy."""
         self.target_encoder.requires_grad_(False)
         if self.device.type != "meta":
-            follow_(self.target_encoder, self.context_encoder, 0.0)
+            Average(self.target_encoder, self.context_encoder)(0.0)
 
     def update_target_encoder(self, momentum: float) -> None:
         """`target <- momentum * target + (1 - momentum) * context`; call it after every optimizer step.
@@ -76,9 +76,17 @@ class JepaPreTrainingMixin:
         Raises:
             ValueError: the config says that targets are frozen, or the target encoder is stored in a 16-bit type.
         """
+        self.target_average()(momentum)
+
+    def target_average(self) -> Average:
+        """What `update_target_encoder` calls, for a loop that wants to collect the tensors only once.
+
+        Raises:
+            ValueError: the config says that targets are frozen.
+        """
         if self.config.target_source != "ema":
             raise ValueError(f"target_source={self.config.target_source!r}: this target encoder is not to be updated")
-        follow_(self.target_encoder, self.context_encoder, momentum)
+        return Average(self.target_encoder, self.context_encoder)
 
     def train(self, mode: bool = True):
         super().train(mode)
@@ -138,9 +146,9 @@ class JepaPreTrainingMixin:
             "predictor": "the predictor starts from a fresh initialisation",
         }
         if "context encoder" in absent:
-            follow_(self.context_encoder, self.target_encoder, 0.0)
+            Average(self.context_encoder, self.target_encoder)(0.0)
         elif "target encoder" in absent:
-            follow_(self.target_encoder, self.context_encoder, 0.0)
+            Average(self.target_encoder, self.context_encoder)(0.0)
         if absent:
             started = "; ".join(starts[part] for part in absent)
             logger.warning(f"{source} holds no {' and no '.join(absent)}: {started}.")

@@ -8,6 +8,7 @@ import torch
 from transformers import Trainer, TrainerCallback
 from transformers.utils import logging
 
+from hf_jepa.core.ema import Average
 from hf_jepa.core.modeling import JepaPreTrainingMixin
 from hf_jepa.data.epochs import SetEpochCallback
 from hf_jepa.masking.masks import Masks
@@ -177,6 +178,11 @@ class _Schedules(TrainerCallback):
 
     def __init__(self, trainer: JepaTrainer):
         self.trainer = trainer
+        self.average: Average | None = None
+
+    def on_train_begin(self, args: JepaTrainingArguments, state, control, **kwargs):
+        model = self.trainer.accelerator.unwrap_model(self.trainer.model_wrapped)
+        self.average = model.target_average() if model.config.target_source == "ema" else None
 
     def on_step_begin(self, args: JepaTrainingArguments, state, control, optimizer=None, **kwargs):
         horizon = int(args.schedule_scale * state.max_steps)
@@ -186,9 +192,8 @@ class _Schedules(TrainerCallback):
                 group["weight_decay"] = decay
 
     def on_step_end(self, args: JepaTrainingArguments, state, control, **kwargs):
-        model = self.trainer.accelerator.unwrap_model(self.trainer.model_wrapped)
-        if model.config.target_source == "ema" and not self.trainer.accelerator.optimizer_step_was_skipped:
-            model.update_target_encoder(self.trainer.momentum(state.global_step - 1))
+        if self.average is not None and not self.trainer.accelerator.optimizer_step_was_skipped:
+            self.average(self.trainer.momentum(state.global_step - 1))
 
     def on_train_end(self, args: JepaTrainingArguments, state, control, **kwargs):
         self.trainer.gather_skipped()
