@@ -13,7 +13,7 @@ from huggingface_hub import ModelCard
 from PIL import Image
 from transformers import TrainerCallback
 
-from hf_jepa.core.ema import Average, ema_update_
+from hf_jepa.core.ema import Average
 from hf_jepa.data.embedded import EmbeddedCrops
 from hf_jepa.data.images import ImageDataset, IterableImageDataset
 from hf_jepa.data.sources import load_images
@@ -63,8 +63,8 @@ def test_schedules_and_average_act_once_per_optimizer_step(make_trainer, monkeyp
 
     def record(average, momentum):
         model = trainer.model
-        expected = [p.clone() for p in model.target_encoder.parameters()]
-        ema_update_(expected, list(model.context_encoder.parameters()), momentum)
+        pairs = zip(model.target_encoder.parameters(), model.context_encoder.parameters(), strict=True)
+        expected = [target.lerp(context, 1.0 - momentum) for target, context in pairs]
         original(average, momentum)
         assert all(torch.equal(e, p) for e, p in zip(expected, model.target_encoder.parameters(), strict=True))
         groups = trainer.optimizer.param_groups
