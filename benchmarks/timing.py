@@ -35,7 +35,7 @@ class Row(NamedTuple):
     def cells(self) -> list[str]:
         limit = "" if self.limit is None else f"{self.limit:g} ms" if self.ratio is None else f"{self.limit:.2f}"
         other = "" if self.other_ms is None else f"{self.other_ms:.2f}"
-        ratio = "" if self.ratio is None else f"{self.ratio:.2f}"
+        ratio = "" if self.ratio is None else f"{self.ratio:.3f}"
         return [self.what, self.beside, f"{self.ours_ms:.2f}", other, ratio, limit, self.verdict]
 
 
