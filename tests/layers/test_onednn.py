@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from hf_jepa.layers import onednn
-from hf_jepa.layers.onednn import OneDnnLinear, onednn_pays_off, use_onednn
+from hf_jepa.layers.onednn import OneDnnLinear, onednn_pays_off, use_onednn, using_onednn
 from hf_jepa.models.ijepa.configuration_ijepa import IJepaConfig
 from hf_jepa.models.ijepa.modeling_ijepa import IJepaForPreTraining
 from hf_jepa.registry import VARIANTS
@@ -81,9 +81,12 @@ def test_a_build_without_onednn_is_refused(monkeypatch):
         use_onednn(nn.Linear(8, 4))
 
 
-def test_it_can_be_taken_back():
-    layer = use_onednn(use_onednn(nn.Linear(8, 4)), False)
-    assert type(layer) is nn.Linear
+def test_a_block_leaves_the_layers_as_they_were():
+    plain, fast = nn.Linear(8, 4), use_onednn(nn.Linear(4, 2))
+    with pytest.raises(KeyError), using_onednn(nn.Sequential(plain, fast)):
+        assert type(plain) is OneDnnLinear
+        raise KeyError
+    assert type(plain) is nn.Linear and type(fast) is OneDnnLinear
 
 
 @pytest.mark.parametrize(("capability", "expected"), [("AVX512", True), ("AVX2", False), ("DEFAULT", False)])

@@ -4,6 +4,9 @@ PyTorch multiplies float32 matrices by MKL, which leaves AVX-512 unused on AMD p
 PyTorch too, uses it there and is about twice as fast. Results differ in the last digits, so this is a choice.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
@@ -57,12 +60,11 @@ def _multiply(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None =
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
-def use_onednn(model: nn.Module, use: bool = True) -> nn.Module:
+def use_onednn(model: nn.Module) -> nn.Module:
     """Let all `nn.Linear` of a model compute by oneDNN on the CPU; weights, names and checkpoints stay as they are.
 
     Args:
         model: any model, also of transformers; changed in place.
-        use: False takes it back.
 
     Returns:
         the model.
@@ -76,13 +78,36 @@ def use_onednn(model: nn.Module, use: bool = True) -> nn.Module:
         >>> model(torch.randn(2, 8)).shape
         torch.Size([2, 4])
     """
-    if use and not onednn_is_available():
+    if not onednn_is_available():
         raise RuntimeError(f"PyTorch {torch.__version__} has no oneDNN linear layers here: leave `onednn` off")
-    before, after = (nn.Linear, OneDnnLinear) if use else (OneDnnLinear, nn.Linear)
-    for module in model.modules():
-        if type(module) is before:
-            module.__class__ = after
+    for module in _linear_layers(model):
+        module.__class__ = OneDnnLinear
     return model
+
+
+@contextmanager
+def using_onednn(model: nn.Module) -> Iterator[None]:
+    """`use_onednn` for the length of a block; afterwards the layers are again what they were.
+
+    Example:
+        >>> layer = torch.nn.Linear(8, 4)
+        >>> with using_onednn(layer):
+        ...     type(layer).__name__
+        'OneDnnLinear'
+        >>> type(layer).__name__
+        'Linear'
+    """
+    layers = _linear_layers(model)
+    use_onednn(model)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.__class__ = nn.Linear
+
+
+def _linear_layers(model: nn.Module) -> list[nn.Linear]:
+    return [module for module in model.modules() if type(module) is nn.Linear]
 
 
 def onednn_is_available() -> bool:
@@ -95,4 +120,4 @@ def onednn_pays_off() -> bool:
     return onednn_is_available() and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 
 
-__all__ = ["OneDnnLinear", "onednn_is_available", "onednn_pays_off", "use_onednn"]
+__all__ = ["OneDnnLinear", "onednn_is_available", "onednn_pays_off", "use_onednn", "using_onednn"]

@@ -1,11 +1,12 @@
 """Which kernels multiply the matrices of a run on a CPU."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 from transformers import Trainer
 
-from hf_jepa.layers.onednn import onednn_pays_off, use_onednn
+from hf_jepa.layers.onednn import onednn_pays_off, using_onednn
 
 
 @dataclass
@@ -26,16 +27,10 @@ class KernelMixin:
     """
 
     def train(self: Trainer, *args: Any, **kwargs: Any):
-        model, wanted = self.model, self.args.onednn
-        if wanted is None:
-            wanted = onednn_pays_off()
-        if not wanted or self.args.device.type != "cpu" or self.is_deepspeed_enabled or self.is_fsdp_enabled:
+        wanted = onednn_pays_off() if self.args.onednn is None else self.args.onednn
+        sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
+        with using_onednn(self.model) if wanted and self.args.device.type == "cpu" and not sharded else nullcontext():
             return super().train(*args, **kwargs)
-        use_onednn(model)
-        try:
-            return super().train(*args, **kwargs)
-        finally:
-            use_onednn(model, False)
 
 
 __all__ = ["KernelArguments", "KernelMixin"]
