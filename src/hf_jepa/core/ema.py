@@ -14,8 +14,8 @@ class Average:
     Works on plain parameters (one process, DDP, ZeRO-0 to 2), on ZeRO-3 shards and on FSDP2 DTensors: target and
     source have equal shapes, so every process holds the same cut of both.
 
-    The tensors are collected once, because finding them in two modules takes a small model a third of the time of the
-    average: make another one when they are replaced, as by `module.to(device)` or FSDP's `fully_shard`.
+    The tensors are collected once, because finding them in two modules takes a small model a good part of the time of
+    the average: make another one when they are replaced, as by `module.to(device)` or FSDP's `fully_shard`.
 
     Args:
         target: the module that is moved; float32 or wider, because steps of size `1 - momentum` are lost in bfloat16.

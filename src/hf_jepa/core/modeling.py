@@ -81,6 +81,8 @@ class JepaPreTrainingMixin:
     def target_average(self) -> Average:
         """What `update_target_encoder` calls, for a loop that wants to collect the tensors only once.
 
+        A variant that moves its targets otherwise overrides this one: the trainer holds its result for a whole run.
+
         Raises:
             ValueError: the config says that targets are frozen.
         """
