@@ -1,5 +1,6 @@
 """Every benchmark runs; times are not judged here, a test machine is no place for that."""
 
+import importlib
 import os
 import re
 import subprocess
@@ -35,3 +36,19 @@ def test_recorded_results_name_their_verdicts():
     judged = [row for row in rows if row[5] and row[4]]
     assert len(rows) >= 10 and judged
     assert all(row[6] == ("met" if float(row[4]) <= float(row[5]) else "missed") for row in judged)
+
+
+@pytest.mark.parametrize(
+    ("ours", "other", "limit", "verdict"),
+    [
+        (5.0, 10.0, 0.5, "met"),
+        (5.05, 10.0, 0.5, "missed"),
+        (1.0, None, 1.5, "met"),
+        (1.6, None, 1.5, "missed"),
+        (9.0, 1.0, None, ""),
+    ],
+)
+def test_verdicts(monkeypatch, ours, other, limit, verdict):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    row = importlib.import_module("timing").Row("what", "beside", ours, other, limit)
+    assert row.verdict == verdict

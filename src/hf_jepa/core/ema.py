@@ -64,7 +64,7 @@ class Average:
             self._move_gathered(1.0 - momentum)
 
     def _move(self, target: list[torch.Tensor], source: list[torch.Tensor], weight: float) -> None:
-        if weight == 1.0:  # exact copy: lerp's rounding would leave a bit of the old value
+        if weight == 1.0:  # a true copy: interpolation would keep a NaN or infinity of the old value
             torch._foreach_copy_(target, source)
             return
         if not self._same_dtypes:  # float32 targets of a 16-bit model
