@@ -24,7 +24,6 @@ INTRODUCTION = """# CPU
 
 Written by `make bench`: torch {torch}, transformers {transformers}, process CPU time of one thread, contestants in
 turn in one process, ratio of medians. Ratios of two runs differ by up to 0.03.
-Averages within a step: mean of all readings of several processes (in brackets the ratios of the single processes).
 
 | what | beside | ours ms | other ms | ratio | limit | |
 |---|---|---|---|---|---|---|

@@ -1,12 +1,9 @@
 """I-JEPA's encoder, training step and average beside transformers, timm and the restated official step."""
 
-import json
-import os
 import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 import transformers
@@ -30,8 +27,7 @@ def run(quick: bool) -> Iterator[Row]:
         tiny = IJepaConfig.from_size("vit_tiny", num_hidden_layers=2, pred_hidden_size=96, pred_num_hidden_layers=2)
         yield from bench_encoder("tiny", tiny, batch=2, repeats=1)
         yield from bench_step("tiny", tiny, batch=2, repeats=1)
-        yield bench_average_in_step("tiny", tiny, processes=1, steps=2)
-        yield from bench_average_alone("tiny", tiny, repeats=1)
+        yield from bench_average("tiny", tiny, repeats=1)
         yield bench_import(repeats=1)
         return
     widths = {"vit_tiny": 96, "vit_small": 192, "vit_base": 384, "vit_large": 384}
@@ -42,10 +38,8 @@ def run(quick: bool) -> Iterator[Row]:
     yield from bench_encoder("vit_base", configs["vit_base"], batch=4, repeats=9)
     for size in ("vit_small", "vit_base"):
         yield from bench_step(size, configs[size], batch=8, repeats=9)
-    for size, processes in (("vit_tiny", 8), ("vit_small", 8), ("vit_base", 3)):
-        yield bench_average_in_step(size, configs[size], processes, steps=8)
     for size, config in configs.items():
-        yield from bench_average_alone(size, config, repeats=45)
+        yield from bench_average(size, config, repeats=45)
     yield bench_import(repeats=9)
 
 
@@ -74,17 +68,25 @@ def bench_encoder(size: str, config: IJepaConfig, batch: int, repeats: int) -> l
 
 
 def bench_step(size: str, config: IJepaConfig, batch: int, repeats: int) -> list[Row]:
-    model, optimizer, official, batch_of_inputs = contestants(config, batch)
+    model = IJepaForPreTraining(config).train()
+    optimizer = build_optimizer(model, 1e-3, 0.04, (0.9, 0.999), 1e-8)
+    official = _official_step(config)
+    official.load(model)
+    torch.manual_seed(0)
+    images = torch.randn(batch, 3, 224, 224)
+    masks = OfficialMultiBlockMaskSampler(config.grid_size)(torch.arange(batch), step=0)
+    with torch.no_grad():
+        torch.testing.assert_close(model(images, *masks).loss, official.loss(images, *masks), rtol=1e-5, atol=1e-5)
     compiled = torch.compile(model)
 
     def step(forward):
-        forward(*batch_of_inputs).loss.backward()
+        forward(images, *masks).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         model.update_target_encoder(0.996)
 
     def restated():
-        official(*batch_of_inputs)
+        official(images, *masks)
 
     # Two at a time: what three of them leave in the allocator changes the times of each.
     eager = medians(lambda: step(model), restated, repeats=repeats)
@@ -100,40 +102,7 @@ def bench_step(size: str, config: IJepaConfig, batch: int, repeats: int) -> list
     ]
 
 
-def contestants(config: IJepaConfig, batch: int):
-    """Our model and optimizer, the official step with the same weights, a batch on which their losses are equal."""
-    model = IJepaForPreTraining(config).train()
-    optimizer = build_optimizer(model, 1e-3, 0.04, (0.9, 0.999), 1e-8)
-    official = _official_step(config)
-    official.load(model)
-    torch.manual_seed(0)
-    images = torch.randn(batch, 3, 224, 224)
-    masks = OfficialMultiBlockMaskSampler(config.grid_size)(torch.arange(batch), step=0)
-    with torch.no_grad():
-        torch.testing.assert_close(model(images, *masks).loss, official.loss(images, *masks), rtol=1e-5, atol=1e-5)
-    return model, optimizer, official, (images, *masks)
-
-
-def bench_average_in_step(size: str, config: IJepaConfig, processes: int, steps: int) -> Row:
-    """The average where a run has it, after the optimizer, beside the loop where the official step has it.
-
-    The loop takes one or the other time depending on where a process keeps the temporaries of the loop, so the
-    readings of several processes are taken together; and nothing is said to the C library, as in a run.
-    """
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
-    program = [sys.executable, str(Path(__file__).parent / "average_in_step.py"), config.to_json_string(), str(steps)]
-    ours, loop, ratios = [], [], []
-    for _ in range(processes):
-        done = subprocess.run(program, capture_output=True, text=True, check=True, env=environment)
-        readings = json.loads(done.stdout)
-        ours += readings["ours"]
-        loop += readings["loop"]
-        ratios.append(statistics.median(readings["ours"]) / statistics.median(readings["loop"]))
-    what = f"average within a step, {size}, {processes} processes ({min(ratios):.3f} to {max(ratios):.3f})"
-    return Row(what, "loop of the official step", statistics.mean(ours), statistics.mean(loop), AVERAGE_LIMIT)
-
-
-def bench_average_alone(size: str, config: IJepaConfig, repeats: int) -> list[Row]:
+def bench_average(size: str, config: IJepaConfig, repeats: int) -> list[Row]:
     """Beside the official loop, and beside one bare pass over the same tensors, to show what is left to save."""
     model, official = IJepaForPreTraining(config), _official_step(config)
     average = model.target_average()  # held by the trainer during a run
@@ -145,7 +114,7 @@ def bench_average_alone(size: str, config: IJepaConfig, repeats: int) -> list[Ro
     # Never one after the other on the same tensors: the first would leave them in the cache for the second.
     ours, loop = medians(lambda: average(0.996), lambda: official.average(0.996), repeats=repeats)
     least, _ = medians(bare, lambda: official.average(0.996), repeats=repeats)
-    what = f"average alone, {size}"
+    what = f"average of the target encoder, {size}"
     return [
         Row(what, "loop over parameters", ours, loop, AVERAGE_LIMIT),
         Row(what, "one bare foreach_lerp", ours, least, None),

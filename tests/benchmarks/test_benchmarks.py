@@ -24,16 +24,7 @@ def test_quick_run_measures_everything_and_writes_nothing():
     assert done.returncode == 0, done.stderr[-3000:]
     rows = [re.split(r"  +", line) for line in done.stdout.splitlines()[2:] if line.count("  ") > 3]
     measured = " ".join(row[0] for row in rows)
-    for what in (
-        "masks",
-        "encoder forward",
-        "training step",
-        "torch.compile",
-        "onednn",
-        "average within a step",
-        "average alone",
-        "import",
-    ):
+    for what in ("masks", "encoder forward", "training step", "torch.compile", "onednn", "average", "import"):
         assert what in measured
     assert all(float(number) >= 0 for row in rows for number in row[2:4] if re.fullmatch(r"[\d.]+", number))
     assert results.read_bytes() == before
