@@ -280,13 +280,17 @@ def test_a_transform_that_fails_is_not_taken_for_a_corrupt_image():
 
 def test_collator():
     good = {"pixel_values": torch.ones(3, 4, 4), "sample_index": 7, "labels": 2}
-    bad = [UndecodableImage(i, f"{i}.jpg", "broken") for i in (1, 2)]
+    bad = [UndecodableImage(i, f"{i}.jpg", "broken", (3, 4, 4)) for i in (1, 2)]
     batch = ImageCollator()([bad[0], good, bad[1], good])
     assert batch["pixel_values"].shape == (2, 3, 4, 4) and batch["labels"].tolist() == [2, 2]
     assert batch["sample_index"].dtype == torch.int64 and batch["skipped"] == ["1.jpg: broken", "2.jpg: broken"]
     assert ImageCollator()([good])["skipped"] == []
-    with pytest.raises(RuntimeError, match="none of the 2 images of a batch can be read:\n1.jpg: broken\n2.jpg"):
-        ImageCollator()(bad)
+    nothing = ImageCollator()(bad)
+    assert nothing["pixel_values"].shape == (0, 3, 4, 4) and nothing["skipped"] == ["1.jpg: broken", "2.jpg: broken"]
+    assert nothing["sample_index"].tolist() == [] and nothing["sample_index"].dtype == torch.int64
+    kept = ImageCollator(keep_unreadable=True)(bad)
+    assert kept["pixel_values"].shape == (2, 3, 4, 4) and not kept["pixel_values"].any()
+    assert kept["labels"].tolist() == [-100, -100] and kept["sample_index"].tolist() == [1, 2]
     with pytest.raises(ValueError, match="1 of 2 samples have labels"):
         ImageCollator()([good, {"pixel_values": torch.ones(3, 4, 4), "sample_index": 1}])
 

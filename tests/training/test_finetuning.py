@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import re
 import subprocess
@@ -97,6 +98,12 @@ def test_a_finished_classifier_keeps_its_head(pretrained, tmp_path):
     model.save_pretrained(tmp_path / "done")
     again = classifier(tmp_path / "done")
     assert torch.equal(again.classifier.weight, model.classifier.weight)
+    other = classifier(tmp_path / "done", names=NAMES[::-1])  # as many classes, but others
+    assert not torch.equal(other.classifier.weight, model.classifier.weight)
+    assert other.classifier.weight.std() < 2 * model.classifier.weight.std() and not other.classifier.bias.any()
+    model.config.id2label = {i: f"LABEL_{i}" for i in range(18)}
+    model.save_pretrained(tmp_path / "unnamed")
+    assert torch.equal(classifier(tmp_path / "unnamed").classifier.weight, model.classifier.weight)
 
 
 def test_a_damaged_encoder_is_refused(pretrained, tmp_path):
@@ -160,6 +167,25 @@ def test_a_mode_moves_the_weights_it_names_and_no_others(pretrained, tmp_path, m
 def test_unknown_mode_is_refused(pretrained):
     with pytest.raises(ValueError, match="mode='all' is not one of probe, lora, full"):
         prepare_mode(classifier(pretrained), "all")
+
+
+def test_a_diverging_run_stops(pretrained, tmp_path):
+    options = {"learning_rate": 1e30, "max_grad_norm": 0.0, "warmup_steps": 0}
+    trainer = make_trainer(prepare_mode(classifier(pretrained), "full"), tmp_path / "run", **options)
+    with pytest.raises(FloatingPointError, match="the loss is nan at step"):
+        trainer.train()
+
+
+def test_what_fails_after_the_training_does_not_take_the_weights_with_it(pretrained, tmp_path, monkeypatch):
+    def fail(*args):
+        raise OSError("no pictures today")
+
+    monkeypatch.setattr("hf_jepa.training.finetune_image.write_confusion", fail)
+    options = ["--model_name_or_path", pretrained, "--dataset", "embedded", "--embedded_per_picture", 2]
+    options += ["--max_steps", 1, "--use_cpu", "true", "--report_to", "none", "--output_dir", tmp_path / "out"]
+    with pytest.raises(OSError, match="no pictures"):
+        finetune([str(option) for option in options])
+    assert IJepaForImageClassification.from_pretrained(tmp_path / "out").config.num_labels == 18
 
 
 def test_a_probe_sees_features_without_dropout(pretrained, tmp_path):
@@ -389,13 +415,15 @@ def test_adapters_are_not_uploaded_before_they_are_merged(tmp_path):
         finetune(options)
 
 
-def test_unreadable_images_are_counted_and_not_scored(pretrained, photos, tmp_path, capsys):
+@pytest.mark.parametrize("batch", [8, 1])  # of one image, the broken ones have batches to themselves
+def test_unreadable_images_are_counted_and_not_scored(pretrained, photos, tmp_path, capsys, batch):
     options = ["--model_name_or_path", pretrained, "--dataset", photos, "--output_dir", tmp_path / "out"]
-    options += ["--max_steps", 8, "--per_device_train_batch_size", 8, "--per_device_eval_batch_size", 8]
+    options += ["--num_train_epochs", 3, "--per_device_train_batch_size", batch, "--per_device_eval_batch_size", batch]
     options += ["--learning_rate", "1e-2", "--save_strategy", "no", "--use_cpu", "true", "--report_to", "none"]
     trainer = finetune([str(option) for option in options])
     assert sorted(Path(line.split(":")[0]).parts[-3] for line in trainer.skipped) == ["test", "train"]
     assert sum(map(sum, trainer.classification.confusion)) == 10  # 11 files
+    assert all(math.isfinite(entry.get("eval_loss", 0.0)) for entry in trainer.state.log_history)
     assert "**Images that could not be read**: 2" in (tmp_path / "out/README.md").read_text()
     out = capsys.readouterr().out
     assert "top1             1" in out, out[-500:]

@@ -173,14 +173,6 @@ def test_a_run_without_teacher_and_scale_is_not_called_healthy(make_trainer):
     assert trainer.collapse_monitor.verdict in ("shrinking", "collapsed"), trainer.summary()
 
 
-def test_nan_loss_stops_with_the_step(make_trainer):
-    trainer = make_trainer(max_steps=4, logging_steps=1)
-    with torch.no_grad():
-        trainer.model.predictor.mask_token.fill_(float("nan"))
-    with pytest.raises(FloatingPointError, match="nan at step 1"):
-        trainer.train()
-
-
 def test_a_batch_of_one_image_trains_without_a_verdict(make_trainer):
     trainer = make_trainer(max_steps=2, per_device_train_batch_size=1)
     trainer.train()
@@ -208,10 +200,12 @@ def photos(tmp_path):
     return tmp_path / "photos"
 
 
-def test_corrupt_image_is_named_counted_and_skipped(make_trainer, photos, capsys):
+@pytest.mark.parametrize("batch", [8, 1])  # of one image, the broken one has a batch to itself
+def test_corrupt_image_is_named_counted_and_skipped(make_trainer, photos, capsys, batch):
     dataset = ImageDataset(load_images(photos), pretraining_transform(48))
-    trainer = make_trainer(dataset=dataset, max_steps=4, per_device_train_batch_size=8)
+    trainer = make_trainer(dataset=dataset, num_train_epochs=2, max_steps=-1, per_device_train_batch_size=batch)
     trainer.train()
+    assert all(parameter.isfinite().all() for parameter in trainer.model.parameters())
     assert len(trainer.skipped) == 1 and "broken.jpg" in next(iter(trainer.skipped))
     assert "skipped images  1" in capsys.readouterr().out
 
@@ -231,6 +225,7 @@ def test_online_knn_probe_logs_an_accuracy(make_trainer, photos):
     trainer.train()
     found = [entry["knn_accuracy"] for entry in trainer.state.log_history if "knn_accuracy" in entry]
     assert len(found) == 2 and all(0.5 <= value <= 1.0 for value in found)
+    assert list(losses(trainer)) == [2, 4]  # the steps at which both are due
 
 
 @pytest.mark.parametrize("path", PRETRAINING, ids=lambda path: path.stem)
@@ -280,7 +275,7 @@ def launch(*arguments, processes: int = 1) -> subprocess.CompletedProcess:
         start = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes=1", "--cpu"]
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     command = [*start, str(ROOT / "training_scripts/pretrain_ijepa.py"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment)
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
 
 
 def test_tiny_recipe_runs_under_accelerate_launch(tmp_path):
@@ -306,11 +301,13 @@ def test_tiny_recipe_runs_under_accelerate_launch(tmp_path):
     assert (arguments.embedded_length, masks.min_keep, training.max_steps) == (1280, 2, 20)
 
 
-def test_two_processes_equal_one_with_accumulation(tmp_path):
+def test_two_processes_equal_one_with_accumulation(tmp_path, photos):
     recipe = ROOT / "training_scripts/configs/ijepa/tiny.yaml"
     common = ["--max_steps", 4, "--embedded_length", 512, "--use_cpu", "true", "--logging_steps", 1]
-    two = launch(recipe, "--output_dir", tmp_path / "two", "--per_device_train_batch_size", 8, *common, processes=2)
+    each = ["--per_device_train_batch_size", 8, "--knn_dataset", photos, "--knn_every", 2]  # one of them measures
+    two = launch(recipe, "--output_dir", tmp_path / "two", *each, *common, processes=2)
     assert two.returncode == 0, two.stderr[-3000:]
+    assert two.stdout.count("'knn_accuracy'") == 2 and two.stdout.count("'loss'") == 4, two.stdout
     one = launch(recipe, "--output_dir", tmp_path / "one", "--per_device_train_batch_size", 16, *common)
     assert one.returncode == 0, one.stderr[-3000:]
     found, expected = (IJepaForPreTraining.from_pretrained(tmp_path / name).state_dict() for name in ("two", "one"))

@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from hf_jepa.visualization.confusion import draw_confusion
 from hf_jepa.visualization.curves import draw_training_curves
 from hf_jepa.visualization.neighbours import draw_neighbours
 from hf_jepa.visualization.pca import draw_pca_maps, pca_colors
@@ -38,6 +39,13 @@ def test_a_gap_is_left_where_a_value_is_not_finite(tmp_path):
     line = draw_training_curves(whole, {"loss": ["loss"]}, tmp_path / "line.png")
     blue = (46, 134, 171)
     assert 0 < pixels_near(gap, blue) < 0.6 * pixels_near(line, blue)
+
+
+def test_a_class_may_have_any_name(tmp_path):
+    draw_confusion([[1, 0], [0, 1]], tmp_path / "confusion.png", ["$x_$", "y"])
+    pixels, tokens = np.zeros((2, 8, 8), np.float32), torch.eye(2)
+    options = {"class_names": ("$x^$", "y"), "num_neighbours": 1}
+    draw_neighbours(pixels, pixels, tokens, tokens, torch.arange(2), torch.arange(2), tmp_path / "near.png", **options)
 
 
 def test_components_are_those_of_largest_variance_and_do_not_depend_on_signs():

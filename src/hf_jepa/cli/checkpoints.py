@@ -10,7 +10,6 @@ from torch.utils.data import DataLoader
 from transformers import AutoConfig, AutoImageProcessor, PreTrainedConfig, PreTrainedModel
 from transformers.utils import cached_file
 
-from hf_jepa.data.decoding import UndecodableImage
 from hf_jepa.data.images import ImageCollator, ImageDataset
 from hf_jepa.evaluation.features import extract_features
 from hf_jepa.layers.onednn import use_onednn
@@ -84,7 +83,7 @@ def embed_images(
         return processor(images=image, return_tensors="pt").pixel_values[0]
 
     def batches():
-        for batch in DataLoader(ImageDataset(dataset, transform), batch_size, collate_fn=_collate):
+        for batch in DataLoader(ImageDataset(dataset, transform), batch_size, collate_fn=ImageCollator()):
             skipped.extend(batch["skipped"])
             sample_index.append(batch["sample_index"])
             yield batch
@@ -94,14 +93,6 @@ def embed_images(
     for line in skipped:
         print(f"skipped {line}", file=sys.stderr)
     return Features(features, labels, torch.cat(sample_index), skipped)
-
-
-def _collate(samples: list) -> dict:
-    """As `ImageCollator`, but a batch of unreadable images is an empty batch, not an error."""
-    unreadable = [str(sample) for sample in samples if isinstance(sample, UndecodableImage)]
-    if len(unreadable) < len(samples):
-        return ImageCollator()(samples)
-    return {"pixel_values": torch.empty(0), "sample_index": torch.empty(0, dtype=torch.long), "skipped": unreadable}
 
 
 def model_line(model: PreTrainedModel, checkpoint: str) -> str:

@@ -58,7 +58,7 @@ class Average:
             )
         target, source = self.target, self.source
         if self._partitioned or self._distributed:
-            target, source = ([_shard(tensor) for tensor in tensors] for tensors in (target, source))
+            target, source = ([local_shard(tensor) for tensor in tensors] for tensors in (target, source))
         self._move(target, source, 1.0 - momentum)
         if self._partitioned:
             self._move_gathered(1.0 - momentum)
@@ -82,11 +82,11 @@ class Average:
                 t.partition()  # drop the stale gathered copy; the next forward gathers the new shards
 
 
-def _shard(tensor: torch.Tensor) -> torch.Tensor:
+def local_shard(tensor: torch.Tensor) -> torch.Tensor:
     """The part of a tensor that lies in this process."""
     if hasattr(tensor, "ds_tensor"):  # ZeRO-3
         return tensor.ds_tensor.data
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor  # a DTensor of FSDP2, or whole
 
 
-__all__ = ["Average"]
+__all__ = ["Average", "local_shard"]

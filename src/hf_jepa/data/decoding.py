@@ -36,15 +36,17 @@ class UndecodableImage:
         sample_index: position in the data set.
         source: path of the file, or its row where the file has no name.
         reason: what the decoder said.
+        shape: (C, H, W) of the pixels it would have had.
 
     Example:
-        >>> str(UndecodableImage(7, "photos/7.jpg", "the file is empty"))
+        >>> str(UndecodableImage(7, "photos/7.jpg", "the file is empty", (3, 8, 8)))
         'photos/7.jpg: the file is empty'
     """
 
     sample_index: int
     source: str
     reason: str
+    shape: tuple[int, ...]
 
     def __str__(self) -> str:
         return f"{self.source}: {self.reason}"

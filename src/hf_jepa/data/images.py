@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from PIL import Image
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from hf_jepa.data.columns import standard_columns
@@ -37,14 +38,18 @@ class PendingImage:
             image = decode_image(value)
         except DECODE_ERRORS as error:
             reason = str(error) or type(error).__name__
-            return UndecodableImage(self.sample_index, describe_source(value, self.sample_index), reason)
-        pixels = self.transform(image, sample_rng(self.seed, self.epoch, self.sample_index))
+            shape = self._pixels(Image.new("RGB", (16, 16))).shape
+            return UndecodableImage(self.sample_index, describe_source(value, self.sample_index), reason, tuple(shape))
+        pixels = self._pixels(image)
         sample = {"pixel_values": pixels, "sample_index": self.sample_index}
         if "label" in self.row:
             if self.row["label"] is None:
                 raise ValueError(f"{describe_source(value, self.sample_index)} has no label, other rows do")
             sample["labels"] = int(self.row["label"])
         return sample
+
+    def _pixels(self, image: Image.Image) -> torch.Tensor:
+        return self.transform(image, sample_rng(self.seed, self.epoch, self.sample_index))
 
 
 class ImageDataset(Dataset):
@@ -171,20 +176,19 @@ class ImageCollator:
     """Stack samples to a batch, leaving out the images that could not be decoded.
 
     The batch has `pixel_values` (B, C, H, W), `sample_index` (B,), `labels` (B,) if the samples have labels, and
-    `skipped`, one "path: reason" per image left out.
+    `skipped`, one "path: reason" per image left out. A batch of which nothing could be decoded has no row.
 
     Args:
         keep_unreadable: keep the row of an image that could not be decoded, with zeros as pixels and the label -100,
             which losses ignore: batches of all processes then keep one size, as gathering predictions needs.
 
     Raises:
-        RuntimeError: no image of the batch could be decoded; the message names them all.
         ValueError: some samples with labels and some without.
 
     Example:
         >>> import torch
         >>> good = {"pixel_values": torch.zeros(3, 8, 8), "sample_index": 5}
-        >>> batch = ImageCollator()([good, UndecodableImage(6, "b.jpg", "the file is empty")])
+        >>> batch = ImageCollator()([good, UndecodableImage(6, "b.jpg", "the file is empty", (3, 8, 8))])
         >>> batch["sample_index"], batch["skipped"]
         (tensor([5]), ['b.jpg: the file is empty'])
     """
@@ -195,14 +199,13 @@ class ImageCollator:
     def __call__(self, samples: Sequence[dict[str, Any] | UndecodableImage | PendingImage]) -> dict[str, Any]:
         samples = [sample.load() if isinstance(sample, PendingImage) else sample for sample in samples]
         skipped = [str(sample) for sample in samples if isinstance(sample, UndecodableImage)]
-        readable = [sample for sample in samples if not isinstance(sample, UndecodableImage)]
-        if not readable:
-            raise RuntimeError(f"none of the {len(skipped)} images of a batch can be read:\n" + "\n".join(skipped))
         if self.keep_unreadable:
-            blank = torch.zeros_like(readable[0]["pixel_values"])
-            samples = [_blank(sample, blank) if isinstance(sample, UndecodableImage) else sample for sample in samples]
+            samples = [_blank(sample) if isinstance(sample, UndecodableImage) else sample for sample in samples]
+        elif len(skipped) == len(samples):
+            nothing = {"pixel_values": torch.empty(0, *samples[0].shape), "sample_index": torch.empty(0).long()}
+            return nothing | {"skipped": skipped}
         else:
-            samples = readable
+            samples = [sample for sample in samples if not isinstance(sample, UndecodableImage)]
         batch = {
             "pixel_values": torch.stack([sample["pixel_values"] for sample in samples]),
             "sample_index": torch.tensor([sample["sample_index"] for sample in samples]),
@@ -215,8 +218,8 @@ class ImageCollator:
         return batch | {"skipped": skipped}
 
 
-def _blank(sample: UndecodableImage, pixels: torch.Tensor) -> dict[str, Any]:
-    return {"pixel_values": pixels, "sample_index": sample.sample_index, "labels": -100}
+def _blank(sample: UndecodableImage) -> dict[str, Any]:
+    return {"pixel_values": torch.zeros(sample.shape), "sample_index": sample.sample_index, "labels": -100}
 
 
 __all__ = ["ImageCollator", "ImageDataset", "IterableImageDataset", "PendingImage", "load_images"]

@@ -194,6 +194,7 @@ def finetune(argv: Sequence[str], description: str | None = None) -> ImageClassi
     trainer.recipe = given_fields(types, argv)
     trainer.train(resume_from_checkpoint=resume_point(training))
     trainer.merge_adapters()
+    trainer.save_model()  # what comes now may fail, and must not take the training with it
     metrics = trainer.evaluate()  # of the weights that are saved
     folder = Path(training.output_dir)
     if trainer.is_world_process_zero():

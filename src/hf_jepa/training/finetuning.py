@@ -6,11 +6,12 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
-from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArguments
+from transformers import AutoConfig, EvalPrediction, Trainer, TrainerCallback, TrainingArguments
 from transformers.utils import logging
 
 from hf_jepa.data.epochs import SetEpochCallback
 from hf_jepa.registry import Variant
+from hf_jepa.training.guards import GuardMixin
 from hf_jepa.training.kernels import KernelArguments, KernelMixin
 from hf_jepa.training.optimizer import layerwise_groups
 from hf_jepa.training.reports import format_table
@@ -41,6 +42,8 @@ class FineTuningArguments(KernelArguments, TrainingArguments):
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Course of the learning rate."})
     warmup_steps: float = field(default=0.05, metadata={"help": "Steps of warm-up, or their share if below 1."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "The collator needs them all."})
+    # The filter would show a loss of NaN as 0; the trainer stops there instead.
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Keep NaN losses out of the logs."})
     eval_strategy: str = field(default="epoch", metadata={"help": "When to measure the accuracy."})
     hub_strategy: str = field(default="end", metadata={"help": "When to upload, with push_to_hub."})
 
@@ -50,7 +53,8 @@ def load_classifier(variant: Variant, checkpoint: str, class_names: list[str], m
 
     Args:
         variant: of the checkpoint.
-        checkpoint: Hub id or folder of a pretraining checkpoint (its target encoder), an encoder or a classifier.
+        checkpoint: Hub id or folder of a pretraining checkpoint (its target encoder), an encoder or a classifier. A
+            classifier that does not name its classes is taken to have these.
         class_names: of the classes, in the order of the labels.
         mode: "probe" also switches dropout off in the encoder, which then is a fixed function.
 
@@ -72,6 +76,13 @@ def load_classifier(variant: Variant, checkpoint: str, class_names: list[str], m
         raise ValueError(
             f"{checkpoint} lacks {len(lost)} weights of the encoder or has other shapes of them: {', '.join(lost[:5])}"
         )
+    trained = AutoConfig.from_pretrained(checkpoint).id2label
+    if not fresh and trained not in (options["id2label"], {number: f"LABEL_{number}" for number in trained}):
+        fresh = {CLASSIFIER}
+        for module in getattr(model, CLASSIFIER).modules():
+            for parameter in module.parameters(recurse=False):
+                parameter._is_hf_initialized = False  # loaded, but with the answers to another question
+            model._init_weights(module)
     if fresh:
         logger.warning(f"the classifier of {len(class_names)} classes starts from a fresh initialisation")
     return model
@@ -133,7 +144,7 @@ class ClassificationMetrics:
         return TopKAccuracy().compute(predictions=logits, references=labels)
 
 
-class ImageClassificationTrainer(RunCardMixin, SkippedImagesMixin, KernelMixin, Trainer):
+class ImageClassificationTrainer(RunCardMixin, SkippedImagesMixin, KernelMixin, GuardMixin, Trainer):
     """transformers' `Trainer` with layer-wise learning rates, for batches of `ImageCollator(keep_unreadable=True)`.
 
     Args:
@@ -161,13 +172,18 @@ class ImageClassificationTrainer(RunCardMixin, SkippedImagesMixin, KernelMixin, 
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         # The loss counts readable images only; hidden states are nobody's prediction.
-        return super().prediction_step(
+        loss, logits, labels = super().prediction_step(
             model, self._model_inputs(inputs), prediction_loss_only, ["hidden_states", "attentions"]
         )
+        if self._batch_is_blank and labels is not None:
+            labels = torch.full_like(labels, IGNORED)
+        return loss, logits, labels
 
     def _model_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        inputs = self.take_skipped(inputs)
-        inputs.pop("sample_index", None)
+        inputs = self.take_skipped(inputs, kept=True)
+        del inputs["sample_index"]
+        if self._batch_is_blank:  # the mean loss of no label is NaN, which no weight takes away
+            inputs["labels"] = torch.zeros_like(inputs["labels"])
         return inputs
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:

@@ -37,7 +37,11 @@ class OnlineKnnProbe(TrainerCallback):
                 for dataset in (self.train, self.test)
             ]
             result = knn_classify(*features[0], *features[1], k=min(self.k, len(features[0][0])))
+            # Logging tells the Trainer that this step has been logged, and its own log would be left out: on this
+            # process alone, while the others wait in it for the losses of all.
+            due = control.should_log
             self.trainer.log({"knn_accuracy": result.accuracy})
+            control.should_log = due
 
 
 __all__ = ["OnlineKnnProbe"]

@@ -1,6 +1,5 @@
 """`JepaTrainer`: transformers' `Trainer` plus what a JEPA needs at every step."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +13,7 @@ from hf_jepa.data.epochs import SetEpochCallback
 from hf_jepa.masking.masks import Masks
 from hf_jepa.training.arguments import JepaTrainingArguments
 from hf_jepa.training.collapse import CollapseMonitor, collapse_signals
+from hf_jepa.training.guards import GuardMixin
 from hf_jepa.training.kernels import KernelMixin
 from hf_jepa.training.optimizer import build_optimizer
 from hf_jepa.training.reports import format_table
@@ -25,7 +25,7 @@ from hf_jepa.training.skipped import SkippedImagesMixin
 logger = logging.get_logger(__name__)
 
 
-class JepaTrainer(RunCardMixin, SkippedImagesMixin, KernelMixin, Trainer):
+class JepaTrainer(RunCardMixin, SkippedImagesMixin, KernelMixin, GuardMixin, Trainer):
     """Pretrains any `...ForPreTraining` model of the package.
 
     At every step it draws the masks, sets learning rate, weight decay and momentum from the step number, and after the
@@ -42,7 +42,8 @@ class JepaTrainer(RunCardMixin, SkippedImagesMixin, KernelMixin, Trainer):
             optionally "skipped", see `ImageCollator`), `processing_class`, `callbacks`, ...
 
     Raises:
-        FloatingPointError: the loss is NaN or infinite at a logging step.
+        FloatingPointError, ValueError: see `GuardMixin`.
+        RuntimeError: see `SkippedImagesMixin`.
     """
 
     def __init__(
@@ -83,12 +84,12 @@ class JepaTrainer(RunCardMixin, SkippedImagesMixin, KernelMixin, Trainer):
 
     def _add_masks(self, inputs: dict[str, Any], step: int | None = None, epoch: int | None = None) -> dict[str, Any]:
         """Replace the bookkeeping of a batch by the masks of this step."""
-        inputs = self.take_skipped(inputs)
-        inputs.pop("labels", None)
         if "sample_index" not in inputs:
             raise ValueError(
                 f"the batch has {sorted(inputs)} but no 'sample_index': masks depend on it (ImageCollator)"
             )
+        inputs = self.take_skipped(inputs)
+        inputs.pop("labels", None)
         step = self.state.global_step if step is None else step
         epoch = int(self.state.epoch or 0) if epoch is None else epoch  # 1.5 in the middle of the second epoch
         masks = self.mask_sampler(inputs.pop("sample_index").cpu(), step=step, epoch=epoch)
@@ -138,11 +139,6 @@ class JepaTrainer(RunCardMixin, SkippedImagesMixin, KernelMixin, Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
-            if not math.isfinite(logs["loss"]):
-                raise FloatingPointError(
-                    f"the loss is {logs['loss']} at step {self.state.global_step}: lower the learning rate, lengthen "
-                    "the warm-up, or check the images; the last checkpoint is intact"
-                )
             logs["momentum"] = self.momentum(max(0, self.state.global_step - 1))
             logs |= self._mask_sizes
             if self.collapse_monitor is not None:

@@ -51,8 +51,8 @@ def draw_confusion(
     right = counts.trace() / max(1, counts.sum())
     axes.set_title(f"{right:.1%} of {counts.sum():,} right", loc="left")
     if len(counts) <= MOST_NAMES:
-        axes.set_xticks(range(len(counts)), names, rotation=90)
-        axes.set_yticks(range(len(counts)), names)
+        axes.set_xticks(range(len(counts)), names, rotation=90, parse_math=False)  # a name may hold a $
+        axes.set_yticks(range(len(counts)), names, parse_math=False)
     if len(counts) <= MOST_NAMES // 2:
         for row, column in zip(*counts.nonzero(), strict=True):
             color = "white" if shares[row, column] > 0.5 else "black"

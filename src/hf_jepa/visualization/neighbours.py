@@ -91,7 +91,7 @@ def _draw_tile(panel: "Axes", image: np.ndarray, label: str, color: str) -> None
     panel.imshow(image, cmap="gray", vmin=0, vmax=255 if np.asarray(image).dtype == np.uint8 else 1)
     panel.set_xticks([])
     panel.set_yticks([])
-    panel.set_title(label, fontsize=6.5, color=color, pad=2)
+    panel.set_title(label, fontsize=6.5, color=color, pad=2, parse_math=False)  # a name may hold a $
     for spine in panel.spines.values():
         spine.set(color=color, linewidth=2)
 

@@ -1,0 +1,80 @@
+"""What stops a run that would end with nothing of use."""
+
+import math
+
+import torch
+from accelerate.utils import gather_object
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainerCallback
+
+from hf_jepa.core.ema import local_shard
+
+
+DIVERGED = (
+    "lower the learning rate, lengthen the warm-up, or check the data; the last checkpoint is intact, because only "
+    "finite weights are saved"
+)
+
+
+class GuardMixin:
+    """A `Trainer` that refuses to train on less than a batch, to go on with a loss of NaN, and to save such weights.
+
+    Raises:
+        ValueError: fewer training samples than one batch of all processes, with `dataloader_drop_last`.
+        FloatingPointError: a loss that is NaN or infinite when it is logged, or such weights when they would be saved.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.add_callback(_FiniteWeights(self))
+
+    def get_train_dataloader(self: Trainer) -> DataLoader:
+        loader = super().get_train_dataloader()
+        samples = getattr(self.train_dataset, "__len__", lambda: None)()
+        if samples is not None and len(loader) == 0:
+            batch = self.args.train_batch_size * self.args.world_size
+            raise ValueError(
+                f"{samples} training samples do not fill one batch of {batch}: lower per_device_train_batch_size, or "
+                "set dataloader_drop_last to false"
+            )
+        return loader
+
+    def log(self: Trainer, logs: dict[str, float], start_time: float | None = None) -> None:
+        if not math.isfinite(logs.get("loss", 0.0)):
+            raise FloatingPointError(f"the loss is {logs['loss']} at step {self.state.global_step}: {DIVERGED}")
+        super().log(logs, start_time)
+
+
+class _FiniteWeights(TrainerCallback):
+    """Looks at the weights where they are about to be saved, in all processes alike."""
+
+    def __init__(self, trainer: Trainer):
+        self.trainer = trainer
+
+    def _check(self, state) -> None:
+        if found := sorted(set(gather_object(_not_finite(self.trainer.model)))):
+            raise FloatingPointError(
+                f"{len(found)} weights are NaN or infinite after step {state.global_step}, among them {found[0]}: "
+                f"{DIVERGED}"
+            )
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if control.should_save:
+            self._check(state)
+
+    on_epoch_end = on_step_end
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self._check(state)
+
+
+@torch.no_grad()
+def _not_finite(model: nn.Module) -> list[str]:
+    """Names of the parameters of which this process holds a value that is NaN or infinite."""
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    finite = torch.stack([local_shard(parameter).isfinite().all() for parameter in parameters])
+    return [name for name, fine in zip(names, finite.tolist(), strict=True) if not fine]
+
+
+__all__ = ["GuardMixin"]

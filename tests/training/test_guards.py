@@ -1,0 +1,79 @@
+"""Runs that would end with nothing of use stop, say why, and leave what was good."""
+
+import pytest
+import torch
+from PIL import Image
+from transformers import TrainerCallback
+
+from hf_jepa.data.embedded import EmbeddedCrops
+from hf_jepa.data.images import ImageDataset
+from hf_jepa.data.transforms import pretraining_transform
+
+
+class _SpoilWeights(TrainerCallback):
+    """What an optimizer step of a diverging run does."""
+
+    def __init__(self, at: int):
+        self.at = at
+
+    def on_step_begin(self, args, state, control, model=None, **kwargs):
+        if state.global_step + 1 == self.at:
+            weight = model.context_encoder.layers[0].mlp.fc1.weight
+            weight.register_hook(lambda gradient: gradient * float("inf"))
+
+
+def test_nan_loss_stops_with_the_step(make_trainer):
+    trainer = make_trainer(max_steps=4, logging_steps=1)
+    with torch.no_grad():
+        trainer.model.predictor.mask_token.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="the loss is nan at step 1: lower the learning rate"):
+        trainer.train()
+
+
+def test_weights_of_nan_are_never_saved(make_trainer, tmp_path):
+    spoil = [_SpoilWeights(at=6)]
+    trainer = make_trainer("run", max_steps=8, logging_steps=100, save_strategy="steps", save_steps=3, callbacks=spoil)
+    with pytest.raises(FloatingPointError, match=r"weights are NaN or infinite after step 6, among them context_enc"):
+        trainer.train()
+    assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-3"]
+    resumed = make_trainer("run", max_steps=5, logging_steps=1)
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == 5
+
+
+def test_weights_of_nan_do_not_end_a_run_well(make_trainer):
+    trainer = make_trainer(max_steps=4, logging_steps=100, callbacks=[_SpoilWeights(at=4)])
+    with pytest.raises(FloatingPointError, match="after step 4"):
+        trainer.train()
+
+
+def test_data_that_does_not_fill_a_batch_is_refused(make_trainer):
+    trainer = make_trainer(dataset=EmbeddedCrops(7))
+    with pytest.raises(ValueError, match="7 training samples do not fill one batch of 8: lower per_device_train_b"):
+        trainer.train()
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+def test_data_of_which_nothing_can_be_read_is_refused(make_trainer, batch):
+    rows = [{"image": b"no image"}] * 40
+    trainer = make_trainer(dataset=ImageDataset(rows, pretraining_transform(48)), per_device_train_batch_size=batch)
+    with pytest.raises(
+        RuntimeError, match=r"none of the first (20|24) images can be read:\nrow \d+: the content is no"
+    ):
+        trainer.train()
+
+
+def test_a_blank_batch_moves_nothing(make_trainer):
+    rows = [{"image": b"no image"}, {"image": Image.new("RGB", (50, 50), "red")}]
+    dataset = ImageDataset(rows, pretraining_transform(48))
+    trainer = make_trainer(dataset=dataset, per_device_train_batch_size=1)
+    trainer.create_optimizer()
+    model = trainer.model.train()
+    for index, moves in ((0, False), (1, True)):
+        batch = trainer.data_collator([dataset[index]])
+        model.zero_grad()
+        loss = trainer.compute_loss(model, trainer._add_masks(batch))
+        loss.backward()
+        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        assert gradients and any(gradient.any() for gradient in gradients) == moves
+        assert bool(loss) == moves
