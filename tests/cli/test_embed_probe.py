@@ -1,5 +1,7 @@
 """`hf-jepa embed` and `hf-jepa probe` on a folder of pictures and a tiny checkpoint."""
 
+import io
+
 import datasets
 import pytest
 import torch
@@ -107,7 +109,54 @@ def test_probe_tells_dark_from_bright(checkpoint, photos, capsys):
 def test_probe_with_few_labels(checkpoint, photos, capsys):
     assert main(["probe", str(checkpoint), str(photos), "--per-class", "3", "--k", "2"]) == 0
     text = capsys.readouterr().out
-    assert "6 training and 8 test images" in text and "k-NN (k=2)" in text
+    assert "6 training and 8 test images" in text and "k-NN (k=2)" in text and "too few" not in text
+    assert main(["probe", str(checkpoint), str(photos), "--per-class", "1"]) == 0
+    text = capsys.readouterr().out
+    assert "0.01 is taken (--weight-decay)" in text and "linear (weight decay 0.01)" in text
+    assert main(["probe", str(checkpoint), str(photos), "--per-class", "1", "--weight-decay", "0.5"]) == 0
+    assert "linear (weight decay 0.5)" in capsys.readouterr().out
+
+
+@pytest.fixture
+def parquet(tmp_path):
+    """The splits of a data set with these labels, all of the same picture."""
+
+    def write(kind=datasets.Value("string"), **splits):
+        (tmp_path / "data").mkdir()
+        image = {"bytes": picture_bytes(), "path": None}
+        for split, labels in splits.items():
+            features = datasets.Features({"image": datasets.Image(), "label": kind})
+            rows = datasets.Dataset.from_dict({"image": [image] * len(labels), "label": labels}, features=features)
+            rows.to_parquet(tmp_path / "data" / f"{split}-00000-of-00001.parquet")
+        return tmp_path / "data"
+
+    return write
+
+
+def picture_bytes() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (40, 40), "red").save(buffer, "png")
+    return buffer.getvalue()
+
+
+def test_probe_refuses_splits_that_number_their_classes_differently(checkpoint, parquet, capsys):
+    data = parquet(train=["ant", "bee", "cat"] * 3, test=["bee", "cat"])
+    line = refused_last(["probe", checkpoint, data], capsys)
+    assert "splits 'train' and 'test' number their classes differently (only one of them has ant)" in line
+
+
+def test_rows_without_label(checkpoint, parquet, tmp_path, capsys):
+    data = parquet(datasets.Value("int64"), train=[0, None, 1, 1], test=[0, 1])
+    assert "row 1 of split 'train'" in refused_last(["probe", checkpoint, data], capsys)
+    assert main(["embed", str(checkpoint), str(data), "--output", str(tmp_path / "f.parquet")]) == 0
+    assert datasets.Dataset.from_parquet(str(tmp_path / "f.parquet"))["label"][:] == [0, None, 1, 1]
+    assert main(["embed", str(checkpoint), str(data), "--output", str(tmp_path / "f.safetensors")]) == 0
+    assert load_file(tmp_path / "f.safetensors")["labels"].tolist() == [0, -1, 1, 1]
+
+
+def test_labels_may_be_true_and_false(checkpoint, parquet, capsys):
+    data = parquet(datasets.Value("bool"), train=[True, False] * 4, test=[True, False])
+    assert main(["probe", str(checkpoint), str(data), "--k", "1"]) == 0
 
 
 def test_probe_refuses(checkpoint, photos, capsys):

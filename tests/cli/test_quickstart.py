@@ -50,10 +50,12 @@ def test_stock_automodel_gave_the_same_features(short_run):
     assert AutoModel.from_pretrained(folder / "model").config.hidden_size == 96
 
 
-def test_foreign_folders_are_left_alone(tmp_path, capsys):
-    (tmp_path / "thesis.txt").write_text("years of work")
+@pytest.mark.parametrize("names", [["thesis.txt"], ["thesis.txt", "results.json"], ["masks.png"]])
+def test_foreign_folders_are_left_alone(tmp_path, capsys, names):
+    for name in names:
+        (tmp_path / name).write_text("years of work")
     assert "holds other files" in refused(["quickstart", "--output-dir", tmp_path], capsys)
-    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
     assert "at least 1" in refused(["quickstart", "--seeds", "0", "--output-dir", tmp_path / "new"], capsys)
     assert not (tmp_path / "new").exists()
 

@@ -295,8 +295,18 @@ def test_splits_that_number_classes_differently_are_refused(tmp_path):
     for split, labels in (("train", ["cat", "dog", "cow"]), ("test", ["dog", "cow"])):
         rows = datasets.Dataset.from_dict({"image": [picture] * len(labels), "label": labels})
         rows.to_parquet(tmp_path / f"{split}-00000-of-00001.parquet")
-    with pytest.raises(ValueError, match="must number the same classes alike"):
+    with pytest.raises(ValueError, match="'train' and 'test' number their classes differently .only one of them has cat"):
         build_datasets(arguments(tmp_path), 48, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("fraction", "message"), [(0.5, r"holds out all images of \['1'\]"), (1.0, "eval_fraction=1.0 is not between")]
+)
+def test_nothing_to_learn_from_is_refused(tmp_path, fraction, message):
+    rows = {"image": [{"bytes": b"", "path": None}] * 5, "label": [0, 0, 0, 0, 1]}
+    datasets.Dataset.from_dict(rows).to_parquet(tmp_path / "train-00000-of-00001.parquet")
+    with pytest.raises(ValueError, match=message):
+        build_datasets(arguments(tmp_path, eval_fraction=fraction), 48, seed=0)
 
 
 def test_data_without_labels_is_refused(tmp_path):

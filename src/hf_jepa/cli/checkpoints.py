@@ -25,7 +25,7 @@ class Features(NamedTuple):
 
     Args:
         features: (N, F) float32
-        labels: (N,), or None where the data set has none.
+        labels: (N,), -1 for a row without label; None where the data set has none.
         sample_index: (N,) row of each in the data set.
         skipped: "path: reason" of every image that could not be read.
     """
@@ -82,17 +82,23 @@ def embed_images(
     def transform(image: Image.Image, rng) -> torch.Tensor:
         return processor(images=image, return_tensors="pt").pixel_values[0]
 
+    images = ImageDataset(dataset.select_columns("image"), transform)
+
     def batches():
-        for batch in DataLoader(ImageDataset(dataset, transform), batch_size, collate_fn=ImageCollator()):
+        for batch in DataLoader(images, batch_size, collate_fn=ImageCollator()):
             skipped.extend(batch["skipped"])
             sample_index.append(batch["sample_index"])
             yield batch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    features, labels = extract_features(model, batches(), readout, device=device, progress=False)
+    features, _ = extract_features(model, batches(), readout, device=device, progress=False)
     for line in skipped:
         print(f"skipped {line}", file=sys.stderr)
-    return Features(features, labels, torch.cat(sample_index), skipped)
+    rows = torch.cat(sample_index)
+    if "label" not in dataset.features:
+        return Features(features, None, rows, skipped)
+    labels = torch.tensor([-1 if label is None else int(label) for label in dataset["label"]])
+    return Features(features, labels[rows], rows, skipped)
 
 
 def model_line(model: PreTrainedModel, checkpoint: str) -> str:

@@ -19,7 +19,7 @@ def parser() -> argparse.ArgumentParser:
     parser = command_parser(
         "embed",
         "Rows keep the order of the data. A data set has the columns `file`, `features` and, where there are labels, "
-        "`label`; a safetensors file has `features`, `sample_index` (row in the data) and `labels`. Images that "
+        "`label`; a safetensors file has `features`, `sample_index` (row in the data) and `labels` (-1: none). Images that "
         "cannot be read are named and left out.",
         "hf-jepa embed facebook/ijepa_vith14_1k photos --output features.parquet",
     )
@@ -91,7 +91,7 @@ def _as_dataset(dataset: "datasets.Dataset", result: "Features") -> "datasets.Da
     columns = {"file": [describe_source(dataset[row]["image"], row) for row in rows]}
     kinds = {"file": datasets.Value("string")}
     if result.labels is not None:
-        columns["label"] = result.labels.tolist()
+        columns["label"] = [dataset[row]["label"] for row in rows]
         kinds["label"] = dataset.features["label"]
     columns["features"] = list(result.features.numpy())
     kinds["features"] = datasets.List(datasets.Value("float32"), length=result.features.shape[1])

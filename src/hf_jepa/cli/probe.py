@@ -6,6 +6,8 @@ from hf_jepa.cli.main import command_parser
 
 
 _USUAL_K = 20
+_USUAL_WEIGHT_DECAY = 1e-2
+_NONE_HELD_OUT = 2  # rows of a class, of which a fifth, rounded, is none
 
 
 def parser() -> argparse.ArgumentParser:
@@ -30,6 +32,9 @@ def parser() -> argparse.ArgumentParser:
     few = parser.add_mutually_exclusive_group()
     few.add_argument("--fraction", type=float, help="learn from this share of the labels of each class (0.01: 1 %%)")
     few.add_argument("--per-class", type=int, help="learn from this many images of each class")
+    parser.add_argument(
+        "--weight-decay", type=float, help="of the linear probe; chosen on held-out rows unless given"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the choice of few labels and of held-out rows")
     parser.add_argument("--batch-size", type=int, default=64, help="images per step")
     parser.add_argument("--onednn", action="store_true", help="CPU: twice as fast on AMD, equal to rounding")
@@ -41,15 +46,21 @@ def main(argv: list[str]) -> int:
 
     from hf_jepa.cli.checkpoints import embed_images, load_encoder, load_processor, model_line
     from hf_jepa.cli.tables import table
+    from hf_jepa.data.columns import check_same_classes
     from hf_jepa.data.sources import load_images
     from hf_jepa.evaluation.knn import knn_classify
-    from hf_jepa.evaluation.linear import linear_probe
+    from hf_jepa.evaluation.linear import WEIGHT_DECAYS, linear_probe
     from hf_jepa.evaluation.low_shot import low_shot_indices
 
     data = {split: load_images(args.data, split=split) for split in (args.train_split, args.test_split)}
     for split, dataset in data.items():
         if "label" not in dataset.features:
             raise ValueError(f"split {split!r} of {args.data} has no labels, only {dataset.column_names}")
+        if None in (labels := dataset["label"]) or min(labels) < 0:
+            row = next(row for row, label in enumerate(labels) if label is None or label < 0)
+            raise ValueError(f"row {row} of split {split!r} of {args.data} has no label")
+    names = {split: getattr(dataset.features["label"], "names", None) for split, dataset in data.items()}
+    check_same_classes(args.train_split, names[args.train_split], args.test_split, names[args.test_split])
     model = load_encoder(args.checkpoint, args.onednn)
     print(model_line(model, args.checkpoint))
     processor = load_processor(args.checkpoint, model.config)
@@ -63,7 +74,11 @@ def main(argv: list[str]) -> int:
         train_x, train_y = train_x[chosen], train_y[chosen]
     k = min(_USUAL_K, len(train_x)) if args.k is None else args.k
     knn = knn_classify(train_x, train_y, test.features, test.labels, k=k)
-    linear = linear_probe(train_x, train_y, test.features, test.labels, seed=args.seed)
+    decays = WEIGHT_DECAYS if args.weight_decay is None else (args.weight_decay,)
+    if len(decays) > 1 and train_y.unique(return_counts=True)[1].max() <= _NONE_HELD_OUT:
+        decays = (_USUAL_WEIGHT_DECAY,)
+        print(f"too few labels to choose a weight decay by: {decays[0]} is taken (--weight-decay)")
+    linear = linear_probe(train_x, train_y, test.features, test.labels, decays, seed=args.seed)
     print(f"{len(train_x)} training and {len(test.features)} test images, read-out {args.readout}\n")
     rows = [[f"k-NN (k={k})", knn], [f"linear (weight decay {linear.weight_decay:g})", linear]]
     scored = [[name, *(_percent(value) for value in (result.accuracy, result.top5))] for name, result in rows]

@@ -18,6 +18,7 @@ READOUT_NOTE = (
     "k-NN (k=20) and linear probe: mean of the tokens, for raw pixels all of them. For comparison k-NN on mean and "
     "standard deviation of the tokens, and on their maximum (for raw pixels: of the pixels of patches)."
 )
+WRITES = {"results.json", "model", "masks.png", "training.png", "pca.png", "neighbours.png"}
 EQUAL = 1e-5  # largest relative difference of features that two orders of the same additions explain
 
 
@@ -40,8 +41,9 @@ def main(argv: list[str]) -> int:
     if args.seeds < 1 or args.steps < 1:
         raise ValueError(f"--seeds and --steps must be at least 1, got {args.seeds} and {args.steps}")
     output = args.output_dir
-    if output.exists() and any(output.iterdir()) and not (output / "results.json").is_file():
-        raise FileExistsError(f"{output} holds other files: choose another --output-dir")
+    found = {entry.name for entry in output.iterdir()} if output.exists() else set()
+    if found and (found - WRITES or "results.json" not in found):
+        raise FileExistsError(f"{output} holds other files than a quickstart's: choose another --output-dir")
     work = output.absolute().with_name(f".{output.name}.{os.getpid()}.tmp")
     work.mkdir(parents=True)
     try:

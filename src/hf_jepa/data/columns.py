@@ -127,6 +127,29 @@ def standard_columns(
     return dataset.rename_columns({old: new for old, new in names.items() if old not in (None, new)})
 
 
+def check_same_classes(first: str, names: list[str] | None, second: str, others: list[str] | None) -> None:
+    """Make sure that a number stands for the same class in two splits.
+
+    Args:
+        first, second: names of the splits.
+        names, others: names of their classes in the order of their numbers, None where they have no names.
+
+    Raises:
+        ValueError: they differ; the message names the classes that only one of them has.
+
+    Example:
+        >>> check_same_classes("train", ["cat", "dog"], "test", ["cat", "dog"])
+    """
+    if names == others:
+        return
+    alone = sorted(set(names or ()) ^ set(others or ()))
+    reason = f"only one of them has {', '.join(alone[:5])}{' ...' if len(alone) > 5 else ''}" if alone else "other order"
+    raise ValueError(
+        f"splits {first!r} and {second!r} number their classes differently ({reason}): text labels are numbered split by "
+        "split, so store them as ClassLabel (`dataset.class_encode_column`) before splitting"
+    )
+
+
 def _is_text(feature: Any) -> bool:
     return getattr(feature, "dtype", None) in ("string", "large_string")
 
@@ -141,4 +164,4 @@ def _require(features: "datasets.Features", name: str, option: str) -> None:
         raise ValueError(f"{option} {name!r} is not one of the columns {sorted(features)}")
 
 
-__all__ = ["find_image_column", "find_label_column", "standard_columns"]
+__all__ = ["check_same_classes", "find_image_column", "find_label_column", "standard_columns"]

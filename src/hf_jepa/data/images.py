@@ -112,10 +112,11 @@ class ImageDataset(Dataset):
         return getattr(getattr(self.dataset, "features", {}).get("label"), "names", None)
 
     @property
-    def labels(self) -> list[int] | None:
-        """Label of every row, without reading an image; None where there are none."""
+    def labels(self) -> list[int | None] | None:
+        """Label of every row (None where it has none), without reading an image; None without labels."""
         if hasattr(self.dataset, "features"):
-            return list(self.dataset["label"]) if "label" in self.dataset.features else None
+            labels = self.dataset["label"] if "label" in self.dataset.features else None
+            return None if labels is None else [None if label is None else int(label) for label in labels]
         rows = [self.dataset[index] for index in range(len(self))]
         return [int(row["label"]) for row in rows] if rows and "label" in rows[0] else None
 

@@ -197,6 +197,8 @@ def add_features_column(
     """
     import datasets
 
+    from hf_jepa.data.decoding import to_rgb
+
     if not isinstance(dataset, datasets.Dataset):
         raise TypeError(f"expected a datasets.Dataset, got {type(dataset).__name__}: load it with streaming=False")
     if image_column not in dataset.column_names:
@@ -211,7 +213,7 @@ def add_features_column(
     def batches() -> Iterator[Mapping[str, torch.Tensor]]:
         with tqdm(total=len(dataset), desc="features", unit="image", disable=not progress) as bar:
             for batch in images.iter(batch_size):
-                rgb = [image.convert("RGB") for image in batch[image_column]]  # grey, palette and alpha files too
+                rgb = [to_rgb(image) for image in batch[image_column]]
                 yield processor(images=rgb, return_tensors="pt")
                 bar.update(len(rgb))
 

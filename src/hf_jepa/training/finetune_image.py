@@ -12,6 +12,7 @@ from torch.utils.data import Dataset, Subset
 from transformers import AutoConfig
 from transformers.utils import is_matplotlib_available, logging
 
+from hf_jepa.data.columns import check_same_classes
 from hf_jepa.data.embedded import LabelledCrops
 from hf_jepa.data.images import ImageCollator, ImageDataset
 from hf_jepa.data.sources import load_images
@@ -109,17 +110,20 @@ def build_datasets(arguments: ClassificationArguments, size: Any, seed: int) -> 
     chosen = torch.arange(len(labels))
     names = train.class_names or [str(number) for number in range(int(labels.max()) + 1)]
     if arguments.eval_fraction is not None:
+        if not 0 < arguments.eval_fraction < 1:
+            raise ValueError(f"eval_fraction={arguments.eval_fraction} is not between 0 and 1")
         held_out = low_shot_indices(labels, fraction=arguments.eval_fraction, seed=seed)
         source = open_split(arguments, arguments.train_split, False, size, seed)
         test = Subset(source, held_out.tolist())
         chosen = chosen[~torch.isin(chosen, held_out)]
+        if lost := sorted(set(labels.tolist()) - set(labels[chosen].tolist())):
+            raise ValueError(
+                f"eval_fraction={arguments.eval_fraction} holds out all images of {[names[c] for c in lost[:5]]}: they "
+                "are too few to train and to measure on"
+            )
     else:
         test = open_split(arguments, arguments.eval_split, False, size, seed)
-        if test.class_names != train.class_names:
-            raise ValueError(
-                f"the classes of {arguments.eval_split!r} are {test.class_names}, of {arguments.train_split!r} "
-                f"{train.class_names}: both splits must number the same classes alike (store them as ClassLabel)"
-            )
+        check_same_classes(arguments.train_split, train.class_names, arguments.eval_split, test.class_names)
         if unseen := sorted(set(test.labels) - set(train.labels)):
             shown = [names[label] if label < len(names) else label for label in unseen[:5]]
             raise ValueError(f"classes {shown} of {arguments.eval_split!r} do not occur in {arguments.train_split!r}")

@@ -8,6 +8,7 @@ from typing import Any
 from torch.utils.data import Dataset
 from transformers.utils import logging
 
+from hf_jepa.data.columns import check_same_classes
 from hf_jepa.data.embedded import EmbeddedCrops
 from hf_jepa.data.images import ImageCollator, ImageDataset, IterableImageDataset
 from hf_jepa.data.sources import load_images
@@ -104,6 +105,7 @@ def build_dataset(arguments: PretrainingArguments, config, seed: int) -> Dataset
     images = load_images(
         arguments.dataset, arguments.dataset_split, arguments.streaming, image_column=arguments.image_column
     )
+    images = images.select_columns("image")  # labels play no part, so they may be missing
     return (IterableImageDataset if arguments.streaming else ImageDataset)(images, transform, seed)
 
 
@@ -112,6 +114,7 @@ def add_knn_probe(trainer: JepaTrainer, arguments: PretrainingArguments, config)
     train, test = (
         ImageDataset(load_images(arguments.knn_dataset, split), transform) for split in arguments.knn_splits
     )
+    check_same_classes(arguments.knn_splits[0], train.class_names, arguments.knn_splits[1], test.class_names)
     trainer.add_callback(OnlineKnnProbe(trainer, train, test, arguments.knn_every))
 
 
