@@ -83,14 +83,14 @@ def _models(auto_class: str) -> dict:
     """Config class -> model class of an Auto class."""
     found = {}
     for variant in VARIANTS.values():
-        key = variant.config_class()
+        keys = [variant.config_class()]
         classes = {"AutoModelForPreTraining": variant.pretraining_model}
-        if variant.native:  # AutoConfig returns the native config class, so that is the key
-            key = next(cls for cls in key.__mro__ if cls.__module__.startswith("transformers."))
+        if variant.native:  # AutoConfig returns the native config class, so that is a key as well
+            keys += [next(cls for cls in keys[0].__mro__ if cls.__module__.startswith("transformers."))]
         else:
             classes |= {"AutoModel": variant.base_model} | variant.heads
         if auto_class in classes:
-            found[key] = variant.model_class(classes[auto_class])
+            found |= dict.fromkeys(keys, variant.model_class(classes[auto_class]))
     return found
 
 

@@ -121,11 +121,11 @@ def test_probe_with_few_labels(checkpoint, photos, capsys):
 def parquet(tmp_path):
     """The splits of a data set with these labels, all of the same picture."""
 
-    def write(kind=datasets.Value("string"), **splits):
+    def write(kind="string", **splits):
         (tmp_path / "data").mkdir()
         image = {"bytes": picture_bytes(), "path": None}
         for split, labels in splits.items():
-            features = datasets.Features({"image": datasets.Image(), "label": kind})
+            features = datasets.Features({"image": datasets.Image(), "label": datasets.Value(kind)})
             rows = datasets.Dataset.from_dict({"image": [image] * len(labels), "label": labels}, features=features)
             rows.to_parquet(tmp_path / "data" / f"{split}-00000-of-00001.parquet")
         return tmp_path / "data"
@@ -142,11 +142,11 @@ def picture_bytes() -> bytes:
 def test_probe_refuses_splits_that_number_their_classes_differently(checkpoint, parquet, capsys):
     data = parquet(train=["ant", "bee", "cat"] * 3, test=["bee", "cat"])
     line = refused_last(["probe", checkpoint, data], capsys)
-    assert "splits 'train' and 'test' number their classes differently (only one of them has ant)" in line
+    assert "splits 'train' and 'test' number their classes differently (only one has ant)" in line
 
 
 def test_rows_without_label(checkpoint, parquet, tmp_path, capsys):
-    data = parquet(datasets.Value("int64"), train=[0, None, 1, 1], test=[0, 1])
+    data = parquet("int64", train=[0, None, 1, 1], test=[0, 1])
     assert "row 1 of split 'train'" in refused_last(["probe", checkpoint, data], capsys)
     assert main(["embed", str(checkpoint), str(data), "--output", str(tmp_path / "f.parquet")]) == 0
     assert datasets.Dataset.from_parquet(str(tmp_path / "f.parquet"))["label"][:] == [0, None, 1, 1]
@@ -155,7 +155,7 @@ def test_rows_without_label(checkpoint, parquet, tmp_path, capsys):
 
 
 def test_labels_may_be_true_and_false(checkpoint, parquet, capsys):
-    data = parquet(datasets.Value("bool"), train=[True, False] * 4, test=[True, False])
+    data = parquet("bool", train=[True, False] * 4, test=[True, False])
     assert main(["probe", str(checkpoint), str(data), "--k", "1"]) == 0
 
 

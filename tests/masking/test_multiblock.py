@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -204,6 +205,7 @@ def test_the_guarantee_is_reached_by_stacking_targets_and_not_exceeded():
         ({"grid_size": 0}, r"grid_size .* got 0"),
         ({"grid_size": (14, 14, 2)}, r"grid_size .* got \(14, 14, 2\)"),
         ({"grid_size": 14, "target_scale": (0.3, 0.2)}, r"target_scale .*low.*high.* got \(0.3, 0.2\)"),
+        ({"grid_size": 14, "target_scale": 0.2}, r"target_scale must be a range \(low, high\) .* got 0.2"),
         ({"grid_size": 14, "context_scale": (0.5, 1.2)}, r"context_scale .* got \(0.5, 1.2\)"),
         ({"grid_size": 14, "target_aspect_ratio": (0.0, 1.0)}, r"target_aspect_ratio"),
         ({"grid_size": 14, "num_target_masks": 0}, r"num_target_masks must be at least 1, got 0"),
@@ -217,7 +219,7 @@ def test_settings_that_no_mask_can_satisfy_are_refused(settings, message):
 
 
 def test_build_mask_sampler_chooses_by_name_and_refuses_the_rest():
-    assert build_mask_sampler(grid_size=14, seed=3) == MultiBlockMaskSampler(14, seed=3)
+    assert build_mask_sampler(grid_size=np.int64(14), seed=3) == MultiBlockMaskSampler(14, seed=3)
     assert type(build_mask_sampler("official", grid_size=14)).__name__ == "OfficialMultiBlockMaskSampler"
     with pytest.raises(ValueError, match="unknown mask mode 'random'.*corrected"):
         build_mask_sampler("random", grid_size=14)

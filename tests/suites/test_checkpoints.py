@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassClassValidationError
 from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers import AutoModelForPreTraining
 
 
@@ -60,6 +62,50 @@ def test_half_a_checkpoint_is_refused_by_key(variant, model, tmp_path, lost):
     save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match=lost):
         variant.model_class().from_pretrained(tmp_path)
+
+
+def other_shapes(variant, model) -> dict:
+    """Config fields that change the shapes of a few tensors of both encoders."""
+    return {"num_channels": model.config.num_channels + 1}
+
+
+def test_other_shapes_are_refused_by_key(variant, model, tmp_path):
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"tensors have other shapes: context_encoder\.\S+ is \(.*\), not \(.*\)"):
+        variant.model_class().from_pretrained(tmp_path, **other_shapes(variant, model))
+
+
+def test_other_shapes_start_alike_in_both_encoders(variant, model, tmp_path, caplog):
+    model.save_pretrained(tmp_path)
+    options = other_shapes(variant, model) | {"ignore_mismatched_sizes": True}
+    again = variant.model_class().from_pretrained(tmp_path, **options)
+    found = [key for key, value in again.state_dict().items() if value.shape != model.state_dict()[key].shape]
+    prefix = f"{again.base_model_prefix}."
+    assert len(found) >= 2 and any(key.startswith(prefix) for key in found)
+    for key in found:
+        if key.startswith(prefix):
+            twin = again.state_dict()[f"context_encoder.{key.removeprefix(prefix)}"]
+            assert torch.equal(again.state_dict()[key], twin)
+
+
+def test_what_a_subclass_adds_starts_fresh(variant, model, tmp_path):
+    class WithHead(variant.model_class()):
+        def __init__(self, config):
+            super().__init__(config)
+            self.head = nn.Linear(config.hidden_size, 5)
+            self.post_init()
+
+    model.save_pretrained(tmp_path)
+    again = WithHead.from_pretrained(tmp_path)
+    assert again.head.weight.isfinite().all() and not again.head.bias.any()
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in model.state_dict().items())
+
+
+def test_fields_given_to_from_pretrained_are_validated(variant, model, tmp_path):
+    model.save_pretrained(tmp_path)
+    for name in (variant.pretraining_model, variant.base_model):
+        with pytest.raises(StrictDataclassClassValidationError, match="loss_type='mee' is not one of"):
+            variant.model_class(name).from_pretrained(tmp_path, loss_type="mee")
 
 
 def test_bf16_load_keeps_the_target_in_float32(variant, model, batch, tmp_path):  # trap T9

@@ -151,7 +151,10 @@ def test_initialisation_per_layer(variant, rescale):  # trap T1
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda b: b.update(context_mask=[]), "empty list"),
+        (lambda b: b.update(context_mask=[]), "context_mask is empty"),
+        (lambda b: b.update(target_mask=None), "target_mask is empty"),
+        (lambda b: b.update(target_mask=[[0, 1], [2, 3]]), r"target_mask\[0\] is of type list"),
+        (lambda b: b.update(target_mask=[b["target_mask"][0].repeat(2, 1)]), r"target_mask\[0\] has 4 rows, other ma"),
         (lambda b: b.update(target_mask=[torch.zeros(2, 0, dtype=torch.long)]), "no token"),
         (lambda b: b.update(context_mask=[torch.ones(2, 64, dtype=torch.bool)]), "torch.bool"),
         (lambda b: b["target_mask"].append(torch.zeros(2, 3, dtype=torch.long)), r"\[4, 4, 3\]"),
@@ -160,5 +163,5 @@ def test_initialisation_per_layer(variant, rescale):  # trap T1
 )
 def test_wrong_masks_are_refused(model, batch, change, message):
     change(batch)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         model(**batch)

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForPreTraining
 
 import hf_jepa
 from hf_jepa.registry import VARIANTS
@@ -30,6 +30,11 @@ def test_variant_is_complete(variant):
     assert f"models/{variant.name}/README.md" in (ROOT / "MODELS.md").read_text(encoding="utf-8")
     assert {variant.config, variant.base_model, variant.pretraining_model} <= set(hf_jepa.__all__)
     assert (ROOT / f"training_scripts/configs/{variant.name}/tiny.yaml").is_file()
+
+
+def test_a_config_shows_its_fields_and_names_a_model(variant, config):
+    assert '"hidden_size": ' in repr(config) and '"loss_type": ' in repr(config)
+    assert type(AutoModelForPreTraining.from_config(config)).__name__ == variant.pretraining_model
 
 
 def test_config_round_trip(config, tmp_path):

@@ -295,7 +295,7 @@ def test_splits_that_number_classes_differently_are_refused(tmp_path):
     for split, labels in (("train", ["cat", "dog", "cow"]), ("test", ["dog", "cow"])):
         rows = datasets.Dataset.from_dict({"image": [picture] * len(labels), "label": labels})
         rows.to_parquet(tmp_path / f"{split}-00000-of-00001.parquet")
-    with pytest.raises(ValueError, match="'train' and 'test' number their classes differently .only one of them has cat"):
+    with pytest.raises(ValueError, match="'train' and 'test' number their classes differently .only one has cat"):
         build_datasets(arguments(tmp_path), 48, seed=0)
 
 

@@ -19,8 +19,8 @@ def parser() -> argparse.ArgumentParser:
     parser = command_parser(
         "embed",
         "Rows keep the order of the data. A data set has the columns `file`, `features` and, where there are labels, "
-        "`label`; a safetensors file has `features`, `sample_index` (row in the data) and `labels` (-1: none). Images that "
-        "cannot be read are named and left out.",
+        "`label`; a safetensors file has `features`, `sample_index` (row in the data) and `labels` (-1: none). Images "
+        "that cannot be read are named and left out.",
         "hf-jepa embed facebook/ijepa_vith14_1k photos --output features.parquet",
     )
     parser.add_argument("checkpoint", help="folder or Hub id of a model; of a pretraining one the target encoder")

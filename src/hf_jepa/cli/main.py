@@ -90,8 +90,8 @@ def _without_command(argv: list[str]) -> int:
 def _is_input_error(error: Exception) -> bool:
     if isinstance(error, INPUT_ERRORS):
         return True
-    # safetensors reports a truncated or foreign file by an exception class of its own.
-    return type(error).__name__ == "SafetensorError"
+    # safetensors reports a truncated or foreign file, and configs wrong fields, by exception classes of their own.
+    return type(error).__name__.startswith(("SafetensorError", "StrictDataclass"))
 
 
 def command_parser(name: str, description: str, example: str) -> Parser:

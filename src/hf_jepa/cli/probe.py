@@ -32,9 +32,7 @@ def parser() -> argparse.ArgumentParser:
     few = parser.add_mutually_exclusive_group()
     few.add_argument("--fraction", type=float, help="learn from this share of the labels of each class (0.01: 1 %%)")
     few.add_argument("--per-class", type=int, help="learn from this many images of each class")
-    parser.add_argument(
-        "--weight-decay", type=float, help="of the linear probe; chosen on held-out rows unless given"
-    )
+    parser.add_argument("--weight-decay", type=float, help="of the linear probe; chosen on held-out rows unless given")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of few labels and of held-out rows")
     parser.add_argument("--batch-size", type=int, default=64, help="images per step")
     parser.add_argument("--onednn", action="store_true", help="CPU: twice as fast on AMD, equal to rounding")

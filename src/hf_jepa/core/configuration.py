@@ -1,6 +1,8 @@
 """The config fields that say what a JEPA's loss is; every variant's config mixes them in."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
 
 from hf_jepa.losses.prediction import LOSSES, NORMALIZATIONS
 
@@ -8,7 +10,7 @@ from hf_jepa.losses.prediction import LOSSES, NORMALIZATIONS
 TARGET_SOURCES = ("ema", "frozen")
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False)  # the repr of PreTrainedConfig shows all fields, not those of the mixin
 class JepaConfigMixin:
     """What is predicted and how the prediction is judged.
 
@@ -30,4 +32,21 @@ class JepaConfigMixin:
                 raise ValueError(f"{field}={getattr(self, field)!r} is not one of {', '.join(allowed)}")
 
 
-__all__ = ["TARGET_SOURCES", "JepaConfigMixin"]
+def require_config_fields(config_class: type, names: Iterable[object]) -> None:
+    """Refuse what is no field of a config: transformers takes every name, so that a misspelt one would change nothing.
+
+    Raises:
+        ValueError: naming the unknown fields, and the known one that each resembles.
+
+    Example:
+        >>> from hf_jepa import IJepaConfig
+        >>> require_config_fields(IJepaConfig, ["hidden_size"])
+    """
+    known = {field.name for field in fields(config_class)}
+    if unknown := [name for name in map(str, names) if name not in known]:
+        meant = {name: get_close_matches(name, known, n=1, cutoff=0.8) for name in unknown}
+        shown = ", ".join(name + (f" (did you mean {near[0]}?)" if near else "") for name, near in meant.items())
+        raise ValueError(f"{config_class.__name__} has no field {shown}")
+
+
+__all__ = ["TARGET_SOURCES", "JepaConfigMixin", "require_config_fields"]

@@ -1,5 +1,7 @@
 """Base classes: initialisation shared by all models, and the contract of a pretraining model."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import nn
 from transformers import initialization as init
@@ -28,6 +30,7 @@ class JepaPreTrainedModel(PreTrainedModel):
         if not isinstance(config, self.config_class) and config.model_type == self.config_class.model_type:
             native, config = config, self.config_class.from_dict(config.to_dict())
             config._attn_implementation = native._attn_implementation  # a run-time choice, not in the dict
+        config.validate()  # `from_pretrained` sets the fields that it is given after the config was built
         super().__init__(config, *args, **kwargs)
 
     def save_pretrained(self, *args, save_original_format: bool = False, **kwargs):
@@ -96,26 +99,53 @@ class JepaPreTrainingMixin:
         return self
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path,
+        *args,
+        output_loading_info: bool = False,
+        ignore_mismatched_sizes: bool = False,
+        **kwargs,
+    ):
         """Load a pretraining checkpoint, or start one from an encoder-only checkpoint.
 
-        An encoder that the checkpoint lacks becomes a copy of the one it has, a missing predictor starts fresh, and
-        one message says so. The target encoder is frozen again (loading makes every parameter trainable).
+        An encoder that the checkpoint lacks becomes a copy of the one it has, a missing predictor (or part that a
+        subclass adds) starts fresh, and one message says so. The target encoder is frozen again (loading makes every
+        parameter trainable).
 
         Raises:
-            ValueError: a part of the model is only partly in the checkpoint; the error names the missing keys.
+            ValueError: a part of the model is only partly in the checkpoint, or, unless `ignore_mismatched_sizes`,
+                has other shapes there; the error names the keys.
         """
         # transformers' own report is silenced: what is missing is either explained or refused below.
         verbosity = logging.get_verbosity()
         logging.set_verbosity_error()
         try:
             model, info = super().from_pretrained(
-                pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
+                pretrained_model_name_or_path, *args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
             )
         finally:
             logging.set_verbosity(verbosity)
+        model._check_shapes(info["mismatched_keys"], pretrained_model_name_or_path, ignore_mismatched_sizes)
         model._complete(info, pretrained_model_name_or_path)
         return (model, info) if output_loading_info else model
+
+    @torch.no_grad()
+    def _check_shapes(
+        self, mismatched: Iterable[tuple[str, torch.Size, torch.Size]], source: str, ignore: bool
+    ) -> None:
+        """Refuse tensors of other shapes, or say that they start afresh: in both encoders alike."""
+        if not mismatched:
+            return
+        shown = [f"{key} is {tuple(stored)}, not {tuple(wanted)}" for key, stored, wanted in sorted(mismatched)]
+        found = f"{source}: {len(shown)} tensors have other shapes: {', '.join(shown[:3])}{' ...' * (len(shown) > 3)}"
+        if not ignore:
+            raise ValueError(f"{found}. Check the config, or start them afresh by ignore_mismatched_sizes=True.")
+        logger.warning(f"{found}. They start from a fresh initialisation.")
+        prefix, state = f"{self.base_model_prefix}.", self.state_dict()
+        for key, *_ in mismatched:
+            if key.startswith(prefix):
+                state[key].copy_(state[f"context_encoder.{key.removeprefix(prefix)}"])
 
     def _complete(self, info: dict, source: str) -> None:
         """Fill in whole parts that a checkpoint lacks; refuse partial ones."""
@@ -125,6 +155,8 @@ class JepaPreTrainingMixin:
             "context encoder": "context_encoder",
             "predictor": "predictor",
         }
+        own = {name for name, _ in self.named_children()} - set(parts.values())
+        parts |= {name: name for name in sorted(own)}  # what a subclass adds
         absent = []
         for part, prefix in parts.items():
             expected = {key for key in self.state_dict() if key.startswith(prefix + ".")}
@@ -145,14 +177,14 @@ class JepaPreTrainingMixin:
         starts = {
             "target encoder": "the target encoder starts as a copy of the context encoder",
             "context encoder": "the context encoder starts as a copy of the target encoder",
-            "predictor": "the predictor starts from a fresh initialisation",
         }
         if "context encoder" in absent:
             Average(self.context_encoder, self.target_encoder)(0.0)
         elif "target encoder" in absent:
             Average(self.target_encoder, self.context_encoder)(0.0)
         if absent:
-            started = "; ".join(starts[part] for part in absent)
+            fresh = "the {} starts from a fresh initialisation"
+            started = "; ".join(starts.get(part, fresh.format(part)) for part in absent)
             logger.warning(f"{source} holds no {' and no '.join(absent)}: {started}.")
         self.target_encoder.requires_grad_(False)
         self.train(self.training)  # puts the target encoder into eval mode

@@ -143,10 +143,10 @@ def check_same_classes(first: str, names: list[str] | None, second: str, others:
     if names == others:
         return
     alone = sorted(set(names or ()) ^ set(others or ()))
-    reason = f"only one of them has {', '.join(alone[:5])}{' ...' if len(alone) > 5 else ''}" if alone else "other order"
+    shown = f"only one has {', '.join(alone[:5])}{' ...' if len(alone) > 5 else ''}" if alone else "in another order"
     raise ValueError(
-        f"splits {first!r} and {second!r} number their classes differently ({reason}): text labels are numbered split by "
-        "split, so store them as ClassLabel (`dataset.class_encode_column`) before splitting"
+        f"splits {first!r} and {second!r} number their classes differently ({shown}): text labels are numbered split "
+        "by split, so store them as ClassLabel (`dataset.class_encode_column`) before splitting"
     )
 
 

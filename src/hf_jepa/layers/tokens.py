@@ -5,16 +5,27 @@ from collections.abc import Sequence
 import torch
 
 
-def as_mask_list(mask: torch.Tensor | Sequence[torch.Tensor], name: str) -> list[torch.Tensor]:
+def as_mask_list(
+    mask: torch.Tensor | Sequence[torch.Tensor], name: str, rows: int | None = None
+) -> list[torch.Tensor]:
     """Bring a mask argument into its one form: a non-empty list of LongTensors of shape (B, K).
 
+    Args:
+        mask: one or several.
+        name: of the argument, for messages.
+        rows: B, where something else has set it.
+
     Raises:
-        ValueError: the list is empty, or a mask is not an integer tensor of two dimensions with at least one token.
+        TypeError: a mask is no tensor.
+        ValueError: the list is empty, a mask is not an integer tensor of two dimensions with at least one token, or
+            masks have different numbers of rows.
     """
-    masks = [mask] if isinstance(mask, torch.Tensor) else list(mask)
+    masks = [mask] if isinstance(mask, torch.Tensor) else list(mask or ())
     if not masks:
-        raise ValueError(f"{name} is an empty list: pass at least one LongTensor (batch, kept tokens)")
+        raise ValueError(f"{name} is empty: pass at least one LongTensor (batch, kept tokens)")
     for i, m in enumerate(masks):
+        if not isinstance(m, torch.Tensor):
+            raise TypeError(f"{name}[{i}] is of type {type(m).__name__}: expected a LongTensor (batch, kept tokens)")
         if m.ndim != 2 or m.dtype != torch.long:
             raise ValueError(
                 f"{name}[{i}] has shape {tuple(m.shape)} and dtype {m.dtype}: expected a LongTensor (batch, kept "
@@ -22,6 +33,9 @@ def as_mask_list(mask: torch.Tensor | Sequence[torch.Tensor], name: str) -> list
             )
         if m.shape[1] == 0:
             raise ValueError(f"{name}[{i}] keeps no token: a mask must keep at least one")
+        rows = m.shape[0] if rows is None else rows
+        if m.shape[0] != rows:
+            raise ValueError(f"{name}[{i}] has {m.shape[0]} rows, other masks {rows}: one mask row per image")
     return masks
 
 

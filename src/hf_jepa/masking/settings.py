@@ -1,6 +1,7 @@
 """Settings of multi-block masking, shared and checked once for both of its modes."""
 
 from dataclasses import KW_ONLY, dataclass
+from numbers import Integral, Real
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,13 @@ class MultiBlockSettings:
     allow_overlap: bool = False
 
     def __post_init__(self):
-        grid = (self.grid_size, self.grid_size) if isinstance(self.grid_size, int) else tuple(self.grid_size)
+        grid = (self.grid_size, self.grid_size) if isinstance(self.grid_size, Integral) else tuple(self.grid_size)
         if len(grid) != 2 or min(grid) < 1:
             raise ValueError(f"grid_size must be a positive number or (rows, columns), got {self.grid_size}")
         object.__setattr__(self, "grid_size", grid)
         for name, largest in (("context_scale", 1.0), ("target_scale", 1.0), ("target_aspect_ratio", float("inf"))):
-            values = tuple(float(value) for value in getattr(self, name))
+            given = getattr(self, name)
+            values = tuple(float(value) for value in ([given] if isinstance(given, Real) else given))
             if len(values) != 2 or not 0 < values[0] <= values[1] <= largest:
                 raise ValueError(
                     f"{name} must be a range (low, high) with 0 < low <= high <= {largest}, got {getattr(self, name)}"

@@ -118,8 +118,8 @@ def build_datasets(arguments: ClassificationArguments, size: Any, seed: int) -> 
         chosen = chosen[~torch.isin(chosen, held_out)]
         if lost := sorted(set(labels.tolist()) - set(labels[chosen].tolist())):
             raise ValueError(
-                f"eval_fraction={arguments.eval_fraction} holds out all images of {[names[c] for c in lost[:5]]}: they "
-                "are too few to train and to measure on"
+                f"eval_fraction={arguments.eval_fraction} holds out all images of {[names[c] for c in lost[:5]]}: "
+                "they are too few to train and to measure on"
             )
     else:
         test = open_split(arguments, arguments.eval_split, False, size, seed)

@@ -276,7 +276,7 @@ class IJepaForPreTraining(JepaPreTrainingMixin, IJepaPreTrainedModel):
             context mask, image).
         """
         context_mask = as_mask_list(context_mask, "context_mask")
-        target_mask = as_mask_list(target_mask, "target_mask")
+        target_mask = as_mask_list(target_mask, "target_mask", rows=len(context_mask[0]))
         grid_size = self.context_encoder.embeddings.patch_embeddings.grid_size(pixel_values)
         context = self.context_encoder(pixel_values, context_mask=context_mask, **kwargs)
         predictions = self.predictor(context.last_hidden_state, context_mask, target_mask, grid_size)
