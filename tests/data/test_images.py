@@ -1,6 +1,7 @@
 """From files to batches: sources, labels, corrupt files, determinism."""
 
 import copy
+import itertools
 import pickle
 
 import datasets
@@ -155,6 +156,28 @@ def test_shuffled_streams_change_their_order_with_the_epoch():
         stream.set_epoch(epoch)
         orders.append([row.load()["labels"] for row in stream])
     assert orders[0] == orders[2] != orders[1] and sorted(orders[1]) == list(range(12))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_endless_streams_shuffle_every_pass_anew(workers):
+    rows = datasets.Dataset.from_dict({"image": [picture(i) for i in range(12)], "label": list(range(12))})
+
+    def first(number, **options):
+        stream = IterableImageDataset(rows.to_iterable_dataset(4), evaluation_transform(8), endless=True, **options)
+        loader = DataLoader(stream, 3, collate_fn=ImageCollator(), num_workers=workers)
+        return torch.cat([batch["labels"] for batch in itertools.islice(loader, number)]).split(12)
+
+    passes = first(12, shuffle_buffer=12)
+    assert all(sorted(labels.tolist()) == list(range(12)) for labels in passes)
+    orders = {tuple(labels.tolist()) for labels in passes}
+    assert len(orders) == 3 and tuple(range(12)) not in orders
+    assert all(torch.equal(a, b) for a, b in zip(passes, first(12, shuffle_buffer=12), strict=True))
+    assert not torch.equal(passes[0], first(4, shuffle_buffer=12, seed=1)[0])
+    plain = first(8)
+    assert torch.equal(plain[0], plain[1])
+    nothing = rows.to_iterable_dataset().take(0)
+    with pytest.raises(ValueError, match="the stream has no rows"):
+        next(iter(IterableImageDataset(nothing, evaluation_transform(8), endless=True)))
 
 
 def test_folders_divided_into_splits_number_classes_alike(tmp_path):

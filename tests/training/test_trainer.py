@@ -218,6 +218,22 @@ def test_a_stream_trains(make_trainer, photos):
     assert len(trainer.skipped) == 1 and "broken.jpg" in next(iter(trainer.skipped))
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stream_resumes_exactly_after_its_first_pass(make_trainer, photos, tmp_path, workers):
+    def trainer(name):
+        rows = load_images(photos, streaming=True)  # 17 files, two batches
+        stream = IterableImageDataset(rows, pretraining_transform(48), shuffle_buffer=9, endless=True)
+        options = {"save_strategy": "steps", "save_steps": 5, "dataloader_num_workers": workers, "logging_steps": 1}
+        return make_trainer(name, dataset=stream, max_steps=8, **options)
+
+    whole = trainer("whole")
+    whole.train()
+    resumed = trainer("resumed")
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole/checkpoint-5"))
+    assert losses(resumed) == losses(whole) and len(losses(whole)) == 8
+    assert all(torch.equal(value, weights(whole)[name]) for name, value in weights(resumed).items())
+
+
 def test_online_knn_probe_logs_an_accuracy(make_trainer, photos):
     trainer = make_trainer(max_steps=4)
     data = [ImageDataset(load_images(photos, split), evaluation_transform(48)) for split in ("train", "test")]

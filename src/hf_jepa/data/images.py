@@ -3,10 +3,12 @@
 A corrupt image does not raise: its place is taken by an `UndecodableImage`, which the collator drops and names.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
@@ -124,18 +126,21 @@ class ImageDataset(Dataset):
 class IterableImageDataset(IterableDataset):
     """Streamed data set of images, which its collator decodes (`ImageCollator`).
 
-    `sample_index` is a running number: unique over workers and ranks within an epoch, and the same in every epoch for
+    `sample_index` is a running number: unique over workers and ranks within a pass, and the same in every pass for
     the same row as long as the stream is not shuffled and the number of workers stays. With several ranks
     set `dispatch_batches=False` of accelerate: its dispatching loader cannot send the names of skipped images.
 
     Args:
         dataset: a `datasets.IterableDataset` with an image column.
         transform: called as `transform(image, rng)` with an RGB PIL image, see `hf_jepa.data.transforms`.
-        seed: of all random transforms.
+        seed: of the order and of all random transforms.
+        shuffle_buffer: rows among which the next one is drawn at random, anew in every pass; 0 keeps the order.
+        endless: begin again after the last row. `Trainer` takes a stream of unknown length to be as long as the run
+            and, when it resumes, skips as many batches as it has seen: that is exact for an endless stream alone.
 
     Raises:
         TypeError: not a `datasets.IterableDataset`.
-        ValueError: no image column, or a negative seed.
+        ValueError: no image column, a negative seed, or, once it is read, an endless stream without rows.
 
     Example:
         >>> import datasets, numpy as np
@@ -147,21 +152,37 @@ class IterableImageDataset(IterableDataset):
         [0, 1, 2]
     """
 
-    def __init__(self, dataset: Any, transform: Callable, seed: int = 0):
+    def __init__(
+        self, dataset: Any, transform: Callable, seed: int = 0, shuffle_buffer: int = 0, endless: bool = False
+    ):
         import datasets
 
         if not isinstance(dataset, datasets.IterableDataset):
             raise TypeError(f"expected a datasets.IterableDataset, got {type(dataset).__name__}: use ImageDataset")
         self.dataset, self.transform, self.seed = standard_columns(dataset), transform, seed
+        self.shuffle_buffer, self.endless = shuffle_buffer, endless
         self._epoch = SharedEpoch(seed)
 
     def __iter__(self) -> Iterator[PendingImage]:
         # In a worker, datasets itself gives each worker its own shards; the numbers interleave accordingly.
         worker = get_worker_info()
         first, step = (worker.id, worker.num_workers) if worker else (0, 1)
-        epoch = self._epoch.get()
-        for position, row in enumerate(self.dataset):
-            yield PendingImage(row, first + position * step, self.seed, epoch, self.transform)
+        for epoch in count(self._epoch.get()):
+            index = first
+            for row in self._rows(epoch):
+                yield PendingImage(row, index, self.seed, epoch, self.transform)
+                index += step
+            if index == first and first == 0 and self.endless:  # a further worker may have no share in the data
+                raise ValueError("the stream has no rows")
+            if index == first or not self.endless:
+                return
+
+    def _rows(self, epoch: int) -> Iterable[dict[str, Any]]:
+        """Not by `set_epoch` of the stream, which workers share, and which they reach at different times."""
+        if not self.shuffle_buffer:
+            return self.dataset
+        generator = np.random.default_rng((self.seed, epoch))
+        return self.dataset.shuffle(buffer_size=self.shuffle_buffer, generator=generator)
 
     @property
     def epoch(self) -> int:

@@ -37,6 +37,7 @@ class PretrainingArguments:
     dataset_split: str = field(default="train", metadata={"help": "Split to train on."})
     image_column: str | None = field(default=None, metadata={"help": "Column of images; found by type when unset."})
     streaming: bool = field(default=False, metadata={"help": "Read while training instead of indexing first."})
+    shuffle_buffer: int = field(default=1000, metadata={"help": "Rows that a stream is shuffled among; 0: none."})
     embedded_length: int = field(default=19200, metadata={"help": f"Crops per epoch of '{EMBEDDED}'."})
     crop_scale: list[float] = field(default_factory=lambda: [0.3, 1.0], metadata={"help": "Area of a random crop."})
     horizontal_flip: bool = field(default=False, metadata={"help": "Mirror every second image."})
@@ -108,7 +109,9 @@ def build_dataset(arguments: PretrainingArguments, config, seed: int) -> Dataset
         arguments.dataset, arguments.dataset_split, arguments.streaming, image_column=arguments.image_column
     )
     images = images.select_columns("image")  # labels play no part, so they may be missing
-    return (IterableImageDataset if arguments.streaming else ImageDataset)(images, transform, seed)
+    if arguments.streaming:
+        return IterableImageDataset(images, transform, seed, arguments.shuffle_buffer, endless=True)
+    return ImageDataset(images, transform, seed)
 
 
 def add_knn_probe(trainer: JepaTrainer, arguments: PretrainingArguments, config) -> None:
