@@ -249,6 +249,7 @@ def test_columns_are_found_by_type_and_name():
             r"'lable' is not one of the columns \['image', 'y'",
         ),
         ({"image": "picture"}, {"image_column": "img"}, r"'img' is not one of the columns \['image'\]"),
+        ({"image": "picture", "y": [1]}, {"image_column": "y"}, r"'y' holds neither images, nor their bytes or paths"),
         ({"a": "picture", "b": "picture"}, {}, r"more than one image column: \['a', 'b'\]"),
         ({"image": "picture", "y": [0.5]}, {"label_column": "y"}, "neither class names nor integers"),
     ],

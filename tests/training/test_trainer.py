@@ -268,12 +268,74 @@ def test_a_checkpoint_brings_its_own_size(make_trainer, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
-    [(["no.yaml"], "does not exist"), (["--unknown", "1"], "unknown"), ([], "dataset")],
+    ("recipe", "message"),
+    [
+        (None, "recipe.yaml' does not exist"),
+        ("dataset: [", "is not valid YAML"),
+        ("- 1", "holds list, expected `field: value` lines"),
+        ("datasett: embedded", "unknown fields: datasett"),
+        ("streaming: true", "required: --dataset"),
+        ("learning_rate: fast", ": invalid float value: 'fast'"),
+        ("num_train_epochs: [3]", "num_train_epochs: [3], a list where one value is expected"),
+        ("learning_rate: {a: 1}", "learning_rate: {'a': 1}, which learning_rate cannot be"),
+        ("min_keep: null", "min_keep: null, which min_keep cannot be"),
+        ("save_strategy: sometimes", "sometimes"),
+    ],
 )
-def test_wrong_recipes_exit_with_status_2(arguments, message, capsys):
-    with pytest.raises((SystemExit, ValueError), match="2|unknown"):
-        parse_recipe((PretrainingArguments,), arguments)
+def test_wrong_recipes_exit_with_status_2_and_one_line(recipe, message, tmp_path, capsys):
+    path = tmp_path / "recipe.yaml"
+    if recipe is not None:
+        required = "" if "dataset" in message or recipe[0] in "d-" else "dataset: embedded\n"
+        path.write_text(required + recipe)
+    with pytest.raises(SystemExit, match="2"):
+        parse_recipe((PretrainingArguments, MaskArguments, JepaTrainingArguments), [str(path)])
+    text = capsys.readouterr().err
+    assert message in text and text.count("\n") == 1
+
+
+def test_values_of_a_recipe_mean_what_they_do_on_the_command_line(tmp_path):
+    values = {
+        "dataset": "embedded",
+        "output_dir": str(tmp_path),
+        "use_cpu": True,
+        "learning_rate": "1e-3",
+        "context_length": None,
+        "crop_scale": [0.5, 1],
+        "model_config": {"hidden_size": 96},
+        "allow_overlap": True,
+        "save_strategy": False,  # how YAML reads `no`
+        "eval_strategy": "no",
+        "lr_scheduler_kwargs": {"num_cycles": 2},
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(values))
+    types = (PretrainingArguments, MaskArguments, JepaTrainingArguments)
+    data, masks, training = parse_recipe(types, [str(tmp_path / "recipe.yaml"), "--min_keep", "3"])
+    assert data.crop_scale == [0.5, 1.0] and data.model_config == {"hidden_size": 96}
+    assert (masks.context_length, masks.min_keep, masks.allow_overlap) == (None, 3, True)
+    assert (training.learning_rate, training.save_strategy) == (1e-3, "no")
+    assert training.lr_scheduler_kwargs == {"num_cycles": 2}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model_config", '{"hiden_size": 32}'], r"IJepaConfig has no field hiden_size \(did you mean hidden_size"),
+        (["--learning_rate", "0"], "learning_rate=0.0 must be above 0"),
+        (["--model_config", '{"image_size": [48, 96], "patch_size": 8}'], "crops of the embedded pictures are square"),
+    ],
+)
+def test_wrong_values_are_refused_before_the_training(options, message, tmp_path):
+    common = ["--dataset", "embedded", "--output_dir", str(tmp_path), "--use_cpu", "true", "--max_steps", "1"]
+    with pytest.raises(ValueError, match=message):
+        pretrain("ijepa", [*common, *options])
+
+
+@pytest.mark.parametrize(("strategy", "steps"), [("epoch", [8, 16]), ("no", [])])
+def test_signals_are_measured_where_they_are_logged(make_trainer, strategy, steps):
+    trainer = make_trainer(max_steps=-1, num_train_epochs=2, logging_strategy=strategy)
+    trainer.train()
+    logged = [entry["step"] for entry in trainer.state.log_history if "rankme" in entry]
+    assert logged == steps and len(trainer.collapse_monitor.history) == 2  # the summary shows the last
 
 
 def test_help_names_every_field(capsys):

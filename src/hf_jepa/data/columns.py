@@ -21,7 +21,8 @@ def find_image_column(features: "datasets.Features", wanted: str | None = None) 
         the column.
 
     Raises:
-        ValueError: it does not exist, or it is not clear which one it is; the message lists the columns.
+        ValueError: it does not exist, holds no images, or it is not clear which one it is; the message lists the
+            columns.
 
     Example:
         >>> import datasets
@@ -32,9 +33,13 @@ def find_image_column(features: "datasets.Features", wanted: str | None = None) 
 
     if wanted is not None:
         _require(features, wanted, "image_column")
+        feature = features[wanted]
+        if not (isinstance(feature, datasets.Image) or _holds_encoded_image(feature) or _is_text(feature)):
+            raise ValueError(f"image_column {wanted!r} holds neither images, nor their bytes or paths, but {feature}")
         return wanted
     typed = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
-    candidates = typed or [name for name, feature in features.items() if _holds_encoded_image(name, feature)]
+    encoded = [name for name, feature in features.items() if _holds_encoded_image(feature)]
+    candidates = typed or [name for name in encoded if isinstance(features[name], dict) or name in IMAGE_NAMES]
     usual = [name for name in IMAGE_NAMES if name in candidates]
     if len(candidates) == 1 or usual:
         return (usual or candidates)[0]
@@ -42,11 +47,11 @@ def find_image_column(features: "datasets.Features", wanted: str | None = None) 
     raise ValueError(f"{problem} among the columns {sorted(features)}; choose one by image_column=...")
 
 
-def _holds_encoded_image(name: str, feature: Any) -> bool:
+def _holds_encoded_image(feature: Any) -> bool:
     """Parquet files written without `datasets` keep images as {bytes, path} or as plain bytes."""
     if isinstance(feature, dict):
         return set(feature) == {"bytes", "path"}
-    return name in IMAGE_NAMES and getattr(feature, "dtype", None) in ("binary", "large_binary")
+    return getattr(feature, "dtype", None) in ("binary", "large_binary")
 
 
 def find_label_column(features: "datasets.Features", wanted: str | None = None) -> str | None:

@@ -8,6 +8,7 @@ scikit-image is under the BSD licence; the origin and licence of each picture is
 in `skimage.data` (public domain, CC0 or other free licences).
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -122,6 +123,14 @@ def _pyramid(size: int) -> _Pyramid:
     return _Pyramid(size)
 
 
+def _side(size: int | Sequence[int]) -> int:
+    """Side of a square crop from a size as models give it: a number or (height, width)."""
+    sides = {size} if isinstance(size, int) else set(size)
+    if len(sides) != 1:
+        raise ValueError(f"the crops of the embedded pictures are square, but the model wants images of {size} pixels")
+    return sides.pop()
+
+
 class EmbeddedCrops(Dataset):
     """Endless random crops of the left halves: sample `index` of an epoch is a pure function of (seed, epoch, index).
 
@@ -141,7 +150,7 @@ class EmbeddedCrops(Dataset):
     def __init__(self, length: int, size: int = 48, seed: int = 0):
         if length < 1:
             raise ValueError(f"an epoch needs at least one crop, got length={length}")
-        self.length, self.size, self.seed = length, size, seed
+        self.length, self.size, self.seed = length, _side(size), seed
         self._epoch = SharedEpoch(seed)
 
     def __len__(self) -> int:
@@ -187,7 +196,7 @@ def labelled_crops(split: str, per_picture: int, size: int = 48, seed: int = 0) 
     half = ("train", "test").index(split)
     picture = np.arange(len(PICTURES)).repeat(per_picture)
     uniform = np.random.default_rng((seed, half)).random((len(picture), 3))
-    return _pyramid(size).crop(picture, half, uniform), torch.from_numpy(picture)
+    return _pyramid(_side(size)).crop(picture, half, uniform), torch.from_numpy(picture)
 
 
 class LabelledCrops(Dataset):

@@ -42,6 +42,8 @@ class JepaTrainingArguments(KernelArguments, TrainingArguments):
         super().__post_init__()
         if self.label_names is None:
             self.label_names = []  # the targets are made by the model
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate={self.learning_rate} must be above 0")
         for name in ("momentum_start", "momentum_end"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name}={getattr(self, name)} is outside [0, 1]")

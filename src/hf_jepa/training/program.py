@@ -19,7 +19,7 @@ def resume_point(training: TrainingArguments) -> str | bool | None:
         True
     """
     asked = training.resume_from_checkpoint
-    return True if str(asked).lower() in ("true", "last") else asked
+    return {"true": True, "last": True, "false": None, "no": None}.get(str(asked).lower(), asked)
 
 
 def finish(trainer: Trainer, card: dict[str, str | None]) -> None:

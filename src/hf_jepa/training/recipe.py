@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 from transformers import HfArgumentParser
@@ -25,7 +25,8 @@ def parse_recipe(dataclass_types: Sequence[type], argv: Sequence[str], descripti
         one instance per dataclass type.
 
     Raises:
-        SystemExit: status 2 and one line on stderr for a missing or unreadable file and for unknown fields.
+        SystemExit: status 2 and one line on stderr for a missing or unreadable file, unknown fields and values of
+            another type.
     """
     parser, argv = _parser_with_file(dataclass_types, argv, description)
     return parser.parse_args_into_dataclasses(args=argv)
@@ -51,15 +52,37 @@ def _parser_with_file(
     """A parser whose defaults are the values of the file, and the arguments that follow the file."""
     parser = _Parser(dataclass_types, description=description)
     argv = list(argv)
-    if argv and not argv[0].startswith("-"):
-        values = _read_yaml(argv.pop(0), parser)
-        actions = {action.dest: action for action in parser._actions}
-        if unknown := sorted(set(values) - set(actions)):
-            parser.error(f"the recipe has unknown fields: {', '.join(unknown)}")
-        for name in values:
+    if not argv or argv[0].startswith("-"):
+        return parser, argv
+    values = _read_yaml(argv.pop(0), parser)
+    hints = {name: hint for cls in dataclass_types for name, hint in get_type_hints(cls).items()}
+    actions = {action.dest: action for action in reversed(parser._actions)}  # before its --no_... complement
+    if unknown := sorted(map(str, values.keys() - actions.keys())):
+        parser.error(f"the recipe has unknown fields: {', '.join(unknown)}")
+    from_file = []
+    for name, value in values.items():
+        if value is None or isinstance(value, dict):  # what no argument can spell
+            if not _takes(hints[name], type(value)):
+                parser.error(f"the recipe has {name}: {'null' if value is None else value}, which {name} cannot be")
             actions[name].required = False
-        parser.set_defaults(**values)  # argparse converts string defaults ("1e-3") like arguments
-    return parser, argv
+            parser.set_defaults(**{name: value})
+        elif isinstance(value, list):
+            if actions[name].nargs != "+":
+                parser.error(f"the recipe has {name}: {value}, a list where one value is expected")
+            from_file += [f"--{name}", *map(str, value)]
+        else:
+            from_file.append(f"--{name}={_spell(value)}")
+    return parser, from_file + argv  # so that argparse converts and checks them all
+
+
+def _takes(hint: Any, kind: type) -> bool:
+    return any((get_origin(option) or option) is kind for option in get_args(hint) or (hint,))
+
+
+def _spell(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "no"  # YAML reads `no` as false, which also is the name of a strategy
+    return str(value)
 
 
 def _read_yaml(path: str, parser: HfArgumentParser) -> dict:
@@ -69,7 +92,7 @@ def _read_yaml(path: str, parser: HfArgumentParser) -> dict:
         try:
             values = yaml.safe_load(file)
         except yaml.YAMLError as error:
-            parser.error(f"recipe {path!r} is not valid YAML: {error}")
+            parser.error(f"recipe {path!r} is not valid YAML: {' '.join(str(error).split())}")
     if not isinstance(values, dict):
         parser.error(f"recipe {path!r} holds {type(values).__name__}, expected `field: value` lines")
     return values

@@ -1,10 +1,11 @@
 """`JepaTrainer`: transformers' `Trainer` plus what a JEPA needs at every step."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from transformers import Trainer, TrainerCallback
+from transformers import IntervalStrategy, Trainer, TrainerCallback
 from transformers.utils import logging
 
 from hf_jepa.core.ema import Average
@@ -104,6 +105,8 @@ class JepaTrainer(RunCardMixin, SkippedImagesMixin, KernelMixin, GuardMixin, Tra
             return False
         step = self.state.global_step + 1
         every = max(1, int(self.state.logging_steps or 1))
+        if self.args.logging_strategy != IntervalStrategy.STEPS:  # "epoch"; also "no", for the summary
+            every = math.ceil(self.state.max_steps / self.state.num_train_epochs)
         return step % every == 0 or step == self.state.max_steps or (step == 1 and self.args.logging_first_step)
 
     # --- optimizer and schedules --------------------------------------------------------------------------------
