@@ -184,6 +184,18 @@ def test_column(model, tmp_path):
     torch.testing.assert_close(again["features"][:], expected)
 
 
+def test_column_of_deep_and_transparent_images_equals_that_of_their_plain_versions(model):
+    grey = np.random.default_rng(0).integers(0, 256, (20, 24), dtype=np.uint8)
+    deep = Image.fromarray(grey.astype(np.uint16) * 257)
+    clear = Image.fromarray(np.dstack([grey, grey, grey, np.zeros_like(grey)]))
+    images = [deep, Image.fromarray(grey), clear, Image.new("RGB", (24, 20), "white")]
+    rows = datasets.Dataset.from_dict({"image": images}, features=datasets.Features({"image": datasets.Image()}))
+    processor = ViTImageProcessorPil(size={"height": 16, "width": 16})
+    found = torch.tensor(add_features_column(rows, model, processor, progress=False)["features"][:])
+    torch.testing.assert_close(found[0::2], found[1::2])
+    assert not torch.allclose(found[0], found[2])
+
+
 def test_column_of_a_shuffled_and_formatted_dataset_stays_with_its_rows(model):
     processor = ViTImageProcessorPil(size={"height": 16, "width": 16})
     options = {"column": "z", "readout": "mean_std", "progress": False}
