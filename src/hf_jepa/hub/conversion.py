@@ -137,13 +137,13 @@ def revert_checkpoint(variant: Variant, folder: Path, output: Path) -> str:
 def _read_fields(path: Path) -> dict:
     if not path.is_file():
         raise FileNotFoundError(f"config file {path} does not exist")
-    text = path.read_text(encoding="utf-8")
     try:
+        text = path.read_text(encoding="utf-8")
         fields = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (json.JSONDecodeError, yaml.YAMLError) as error:
+    except (ValueError, yaml.YAMLError) as error:
         raise ConversionError(f"config file {path} cannot be read: {error}") from error
-    if not isinstance(fields, dict):
-        raise ConversionError(f"config file {path} must hold fields and values, not {type(fields).__name__}")
+    if not isinstance(fields, dict) or not all(isinstance(name, str) for name in fields):
+        raise ConversionError(f"config file {path} must hold names of fields and values, not {fields!r}")
     return fields
 
 
