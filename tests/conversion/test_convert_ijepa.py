@@ -215,7 +215,7 @@ def module_table(dim: int, grid_size: tuple[int, int]) -> dict:
             lambda c: c["target_encoder"]["module.pos_embed"].mul_(-1),
             "pos_embed of entry 'target_encoder'.*no.*any grid",
         ),
-        (lambda c: c["predictor"].update(module_table(16, (4, 9))), "'predictor' is the table of a 4x9 grid.*6x6"),
+        (lambda c: c["predictor"].update(module_table(16, (4, 9))), "'predictor' is the table of a grid of 4x9.*6x6"),
     ],
 )
 def test_files_that_do_not_fit_are_refused_by_key(tmp_path, change, message):
@@ -267,12 +267,15 @@ def test_config_file_overrides_what_was_inferred(tmp_path):
         ({"hidden_act": "nope"}, "hidden_act='nope' is not one of gelu"),
         ({"layer_norm_eps": "small"}, "layer_norm_eps is 'small', expected a number"),
         ({"pred_mlp_ratio": -1.0}, "pred_mlp_ratio -1.0"),
+        ({"pred_mlp_ratio": "1e99"}, r"pred_mlp_ratio 1e\+99"),
+        ({"image_size": [8]}, r"image_size \[8\] is neither"),
+        ({"patch_size": [4, 4, 4]}, r"patch_size \[4, 4, 4\] is neither"),
         ({"grid_size": [6, 6]}, "no such field.*grid_size"),
         ({"save_pretrained": 1}, "no such field.*save_pretrained"),
         ({"model_type": "vit"}, "no such field.*model_type"),
         ({"return_dict": False}, "no such field.*return_dict"),
-        ({"image_size": [16, 36]}, "table of a 6x6 grid.*4x9"),
-        ({"image_size": [28, 28]}, "table of a 6x6 grid.*7x7"),
+        ({"image_size": [16, 36]}, "table of a grid of 6x6.*4x9"),
+        ({"image_size": [28, 28]}, "table of a grid of 6x6.*7x7"),
     ],
 )
 def test_overrides_that_make_no_sense_are_refused(overrides, message):

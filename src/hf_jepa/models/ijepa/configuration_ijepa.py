@@ -1,7 +1,5 @@
 """I-JEPA configuration: native transformers' `IJepaConfig` plus the predictor and the objective."""
 
-import math
-
 from huggingface_hub.dataclasses import strict
 from transformers.activations import ACT2FN
 from transformers.models.ijepa.configuration_ijepa import IJepaConfig as NativeIJepaConfig
@@ -86,6 +84,9 @@ class IJepaConfig(JepaConfigMixin, NativeIJepaConfig):
         return image[0] // patch[0], image[1] // patch[1]
 
     def validate_geometry(self):
+        for name in ("image_size", "patch_size"):
+            if not isinstance(size := getattr(self, name), int) and len(size) != 2:
+                raise ValueError(f"{name} {size} is neither a number of pixels nor (height, width)")
         image, patch = pair(self.image_size), pair(self.patch_size)
         if min(patch) < 1 or image[0] % patch[0] or image[1] % patch[1] or min(image) < 1:
             raise ValueError(f"image_size {self.image_size} does not divide into patches of {self.patch_size} pixels")
@@ -102,8 +103,8 @@ class IJepaConfig(JepaConfigMixin, NativeIJepaConfig):
         for name in ("num_hidden_layers", "pred_num_hidden_layers", "intermediate_size", "num_channels"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not 1 <= self.pred_hidden_size * self.pred_mlp_ratio < math.inf:
-            raise ValueError(f"pred_mlp_ratio {self.pred_mlp_ratio} gives the predictor's networks no hidden width")
+        if not 1 <= self.pred_hidden_size * self.pred_mlp_ratio < 2**31:
+            raise ValueError(f"pred_mlp_ratio {self.pred_mlp_ratio} gives the predictor's networks no width")
         if self.hidden_act not in ACT2FN:
             raise ValueError(f"hidden_act={self.hidden_act!r} is not one of {', '.join(ACT2FN)}")
         if self.position_resize not in POSITION_RESIZES:

@@ -204,7 +204,7 @@ def convert(checkpoint: Mapping, config: IJepaConfig, target_key: str = "target_
         table = parts[name].get(TABLES[name])
         if table is not None and (grid := _table_grid(table, name)) != config.grid_size:
             raise ConversionError(
-                f"{TABLES[name]} of entry {name!r} is the table of a {grid[0]}x{grid[1]} grid, but image_size "
+                f"{TABLES[name]} of entry {name!r} is the table of a grid of {grid[0]}x{grid[1]}, but image_size "
                 f"{config.image_size} and patch_size {config.patch_size} give {'x'.join(map(str, config.grid_size))}"
             )
     with torch.device("meta"):
