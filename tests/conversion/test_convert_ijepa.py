@@ -3,13 +3,16 @@
 import json
 import os
 import pickle
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+import yaml
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
 from hf_jepa.cli.main import main
@@ -20,7 +23,7 @@ from hf_jepa.hub.fingerprint import differences
 from hf_jepa.hub.inspect import inspect_checkpoint
 from hf_jepa.layers.position import sincos_2d
 from hf_jepa.models.ijepa.configuration_ijepa import IJepaConfig
-from hf_jepa.models.ijepa.convert_ijepa import convert, infer_config, released_names, revert
+from hf_jepa.models.ijepa.convert_ijepa import FIELDS, RELEASED, convert, infer_config, released_names, revert
 from hf_jepa.models.ijepa.modeling_ijepa import IJepaForPreTraining, IJepaModel
 from hf_jepa.registry import VARIANTS
 
@@ -51,7 +54,18 @@ def test_script_writes_a_whole_checkpoint_and_a_report(converted):
     assert names == {"README.md", "config.json", "fingerprint.json", "model.safetensors", "preprocessor_config.json"}
     assert "target_encoder: 29 tensors" in report and "not used: opt" in report
     card = (output / "README.md").read_text()
-    assert "license: cc-by-nc-4.0" in card and "IJepaForPreTraining" in card
+    assert "IJepaForPreTraining" in card
+    assert "license:" not in card and "has not chosen a licence" in card  # nobody has released this file
+
+
+def test_a_card_names_the_licence_of_released_files_and_the_folder_it_is_in(tmp_path, monkeypatch):
+    monkeypatch.setitem(RELEASED, (32, 2, (4, 4), (6, 6)), ("tiny.pth.tar",))
+    (tmp_path / "model").mkdir()
+    monkeypatch.chdir(tmp_path / "model")
+    convert_checkpoint(VARIANTS["ijepa"], OFFICIAL, Path("."), "target_encoder", num_attention_heads=4)
+    card = Path("README.md").read_text()
+    assert "license: cc-by-nc-4.0" in card and "`tiny.pth.tar`" in card
+    assert "\n# model\n" in card and 'from_pretrained("model")' in card
 
 
 def test_outputs_equal_the_official_ones(converted):
@@ -317,6 +331,59 @@ def test_grids_that_are_not_square_are_read_off_their_tables(sizes):
         inferred = infer_config(official, num_attention_heads=4, **overrides)
         assert inferred.grid_size == config.grid_size and inferred.image_size == config.image_size
         convert(official, inferred)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"pred_hidden_size": 28, "pred_mlp_ratio": 61 / 28},
+        {"image_size": [32, 48], "num_attention_heads": 2},
+        {"layer_norm_eps": 1e-5, "pred_num_attention_heads": 2, "hidden_act": "relu", "loss_type": "l1"},
+        {"hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3, "qkv_bias": False},  # a named size
+    ],
+)
+def test_there_and_back_with_the_fields_that_are_printed(tmp_path, fields):
+    config = IJepaConfig(**(VARIANTS["ijepa"].tiny | fields))
+    model = IJepaForPreTraining(config)
+    model.save_pretrained(tmp_path / "ours")
+    report = revert_checkpoint(VARIANTS["ijepa"], tmp_path / "ours", tmp_path / "official.pth.tar")
+    printed = re.search(r"again by --config.*?(\{.*\})", report)
+    given = yaml.safe_load(printed[1]) if printed else {}
+    assert ("num_attention_heads" in given) == (config.hidden_size != 192)
+    assert set(given) <= {*fields, "num_attention_heads"}
+    convert_checkpoint(VARIANTS["ijepa"], tmp_path / "official.pth.tar", tmp_path / "back", "target_encoder", **given)
+    found = IJepaForPreTraining.from_pretrained(tmp_path / "back")
+    assert all(getattr(found.config, name) == getattr(config, name) for name in FIELDS)
+    state = model.state_dict()
+    assert all(torch.equal(value, state[key]) for key, value in found.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "option", [("--config", "f.yaml"), ("--num-attention-heads", "4"), ("--target-key", "encoder")], ids=lambda o: o[0]
+)
+def test_reverse_refuses_options_of_the_other_direction(converted, tmp_path, capsys, option):
+    assert main(["convert", "--reverse", str(converted[0]), "--output", str(tmp_path / "x"), *option]) == 2
+    assert f"{option[0]} does not go with --reverse" in capsys.readouterr().err and not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_tensors_that_are_not_finite_are_refused_by_key_in_both_directions(converted, tmp_path, value):
+    official = broken(lambda c: c["predictor"]["module.predictor_proj.bias"].__setitem__(0, value))
+    torch.save(official, tmp_path / "x.pth.tar")
+    with pytest.raises(ConversionError, match=r"NaN or infinity.*predictor\.proj\.bias"):
+        convert_checkpoint(
+            VARIANTS["ijepa"], tmp_path / "x.pth.tar", tmp_path / "out", "target_encoder", num_attention_heads=4
+        )
+    report, agrees = inspect_checkpoint(tmp_path / "x.pth.tar")
+    assert not agrees and "NaN or infinity in 1 tensors: predictor.predictor_proj.bias" in report
+    state = load_file(converted[0] / "model.safetensors")
+    state["predictor.proj.bias"][0] = value
+    shutil.copytree(converted[0], tmp_path / "ours")
+    save_file(state, tmp_path / "ours" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ConversionError, match=r"NaN or infinity.*predictor\.proj\.bias"):
+        revert_checkpoint(VARIANTS["ijepa"], tmp_path / "ours", tmp_path / "back.pth.tar")
+    report, agrees = inspect_checkpoint(tmp_path / "ours")
+    assert not agrees and "NaN or infinity in 1 tensors: predictor.proj.bias" in report
 
 
 def test_16_bit_tensors_come_back_as_they_were(tmp_path):

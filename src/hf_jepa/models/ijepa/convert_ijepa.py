@@ -64,6 +64,19 @@ RELEASED = {
 }
 # The config fields of the model, not those that every config of transformers has.
 FIELDS = {f.name: f.type for f in fields(IJepaConfig) if f.name not in {g.name for g in fields(PreTrainedConfig)}}
+# Those of them that can be read off the tensors; `image_size` by the values of the position table.
+READ_OFF = (
+    "hidden_size",
+    "num_hidden_layers",
+    "intermediate_size",
+    "num_channels",
+    "patch_size",
+    "image_size",
+    "qkv_bias",
+    "pred_hidden_size",
+    "pred_num_hidden_layers",
+    "pred_mlp_ratio",
+)
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -138,18 +151,22 @@ def infer_config(checkpoint: Mapping, **overrides) -> IJepaConfig:
         "pred_mlp_ratio": pred_mlp / pred_width,
     }
     if "num_attention_heads" not in overrides:
-        shapes = {(s["hidden_size"], s["num_hidden_layers"]): s for s in SIZES.values()}
-        size = shapes.get((width, read["num_hidden_layers"]))
-        if size is None:
+        read["num_attention_heads"] = _named_heads(width, read["num_hidden_layers"])
+        if read["num_attention_heads"] is None:
             raise ConversionError(
                 f"width {width} and depth {read['num_hidden_layers']} are no named size, so the number of attention "
                 "heads cannot be known: give --num-attention-heads"
             )
-        read["num_attention_heads"] = size["num_attention_heads"]
     try:
         return IJepaConfig(**(read | {name: _number(name, value) for name, value in overrides.items()}))
     except StrictDataclassError as error:
         raise ConversionError(f"{error.__cause__ or error}") from error
+
+
+def _named_heads(width: int, depth: int) -> int | None:
+    """The attention heads of the named size of this width and depth, if there is one."""
+    shapes = {(s["hidden_size"], s["num_hidden_layers"]): s["num_attention_heads"] for s in SIZES.values()}
+    return shapes.get((width, depth))
 
 
 def _number(name: str, value):
@@ -239,6 +256,16 @@ def revert(state: Mapping[str, torch.Tensor], config: IJepaConfig) -> dict[str, 
     return official
 
 
+def fields_not_in_layout(config: IJepaConfig) -> dict:
+    """The config fields that `infer_config` cannot read off the tensors and would guess otherwise."""
+    known = {name: getattr(config, name) for name in READ_OFF}
+    guessed = IJepaConfig(**known, num_attention_heads=config.num_attention_heads)
+    lost = {name: getattr(config, name) for name in FIELDS if getattr(config, name) != getattr(guessed, name)}
+    if _named_heads(config.hidden_size, config.num_hidden_layers) != config.num_attention_heads:
+        lost["num_attention_heads"] = config.num_attention_heads
+    return lost
+
+
 def released_names(config: IJepaConfig) -> tuple[str, ...]:
     """The released files of this architecture, if any."""
     key = (config.hidden_size, config.num_hidden_layers, pair(config.patch_size), config.grid_size)
@@ -252,6 +279,7 @@ __all__ = [
     "TARGET_KEYS",
     "convert",
     "entries",
+    "fields_not_in_layout",
     "infer_config",
     "released_names",
     "revert",
