@@ -75,7 +75,7 @@ def _sigterm_exits() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        signal.signal(signal.SIGTERM, previous or signal.SIG_DFL)  # None: it was not one of Python
 
 
 def _without_command(argv: list[str]) -> int:
