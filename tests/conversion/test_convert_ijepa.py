@@ -293,9 +293,8 @@ def test_config_file_overrides_what_was_inferred(tmp_path):
     ],
 )
 def test_overrides_that_make_no_sense_are_refused(overrides, message):
-    official = read_torch_checkpoint(OFFICIAL)
     with pytest.raises(ConversionError, match=message):
-        convert(official, infer_config(official, **({"num_attention_heads": 4} | overrides)))
+        infer_config(read_torch_checkpoint(OFFICIAL), **({"num_attention_heads": 4} | overrides))
 
 
 @pytest.mark.parametrize(

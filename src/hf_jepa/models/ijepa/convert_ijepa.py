@@ -119,7 +119,7 @@ def infer_config(checkpoint: Mapping, **overrides) -> IJepaConfig:
 
     Raises:
         ConversionError: a tensor that decides the architecture is missing or of another rank, heads cannot be known,
-            or an override is unknown or does not fit.
+            an override is unknown or does not fit, or a position table is not that of the config's grid.
     """
     if unknown := [str(name) for name in overrides if name not in FIELDS]:
         raise ConversionError(f"no such field of IJepaConfig: {', '.join(unknown)}; there are {', '.join(FIELDS)}")
@@ -158,9 +158,17 @@ def infer_config(checkpoint: Mapping, **overrides) -> IJepaConfig:
                 "heads cannot be known: give --num-attention-heads"
             )
     try:
-        return IJepaConfig(**(read | {name: _number(name, value) for name, value in overrides.items()}))
+        config = IJepaConfig(**(read | {name: _number(name, value) for name, value in overrides.items()}))
     except StrictDataclassError as error:
         raise ConversionError(f"{error.__cause__ or error}") from error
+    for name, part in parts.items():
+        table = part.get(TABLES[name])  # a missing one is for `convert` to report
+        if table is not None and (grid := _table_grid(table, name)) != config.grid_size:
+            raise ConversionError(
+                f"{TABLES[name]} of entry {name!r} is the table of a grid of {grid[0]}x{grid[1]}, but image_size "
+                f"{config.image_size} and patch_size {config.patch_size} give {'x'.join(map(str, config.grid_size))}"
+            )
+    return config
 
 
 def _named_heads(width: int, depth: int) -> int | None:
@@ -217,13 +225,6 @@ def convert(checkpoint: Mapping, config: IJepaConfig, target_key: str = "target_
     if target_key not in TARGET_KEYS:
         raise ConversionError(f"target key {target_key!r} is not one of {', '.join(TARGET_KEYS)}")
     parts, state = entries(checkpoint), {}
-    for name in OFFICIAL:
-        table = parts[name].get(TABLES[name])
-        if table is not None and (grid := _table_grid(table, name)) != config.grid_size:
-            raise ConversionError(
-                f"{TABLES[name]} of entry {name!r} is the table of a grid of {grid[0]}x{grid[1]}, but image_size "
-                f"{config.image_size} and patch_size {config.patch_size} give {'x'.join(map(str, config.grid_size))}"
-            )
     with torch.device("meta"):
         model = IJepaForPreTraining(config)
     for name, (key_map, ours) in OFFICIAL.items():
