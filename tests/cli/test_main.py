@@ -1,12 +1,16 @@
 """Help for every command, and one line with status 2 for wrong input, never a traceback."""
 
+import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
 from hf_jepa.cli import masks
 from hf_jepa.cli.main import COMMANDS, main
+from hf_jepa.hub.files import new_folder
 
 
 def refused(argv, capsys) -> str:
@@ -72,6 +76,23 @@ def test_a_bug_shows_its_traceback(monkeypatch):
     monkeypatch.setattr(masks, "main", broken)
     with pytest.raises(KeyError, match="a bug"):
         main(["masks"])
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_sigterm_leaves_no_temporary_folder(tmp_path, monkeypatch, exists):
+    def stopped(argv):
+        with new_folder(tmp_path / "output") as folder:
+            (folder / "weights").write_text("half")
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+
+    if exists:
+        (tmp_path / "output").mkdir()
+    monkeypatch.setattr(masks, "main", stopped)
+    before = signal.getsignal(signal.SIGTERM)
+    assert main(["masks"]) == 143
+    assert [path.name for path in tmp_path.rglob("*")] == ["output"] * exists
+    assert signal.getsignal(signal.SIGTERM) == before, "the handler of the caller is back"
 
 
 def test_traceback_on_request(tmp_path):

@@ -1,9 +1,11 @@
 """`train`, `convert` and `inspect` reach the programs behind them and pass their refusals on."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 from test_main import refused
 
@@ -41,6 +43,75 @@ def test_inspect_fails_where_weights_are_not_those_of_the_fingerprint(converted,
     save_file(state, weights, metadata={"format": "pt"})
     assert main(["inspect", str(tmp_path)]) == 1
     assert "fingerprint differs" in capsys.readouterr().out
+
+
+def spoiled(name: str, **fields):
+    """Write other fields into a JSON file of a folder."""
+
+    def spoil(folder: Path) -> None:
+        content = json.loads((folder / name).read_text()) | fields
+        (folder / name).write_text(json.dumps(content))
+
+    return spoil
+
+
+def shortened(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda folder: (folder / "model.safetensors").unlink(), "folder has no model*.safetensors"),
+        (shortened, "folder/model.safetensors cannot be read"),
+        (
+            lambda folder: (folder / "config.json").write_text("[]"),
+            "folder/config.json is not a config: it holds",
+        ),
+        (lambda folder: (folder / "config.json").write_text("{"), "folder/config.json is not a config: Expecting"),
+        (spoiled("config.json", model_type=["ijepa"]), "folder is a model of type"),
+        (spoiled("config.json", architectures=3), "folder/config.json: architectures is 3"),
+        (spoiled("config.json", hidden_size="x"), "folder/config.json is no IJepaConfig: Field 'hidden_size'"),
+        (spoiled("config.json", hidden_size=64), "folder: 35 weights are missing or not as in config.json"),
+        (spoiled("config.json", num_hidden_layers=3), "folder: 16 weights are missing or not as in config.json"),
+        (spoiled("fingerprint.json", mean="x"), "folder/fingerprint.json is not a fingerprint: mean is 'x'"),
+        (
+            spoiled("fingerprint.json", first_values=[1.0]),
+            "folder/fingerprint.json is not a fingerprint: first_val",
+        ),
+        (lambda folder: (folder / "fingerprint.json").write_text("{"), "folder/fingerprint.json is not a fingerprint"),
+    ],
+)
+def test_inspect_names_the_file_that_is_broken(converted, tmp_path, capsys, spoil, message):
+    shutil.copytree(converted, tmp_path / "folder")
+    spoil(tmp_path / "folder")
+    assert f"{tmp_path}/{message}" in refused(["inspect", tmp_path / "folder"], capsys)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c["encoder"].pop("module.pos_embed"), "it has no tensor 'pos_embed'"),
+        (lambda c: c["target_encoder"].pop("module.norm.bias"), "1 keys are missing: layernorm.bias"),
+        (lambda c: c["encoder"].update({"module.patch_embed.proj.weight": torch.zeros(32, 3, 2, 4, 4)}), "of images"),
+    ],
+)
+def test_inspect_refuses_official_files_that_do_not_fit(tmp_path, capsys, change, message):
+    official = torch.load(OFFICIAL, weights_only=True)
+    change(official)
+    torch.save(official, tmp_path / "x.pth.tar")
+    line = refused(["inspect", tmp_path / "x.pth.tar"], capsys)
+    assert str(tmp_path / "x.pth.tar") in line and message in line
+
+
+def test_inspect_says_what_a_fingerprint_covers_and_knows_keys_that_are_no_text(converted, tmp_path, capsys):
+    assert main(["inspect", str(converted)]) == 0
+    text = capsys.readouterr().out
+    assert "all values are finite" in text and "(the target encoder, no other part)" in text
+    torch.save(torch.load(OFFICIAL, weights_only=True) | {7: 1}, tmp_path / "x.pth.tar")
+    assert main(["inspect", str(tmp_path / "x.pth.tar")]) == 0
+    assert ", 7" in capsys.readouterr().out
 
 
 def test_convert_and_back(converted, tmp_path):

@@ -3,22 +3,27 @@
 import json
 import os
 import pickle
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+import yaml
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
+from hf_jepa.cli.main import main
 from hf_jepa.core.key_map import ConversionError
 from hf_jepa.hub.conversion import convert_checkpoint, revert_checkpoint
 from hf_jepa.hub.files import read_torch_checkpoint
 from hf_jepa.hub.fingerprint import differences
 from hf_jepa.hub.inspect import inspect_checkpoint
+from hf_jepa.layers.position import sincos_2d
 from hf_jepa.models.ijepa.configuration_ijepa import IJepaConfig
-from hf_jepa.models.ijepa.convert_ijepa import convert, infer_config, released_names, revert
+from hf_jepa.models.ijepa.convert_ijepa import FIELDS, RELEASED, convert, infer_config, released_names, revert
 from hf_jepa.models.ijepa.modeling_ijepa import IJepaForPreTraining, IJepaModel
 from hf_jepa.registry import VARIANTS
 
@@ -49,7 +54,18 @@ def test_script_writes_a_whole_checkpoint_and_a_report(converted):
     assert names == {"README.md", "config.json", "fingerprint.json", "model.safetensors", "preprocessor_config.json"}
     assert "target_encoder: 29 tensors" in report and "not used: opt" in report
     card = (output / "README.md").read_text()
-    assert "license: cc-by-nc-4.0" in card and "IJepaForPreTraining" in card
+    assert "IJepaForPreTraining" in card
+    assert "license:" not in card and "has not chosen a licence" in card  # nobody has released this file
+
+
+def test_a_card_names_the_licence_of_released_files_and_the_folder_it_is_in(tmp_path, monkeypatch):
+    monkeypatch.setitem(RELEASED, (32, 2, (4, 4), (6, 6)), ("tiny.pth.tar",))
+    (tmp_path / "model").mkdir()
+    monkeypatch.chdir(tmp_path / "model")
+    convert_checkpoint(VARIANTS["ijepa"], OFFICIAL, Path("."), "target_encoder", num_attention_heads=4)
+    card = Path("README.md").read_text()
+    assert "license: cc-by-nc-4.0" in card and "`tiny.pth.tar`" in card
+    assert "\n# model\n" in card and 'from_pretrained("model")' in card
 
 
 def test_outputs_equal_the_official_ones(converted):
@@ -179,6 +195,15 @@ def broken(change) -> dict:
     return official
 
 
+def five_dimensions_and_no_table(official):
+    official["encoder"]["module.patch_embed.proj.weight"] = torch.zeros(32, 3, 2, 4, 4)
+    del official["encoder"]["module.pos_embed"]
+
+
+def module_table(dim: int, grid_size: tuple[int, int]) -> dict:
+    return {"module.predictor_pos_embed": sincos_2d(dim, grid_size)}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -194,6 +219,17 @@ def broken(change) -> dict:
         (lambda c: c["encoder"].update({"module.patch_embed.proj.weight": torch.zeros(32, 3, 2, 4, 4)}), "of images"),
         (lambda c: c["encoder"].update({"norm.bias": torch.ones(32)}), "with and without 'module.'"),
         (lambda c: c["encoder"].update({3: torch.ones(32)}), "no place in this architecture: 3"),
+        (five_dimensions_and_no_table, "no tensor 'pos_embed'|of images"),
+        (lambda c: c["predictor"].update({"module.predictor_embed.weight": torch.tensor(1.0)}), "of images"),
+        (lambda c: c["predictor"].update({"module.predictor_embed.weight": torch.zeros(0, 32)}), "not a dense tensor"),
+        (lambda c: c["target_encoder"].update({"module.blocks.1.attn.qkv.weight": torch.tensor(1.0)}), "not split"),
+        (lambda c: c["encoder"].update({"module.norm.bias": torch.zeros(32).to_sparse()}), "norm.bias.*not a dense"),
+        (lambda c: c["encoder"].update({"module.norm.bias": torch.zeros(32).long()}), "norm.bias.*int64"),
+        (
+            lambda c: c["target_encoder"]["module.pos_embed"].mul_(-1),
+            "pos_embed of entry 'target_encoder'.*no.*any grid",
+        ),
+        (lambda c: c["predictor"].update(module_table(16, (4, 9))), "'predictor' is the table of a grid of 4x9.*6x6"),
     ],
 )
 def test_files_that_do_not_fit_are_refused_by_key(tmp_path, change, message):
@@ -241,11 +277,112 @@ def test_config_file_overrides_what_was_inferred(tmp_path):
     [
         ({"num_heads": 4}, "no such field.*num_heads"),
         ({"num_attention_heads": 5}, "multiple of its 5 attention heads"),
+        ({"pred_num_attention_heads": 0}, "its 0 attention heads"),
+        ({"hidden_act": "nope"}, "hidden_act='nope' is not one of gelu"),
+        ({"layer_norm_eps": "small"}, "layer_norm_eps is 'small', expected a number"),
+        ({"pred_mlp_ratio": -1.0}, "pred_mlp_ratio -1.0"),
+        ({"pred_mlp_ratio": "1e99"}, r"pred_mlp_ratio 1e\+99"),
+        ({"image_size": [8]}, r"image_size \[8\] is neither"),
+        ({"patch_size": [4, 4, 4]}, r"patch_size \[4, 4, 4\] is neither"),
+        ({"grid_size": [6, 6]}, "no such field.*grid_size"),
+        ({"save_pretrained": 1}, "no such field.*save_pretrained"),
+        ({"model_type": "vit"}, "no such field.*model_type"),
+        ({"return_dict": False}, "no such field.*return_dict"),
+        ({"image_size": [16, 36]}, "table of a grid of 6x6.*4x9"),
+        ({"image_size": [28, 28]}, "table of a grid of 6x6.*7x7"),
     ],
 )
 def test_overrides_that_make_no_sense_are_refused(overrides, message):
     with pytest.raises(ConversionError, match=message):
-        infer_config(read_torch_checkpoint(OFFICIAL), **overrides)
+        infer_config(read_torch_checkpoint(OFFICIAL), **({"num_attention_heads": 4} | overrides))
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "value"),
+    [
+        ("patch_size: [4, 4]", "patch_size", [4, 4]),
+        ("layer_norm_eps: 1e-5", "layer_norm_eps", 1e-5),
+        ("hidden_dropout_prob: 1e-1", "hidden_dropout_prob", 0.1),
+    ],
+)
+def test_config_fields_as_people_write_them_in_yaml(tmp_path, capsys, text, field, value):
+    (tmp_path / "fields.yaml").write_text(text)
+    options = ["--num-attention-heads", "4", "--config", str(tmp_path / "fields.yaml")]
+    assert main(["convert", str(OFFICIAL), "--output", str(tmp_path / "o"), *options]) == 0, capsys.readouterr().err
+    assert getattr(IJepaConfig.from_pretrained(tmp_path / "o"), field) == value
+
+
+@pytest.mark.parametrize("text", ["1: 2", "[1]", "hidden_size", "a: [", "save_pretrained: 1"])
+def test_config_files_that_are_none_are_refused_in_one_line(tmp_path, capsys, text):
+    (tmp_path / "fields.yaml").write_text(text)
+    arguments = ["convert", str(OFFICIAL), "--output", str(tmp_path / "o"), "--config", str(tmp_path / "fields.yaml")]
+    assert main(arguments) == 2
+    assert "error: " in capsys.readouterr().err and not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(
+    "sizes", [{"image_size": [32, 48]}, {"image_size": [48, 16]}, {"image_size": [16, 24], "patch_size": [2, 4]}]
+)
+def test_grids_that_are_not_square_are_read_off_their_tables(sizes):
+    config = IJepaConfig(**(VARIANTS["ijepa"].tiny | sizes))
+    official = revert(IJepaForPreTraining(config).state_dict(), config)
+    for overrides in ({}, sizes):
+        inferred = infer_config(official, num_attention_heads=4, **overrides)
+        assert inferred.grid_size == config.grid_size and inferred.image_size == config.image_size
+        convert(official, inferred)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"pred_hidden_size": 28, "pred_mlp_ratio": 61 / 28},
+        {"image_size": [32, 48], "num_attention_heads": 2},
+        {"layer_norm_eps": 1e-5, "pred_num_attention_heads": 2, "hidden_act": "relu", "loss_type": "l1"},
+        {"hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3, "qkv_bias": False},  # a named size
+    ],
+)
+def test_there_and_back_with_the_fields_that_are_printed(tmp_path, fields):
+    config = IJepaConfig(**(VARIANTS["ijepa"].tiny | fields))
+    model = IJepaForPreTraining(config)
+    model.save_pretrained(tmp_path / "ours")
+    report = revert_checkpoint(VARIANTS["ijepa"], tmp_path / "ours", tmp_path / "official.pth.tar")
+    printed = re.search(r"again by --config.*?(\{.*\})", report)
+    given = yaml.safe_load(printed[1]) if printed else {}
+    assert ("num_attention_heads" in given) == (config.hidden_size != 192)
+    assert set(given) <= {*fields, "num_attention_heads"}
+    convert_checkpoint(VARIANTS["ijepa"], tmp_path / "official.pth.tar", tmp_path / "back", "target_encoder", **given)
+    found = IJepaForPreTraining.from_pretrained(tmp_path / "back")
+    assert all(getattr(found.config, name) == getattr(config, name) for name in FIELDS)
+    state = model.state_dict()
+    assert all(torch.equal(value, state[key]) for key, value in found.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "option", [("--config", "f.yaml"), ("--num-attention-heads", "4"), ("--target-key", "encoder")], ids=lambda o: o[0]
+)
+def test_reverse_refuses_options_of_the_other_direction(converted, tmp_path, capsys, option):
+    assert main(["convert", "--reverse", str(converted[0]), "--output", str(tmp_path / "x"), *option]) == 2
+    assert f"{option[0]} does not go with --reverse" in capsys.readouterr().err and not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_tensors_that_are_not_finite_are_refused_by_key_in_both_directions(converted, tmp_path, value):
+    official = broken(lambda c: c["predictor"]["module.predictor_proj.bias"].__setitem__(0, value))
+    torch.save(official, tmp_path / "x.pth.tar")
+    with pytest.raises(ConversionError, match=r"NaN or infinity.*predictor\.proj\.bias"):
+        convert_checkpoint(
+            VARIANTS["ijepa"], tmp_path / "x.pth.tar", tmp_path / "out", "target_encoder", num_attention_heads=4
+        )
+    report, agrees = inspect_checkpoint(tmp_path / "x.pth.tar")
+    assert not agrees and "NaN or infinity in 1 tensors: predictor.predictor_proj.bias" in report
+    state = load_file(converted[0] / "model.safetensors")
+    state["predictor.proj.bias"][0] = value
+    shutil.copytree(converted[0], tmp_path / "ours")
+    save_file(state, tmp_path / "ours" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ConversionError, match=r"NaN or infinity.*predictor\.proj\.bias"):
+        revert_checkpoint(VARIANTS["ijepa"], tmp_path / "ours", tmp_path / "back.pth.tar")
+    report, agrees = inspect_checkpoint(tmp_path / "ours")
+    assert not agrees and "NaN or infinity in 1 tensors: predictor.proj.bias" in report
 
 
 def test_16_bit_tensors_come_back_as_they_were(tmp_path):
@@ -312,7 +449,9 @@ def write_official(size: str, path: Path) -> int:
     config = IJepaConfig.from_size(size, patch_size=14)
     with torch.device("meta"):
         official = revert(IJepaForPreTraining(config).state_dict(), config)
-    torch.save({name: {k: torch.randn(v.shape) * 0.02 for k, v in s.items()} for name, s in official.items()}, path)
+    for state in official.values():
+        state |= {k: torch.randn(v.shape) * 0.02 for k, v in state.items() if not k.endswith("pos_embed")}
+    torch.save(official, path)
     return path.stat().st_size
 
 

@@ -54,6 +54,25 @@ def test_an_output_appears_whole_and_leaves_its_neighbours_alone(tmp_path):
         pass
 
 
+def test_an_empty_folder_that_exists_is_filled_and_not_replaced(tmp_path, monkeypatch):
+    """It may be a mount point, which can be neither removed nor renamed over."""
+    mount = tmp_path / "mount"
+    mount.mkdir()
+    monkeypatch.setattr(Path, "rmdir", lambda path: pytest.fail(f"{path} was removed"))
+    number = mount.stat().st_ino
+    with pytest.raises(RuntimeError, match="half way"), new_folder(mount) as folder:
+        (folder / "weights").write_text("half")
+        raise RuntimeError("half way")
+    assert list(mount.iterdir()) == []
+    with new_folder(mount) as folder:
+        (folder / "weights").write_text("whole")
+        (folder / "parts").mkdir()
+        (folder / "parts" / "one").write_text("whole")
+        assert not (mount / "weights").exists()
+    assert mount.stat().st_ino == number and [path.name for path in tmp_path.iterdir()] == ["mount"]
+    assert {path.name for path in mount.rglob("*")} == {"weights", "parts", "one"}
+
+
 def test_shards_hold_everything_once_and_are_read_one_by_one(tmp_path):
     fused = torch.arange(24.0).reshape(6, 4)
     state = {"q": fused[:3], "k": fused[3:], "conv": torch.randn(8, 3, 4, 4).to(memory_format=torch.channels_last)}

@@ -9,8 +9,8 @@ from hf_jepa.cli.main import command_parser
 def parser() -> argparse.ArgumentParser:
     parser = command_parser(
         "inspect",
-        "Prints the variant, its sizes and the tensors of each part. Exits with 1 if the fingerprint saved beside the "
-        "weights is not what the weights give.",
+        "Prints the variant, its sizes and the tensors of each part. Exits with 1 if a value is NaN or infinite, or "
+        "if the fingerprint saved beside the weights is not what those of the target encoder give.",
         "hf-jepa inspect runs/converted --keys",
     )
     parser.add_argument("checkpoint", type=Path, help="folder of a model, or an official file")

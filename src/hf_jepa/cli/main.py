@@ -1,8 +1,11 @@
 """`hf-jepa <command>`: finds the module of a command, runs it, and turns wrong input into one line and status 2."""
 
 import argparse
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 
 
@@ -35,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments without the program's name; those of the process unless given.
 
     Returns:
-        The exit status: 0, 1 where a command's own check fails, 2 for wrong input.
+        The exit status: 0, 1 where a command's own check fails, 2 for wrong input, 130 and 143 where it was stopped.
 
     Example:
         >>> main(["masks", "no-such-picture.jpg"])
@@ -48,17 +51,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _without_command(argv)
     name, rest = argv[0], argv[1:]
     try:
-        return import_module(f"hf_jepa.cli.{name}").main(rest)
+        with _sigterm_exits():
+            return import_module(f"hf_jepa.cli.{name}").main(rest)
     except KeyboardInterrupt:
         print(f"hf-jepa {name}: interrupted", file=sys.stderr)
         return 130
-    except SystemExit as stop:  # argparse: --help, or an error that it has explained
+    except SystemExit as stop:  # SIGTERM; argparse: --help, or an error that it has explained
         return stop.code or 0
     except Exception as error:
         if show_traceback or not _is_input_error(error):
             raise
         print(f"hf-jepa {name}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+
+
+@contextmanager
+def _sigterm_exits() -> Iterator[None]:
+    """Let SIGTERM end a command as an exception does, so that temporary files are removed."""
+    if threading.current_thread() is not threading.main_thread():  # only that one may change what a signal does
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous or signal.SIG_DFL)  # None: it was not one of Python
 
 
 def _without_command(argv: list[str]) -> int:

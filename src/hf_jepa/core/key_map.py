@@ -67,7 +67,7 @@ class KeyMap:
             if isinstance(rule, Rename):
                 ours[_fill(rule.ours, match)] = state[key]
                 continue
-            if state[key].shape[0] % len(rule.ours):
+            if state[key].ndim == 0 or len(state[key]) % len(rule.ours):
                 raise ConversionError(f"{key} of shape {tuple(state[key].shape)} does not split into {len(rule.ours)}")
             for template, part in zip(rule.ours, state[key].chunk(len(rule.ours)), strict=True):
                 ours[_fill(template, match)] = part

@@ -9,7 +9,15 @@ import yaml
 
 from hf_jepa.core.key_map import ConversionError
 from hf_jepa.hub.cards import build_card
-from hf_jepa.hub.files import load_weights, new_folder, new_name, read_torch_checkpoint, save_weights
+from hf_jepa.hub.files import (
+    load_weights,
+    new_folder,
+    new_name,
+    read_config,
+    read_torch_checkpoint,
+    require_finite,
+    save_weights,
+)
 from hf_jepa.hub.fingerprint import write_fingerprint
 from hf_jepa.registry import VARIANTS, Variant
 
@@ -25,7 +33,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--target-key",
-        default="target_encoder",
         help="official entry that becomes the target encoder: target_encoder (default) or encoder",
     )
     parser.add_argument(
@@ -40,13 +47,16 @@ def run(variant_name: str, args: argparse.Namespace) -> None:
     if args.reverse is not None:
         if args.push_to_hub:
             raise ValueError("--push-to-hub uploads converted checkpoints, not the official layout of --reverse")
+        for name in ("config", "num_attention_heads", "target_key"):
+            if getattr(args, name) is not None:
+                raise ValueError(f"--{name.replace('_', '-')} does not go with --reverse, where the folder says it")
         print(revert_checkpoint(variant, args.reverse, args.output))
         return
     overrides = _read_fields(args.config) if args.config else {}
     if args.num_attention_heads is not None:
         overrides["num_attention_heads"] = args.num_attention_heads
     report = convert_checkpoint(
-        variant, args.checkpoint, args.output, args.target_key, repo=args.push_to_hub, **overrides
+        variant, args.checkpoint, args.output, args.target_key or "target_encoder", repo=args.push_to_hub, **overrides
     )
     print(report)
     if args.push_to_hub:
@@ -98,13 +108,14 @@ def convert_checkpoint(
         names = module.released_names(config)
         facts = {
             "Converted from": f"`{checkpoint.name}`, entry `{target_key}` as target encoder",
-            "Architecture of": " or ".join(f"`{name}`" for name in names) if names else "no released file",
+            "Architecture of": " or ".join(f"`{known}`" for known in names) if names else "no released file",
             "Parameters of the encoder": f"{encoder.num_parameters():,}",
             "Fingerprint": f"mean {fingerprint['mean']:.6f}, std {fingerprint['std']:.6f} (`fingerprint.json`)",
         }
         unverified = "Published accuracies were not measured again with these files."
+        name = output.resolve().name
         card = build_card(
-            variant, config, output.name, facts, variant.weights_license, unverified, repo or output.name
+            variant, config, name, facts, variant.weights_license if names else None, unverified, repo or name
         )
         card.save(folder / "README.md")
     lines = [f"read {checkpoint}", *(f"  {key}: {count} tensors" for key, count in read.items())]
@@ -127,23 +138,27 @@ def revert_checkpoint(variant: Variant, folder: Path, output: Path) -> str:
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder with a checkpoint")
     # The stored tensors themselves, not a model: loading one would fill in missing parts and widen 16-bit targets.
-    config = variant.config_class().from_pretrained(folder)
-    official = variant.module("convert").revert(load_weights(folder), config)
+    config, state = read_config(variant.config_class(), folder), load_weights(folder)
+    require_finite(state)
+    official = variant.module("convert").revert(state, config)
     with new_name(output.resolve()) as temporary:
         torch.save(official, temporary)
-    return "\n".join([f"wrote {output}", *(f"  {key}: {len(state)} tensors" for key, state in official.items())])
+    lines = [f"wrote {output}", *(f"  {key}: {len(part)} tensors" for key, part in official.items())]
+    if lost := variant.module("convert").fields_not_in_layout(config):
+        lines.append(f"not in this layout, to be given again by --config on the way back: {json.dumps(lost)}")
+    return "\n".join(lines)
 
 
 def _read_fields(path: Path) -> dict:
     if not path.is_file():
         raise FileNotFoundError(f"config file {path} does not exist")
-    text = path.read_text(encoding="utf-8")
     try:
+        text = path.read_text(encoding="utf-8")
         fields = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (json.JSONDecodeError, yaml.YAMLError) as error:
+    except (ValueError, yaml.YAMLError) as error:
         raise ConversionError(f"config file {path} cannot be read: {error}") from error
-    if not isinstance(fields, dict):
-        raise ConversionError(f"config file {path} must hold fields and values, not {type(fields).__name__}")
+    if not isinstance(fields, dict) or not all(isinstance(name, str) for name in fields):
+        raise ConversionError(f"config file {path} must hold names of fields and values, not {fields!r}")
     return fields
 
 

@@ -10,9 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from transformers import PreTrainedConfig
 
-from hf_jepa.core.key_map import ConversionError
+from hf_jepa.core.key_map import ConversionError, some
 
 
 SHARD_BYTES = 500 * 2**20
@@ -69,27 +72,40 @@ def _require_intact_archive(path: Path) -> None:
 def new_folder(output: str | Path) -> Iterator[Path]:
     """A temporary folder that becomes `output` when all went well and vanishes when not.
 
+    An empty folder that exists stays itself, because it may be a mount point: the files are moved up into it.
+
     Raises:
         FileExistsError: `output` exists and is not an empty folder.
     """
     output = Path(output).resolve()
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise FileExistsError(f"output {output} exists and is not an empty folder: choose another or remove it")
+    if output.exists():
+        with _own_folder(output, output.name) as own:
+            yield own
+            for path in own.iterdir():
+                path.rename(output / path.name)
+        return
     with new_name(output) as temporary:
         temporary.mkdir()
         yield temporary
-        if output.exists():
-            output.rmdir()
 
 
 @contextmanager
 def new_name(output: Path) -> Iterator[Path]:
     """A name on the same disk, nobody else's, that is renamed to `output` when all went well."""
     output.parent.mkdir(parents=True, exist_ok=True)
-    own = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-    try:
+    with _own_folder(output.parent, output.name) as own:
         yield own / output.name
         (own / output.name).rename(output)
+
+
+@contextmanager
+def _own_folder(parent: Path, name: str) -> Iterator[Path]:
+    """A hidden folder that vanishes at the end."""
+    own = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=parent))
+    try:
+        yield own
     finally:
         shutil.rmtree(own)
 
@@ -107,6 +123,9 @@ def save_weights(
 
     Returns:
         the names of the files, with an index beside them when there are several.
+
+    Raises:
+        ConversionError: a tensor holds NaN or infinity.
     """
     shards: list[list[str]] = [[]]
     room = shard_bytes
@@ -127,6 +146,7 @@ def save_weights(
         # clone: parts of a fused tensor, and an encoder used twice, share memory, which the format refuses.
         # The format wants contiguous tensors; a convolution saved in channels-last order is not.
         tensors = {key: state[key].clone(memory_format=torch.contiguous_format) for key in keys}
+        require_finite(tensors)
         save_file(tensors, folder / name, metadata={"format": "pt"})
         del state, tensors
     if len(shards) > 1:
@@ -136,16 +156,88 @@ def save_weights(
     return names
 
 
-def load_weights(folder: str | Path) -> dict[str, torch.Tensor]:
-    """All tensors of a folder, as stored.
+def stored_tensors(folder: str | Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """Key and tensor of all weights of a folder, as stored, one after the other.
 
     Raises:
         FileNotFoundError: no safetensors file.
+        ConversionError: a file is damaged.
     """
     files = sorted(Path(folder).glob("model*.safetensors"))
     if not files:
         raise FileNotFoundError(f"{folder} has no model*.safetensors: it is not a checkpoint")
-    return {key: value for file in files for key, value in load_file(file).items()}
+    for file in files:
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                for key in tensors.keys():  # noqa: SIM118
+                    yield key, tensors.get_tensor(key)
+        except SafetensorError as error:
+            raise ConversionError(f"{file} cannot be read ({error}): is it complete?") from error
 
 
-__all__ = ["load_weights", "new_folder", "new_name", "read_torch_checkpoint", "save_weights"]
+def load_weights(folder: str | Path) -> dict[str, torch.Tensor]:
+    """All of `stored_tensors`."""
+    return dict(stored_tensors(folder))
+
+
+def is_finite(tensor: torch.Tensor) -> bool:
+    """Whether no value is NaN or infinity."""
+    return bool((tensor.float() if tensor.element_size() == 1 else tensor).isfinite().all())  # 8-bit floats cannot say
+
+
+def require_finite(state: Mapping[str, torch.Tensor]) -> None:
+    """Refuse tensors with NaN or infinity."""
+    if broken := [key for key, value in state.items() if not is_finite(value)]:
+        raise ConversionError(f"NaN or infinity in {len(broken)} tensors, the weights are damaged: {some(broken)}")
+
+
+def read_json(path: Path, what: str) -> dict:
+    """The object of a JSON file that should be `what`.
+
+    Raises:
+        ConversionError: it holds something else.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConversionError(f"{path} is not {what}: {error}") from error
+    if not isinstance(value, dict):
+        raise ConversionError(f"{path} is not {what}: it holds a {type(value).__name__}")
+    return value
+
+
+def read_config(config_class: type[PreTrainedConfig], folder: Path) -> PreTrainedConfig:
+    """The config of a folder.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ConversionError: it is not one of this class.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} has no config.json: it is not a checkpoint")
+    fields = read_json(path, "a config")
+    if fields.get("model_type") != config_class.model_type:
+        found = fields.get("model_type")
+        raise ConversionError(f"{path} is of a model of type {found!r}, expected {config_class.model_type!r}")
+    try:
+        config = config_class.from_dict(fields)
+    except (StrictDataclassError, AttributeError, TypeError, ValueError) as error:
+        raise ConversionError(f"{path} is no {config_class.__name__}: {error.__cause__ or error}") from error
+    if not isinstance(config.architectures, list | None):
+        raise ConversionError(f"{path}: architectures is {config.architectures!r}, expected a list")
+    return config
+
+
+__all__ = [
+    "is_finite",
+    "load_weights",
+    "new_folder",
+    "new_name",
+    "read_config",
+    "read_json",
+    "read_torch_checkpoint",
+    "require_finite",
+    "save_weights",
+    "stored_tensors",
+]

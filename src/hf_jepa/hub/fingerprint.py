@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from hf_jepa.hub.files import read_json
+
 
 FILE_NAME = "fingerprint.json"
 TOLERANCE = 1e-3  # relative to the spread of the output; kernels differ by about 1e-6
@@ -68,19 +70,20 @@ def differences(model: PreTrainedModel, folder: str | Path) -> list[str]:
 
     Raises:
         FileNotFoundError: there is no fingerprint.
-        ValueError: the file is not a fingerprint.
+        ValueError: the file is not a fingerprint; the message names it.
     """
     path = Path(folder) / FILE_NAME
     if not path.is_file():
         raise FileNotFoundError(f"{folder} has no {FILE_NAME}: it was not written by a converter of this package")
-    expected, found = json.loads(path.read_text(encoding="utf-8")), compute_fingerprint(model)
-    if not isinstance(expected, dict) or (lost := [name for name in found if name not in expected]):
-        raise ValueError(
-            f"{path} is not a fingerprint" + (f": it lacks {', '.join(lost)}" if isinstance(expected, dict) else "")
-        )
+    expected, found = read_json(path, "a fingerprint"), compute_fingerprint(model)
+    if lost := [name for name in found if name not in expected]:
+        raise ValueError(f"{path} is not a fingerprint: it lacks {', '.join(lost)}")
     if expected["shape"] != found["shape"]:
         return [f"shape is {found['shape']}, the fingerprint says {expected['shape']}"]
-    scale = TOLERANCE * expected["std"]
+    for name in ("mean", "std", "mean_abs", "first_values"):
+        if not _alike(expected[name], found[name]):
+            raise ValueError(f"{path} is not a fingerprint: {name} is {expected[name]!r}")
+    scale = TOLERANCE * found["std"]
     values = {name: (expected[name], found[name]) for name in ("mean", "std", "mean_abs")}
     pairs = zip(expected["first_values"], found["first_values"], strict=True)
     values |= {f"value {i}": pair for i, pair in enumerate(pairs)}
@@ -89,6 +92,13 @@ def differences(model: PreTrainedModel, folder: str | Path) -> list[str]:
         for name, (then, now) in values.items()
         if not math.isclose(then, now, rel_tol=0.0, abs_tol=scale)
     ]
+
+
+def _alike(then, now) -> bool:
+    """Whether both are numbers, or lists of equally many numbers."""
+    if isinstance(now, list):
+        return isinstance(then, list) and len(then) == len(now) and all(map(_alike, then, now))
+    return isinstance(then, int | float)
 
 
 __all__ = ["FILE_NAME", "compute_fingerprint", "differences", "write_fingerprint"]

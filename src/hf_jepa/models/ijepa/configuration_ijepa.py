@@ -1,6 +1,7 @@
 """I-JEPA configuration: native transformers' `IJepaConfig` plus the predictor and the objective."""
 
 from huggingface_hub.dataclasses import strict
+from transformers.activations import ACT2FN
 from transformers.models.ijepa.configuration_ijepa import IJepaConfig as NativeIJepaConfig
 
 from hf_jepa.core.configuration import JepaConfigMixin
@@ -83,19 +84,29 @@ class IJepaConfig(JepaConfigMixin, NativeIJepaConfig):
         return image[0] // patch[0], image[1] // patch[1]
 
     def validate_geometry(self):
+        for name in ("image_size", "patch_size"):
+            if not isinstance(size := getattr(self, name), int) and len(size) != 2:
+                raise ValueError(f"{name} {size} is neither a number of pixels nor (height, width)")
         image, patch = pair(self.image_size), pair(self.patch_size)
         if min(patch) < 1 or image[0] % patch[0] or image[1] % patch[1] or min(image) < 1:
             raise ValueError(f"image_size {self.image_size} does not divide into patches of {self.patch_size} pixels")
+        pred_heads = self.pred_num_attention_heads
+        if pred_heads is None:
+            pred_heads = self.num_attention_heads
         widths = {
             "hidden_size": (self.hidden_size, self.num_attention_heads),
-            "pred_hidden_size": (self.pred_hidden_size, self.pred_num_attention_heads or self.num_attention_heads),
+            "pred_hidden_size": (self.pred_hidden_size, pred_heads),
         }
         for name, (width, heads) in widths.items():
-            if heads < 1 or width % heads or width % 4:
+            if heads < 1 or width < 1 or width % heads or width % 4:
                 raise ValueError(f"{name} {width} must be a multiple of its {heads} attention heads and of 4")
-        for name in ("num_hidden_layers", "pred_num_hidden_layers"):
+        for name in ("num_hidden_layers", "pred_num_hidden_layers", "intermediate_size", "num_channels"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 1 <= self.pred_hidden_size * self.pred_mlp_ratio < 2**31:
+            raise ValueError(f"pred_mlp_ratio {self.pred_mlp_ratio} gives the predictor's networks no width")
+        if self.hidden_act not in ACT2FN:
+            raise ValueError(f"hidden_act={self.hidden_act!r} is not one of {', '.join(ACT2FN)}")
         if self.position_resize not in POSITION_RESIZES:
             raise ValueError(f"position_resize={self.position_resize!r} is not one of {', '.join(POSITION_RESIZES)}")
 

@@ -86,7 +86,7 @@ class IJepaPredictor(nn.Module):
         self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.register_buffer("position_embeddings", sincos_2d(dim, config.grid_size))
         self.layers = nn.ModuleList(
-            transformer_layer(config, i, dim, config.pred_num_attention_heads, int(dim * config.pred_mlp_ratio))
+            transformer_layer(config, i, dim, config.pred_num_attention_heads, round(dim * config.pred_mlp_ratio))
             for i in range(config.pred_num_hidden_layers)
         )
         self.layernorm = nn.LayerNorm(dim, eps=config.layer_norm_eps)
