@@ -3,6 +3,9 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
+from typing import Any
+
+from transformers import PreTrainedConfig
 
 from hf_jepa.losses.prediction import LOSSES, NORMALIZATIONS
 
@@ -32,21 +35,33 @@ class JepaConfigMixin:
                 raise ValueError(f"{field}={getattr(self, field)!r} is not one of {', '.join(allowed)}")
 
 
-def require_config_fields(config_class: type, names: Iterable[object]) -> None:
-    """Refuse what is no field of a config: transformers takes every name, so that a misspelt one would change nothing.
+def model_fields(config_class: type[PreTrainedConfig]) -> dict[str, Any]:
+    """Name and type of the fields of the model, without those that every config of transformers has.
+
+    Example:
+        >>> from hf_jepa import IJepaConfig
+        >>> model_fields(IJepaConfig)["num_hidden_layers"]
+        <class 'int'>
+    """
+    general = {field.name for field in fields(PreTrainedConfig)}
+    return {field.name: field.type for field in fields(config_class) if field.name not in general}
+
+
+def require_model_fields(config_class: type[PreTrainedConfig], names: Iterable[object]) -> None:
+    """Refuse what is no field of the model: transformers takes every name, so a misspelt one would change nothing.
 
     Raises:
         ValueError: naming the unknown fields, and the known one that each resembles.
 
     Example:
         >>> from hf_jepa import IJepaConfig
-        >>> require_config_fields(IJepaConfig, ["hidden_size"])
+        >>> require_model_fields(IJepaConfig, ["hidden_size"])
     """
-    known = {field.name for field in fields(config_class)}
+    known = model_fields(config_class)
     if unknown := [name for name in map(str, names) if name not in known]:
         meant = {name: get_close_matches(name, known, n=1, cutoff=0.8) for name in unknown}
         shown = ", ".join(name + (f" (did you mean {near[0]}?)" if near else "") for name, near in meant.items())
         raise ValueError(f"{config_class.__name__} has no field {shown}")
 
 
-__all__ = ["TARGET_SOURCES", "JepaConfigMixin", "require_config_fields"]
+__all__ = ["TARGET_SOURCES", "JepaConfigMixin", "model_fields", "require_model_fields"]

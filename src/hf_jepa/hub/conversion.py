@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 import yaml
 
+from hf_jepa.core.configuration import require_model_fields
 from hf_jepa.core.key_map import ConversionError
 from hf_jepa.hub.cards import build_card
 from hf_jepa.hub.files import (
@@ -53,6 +54,7 @@ def run(variant_name: str, args: argparse.Namespace) -> None:
         print(revert_checkpoint(variant, args.reverse, args.output))
         return
     overrides = _read_fields(args.config) if args.config else {}
+    require_model_fields(variant.config_class(), overrides)
     if args.num_attention_heads is not None:
         overrides["num_attention_heads"] = args.num_attention_heads
     report = convert_checkpoint(

@@ -8,7 +8,7 @@ from typing import Any
 from torch.utils.data import Dataset
 from transformers.utils import logging
 
-from hf_jepa.core.configuration import require_config_fields
+from hf_jepa.core.configuration import require_model_fields
 from hf_jepa.data.columns import check_same_classes
 from hf_jepa.data.embedded import EmbeddedCrops
 from hf_jepa.data.images import ImageCollator, ImageDataset, IterableImageDataset
@@ -89,7 +89,7 @@ def build_model(variant: Variant, arguments: PretrainingArguments):
             logger.warning(f"{arguments.model_name_or_path} has a config: model_size and model_config are not used")
         return variant.model_class().from_pretrained(arguments.model_name_or_path, dtype="float32")
     config_class, fields = variant.config_class(), arguments.model_config or {}
-    require_config_fields(config_class, fields)
+    require_model_fields(config_class, fields)
     config = config_class.from_size(arguments.model_size, **fields) if arguments.model_size else config_class(**fields)
     return variant.model_class()(config)
 

@@ -1,13 +1,12 @@
 """Official I-JEPA checkpoints <-> ours: the key table, and an architecture read off the tensors."""
 
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import get_args
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import PreTrainedConfig
 
+from hf_jepa.core.configuration import model_fields, require_model_fields
 from hf_jepa.core.key_map import ConversionError, KeyMap, Rename, Split, require_same_keys
 from hf_jepa.layers.patch_embedding import pair
 from hf_jepa.layers.position import sincos_2d
@@ -62,9 +61,7 @@ RELEASED = {
     (1280, 32, (16, 16), (28, 28)): ("IN1K-vit.h.16-448px-300e.pth.tar",),
     (1408, 40, (16, 16), (14, 14)): ("IN22K-vit.g.16-600e.pth.tar",),
 }
-# The config fields of the model, not those that every config of transformers has.
-FIELDS = {f.name: f.type for f in fields(IJepaConfig) if f.name not in {g.name for g in fields(PreTrainedConfig)}}
-# Those of them that can be read off the tensors; `image_size` by the values of the position table.
+# The fields that can be read off the tensors; `image_size` by the values of the position table.
 READ_OFF = (
     "hidden_size",
     "num_hidden_layers",
@@ -119,10 +116,10 @@ def infer_config(checkpoint: Mapping, **overrides) -> IJepaConfig:
 
     Raises:
         ConversionError: a tensor that decides the architecture is missing or of another rank, heads cannot be known,
-            an override is unknown or does not fit, or a position table is not that of the config's grid.
+            an override does not fit, or a position table is not that of the config's grid.
+        ValueError: an override is no field of the model.
     """
-    if unknown := [str(name) for name in overrides if name not in FIELDS]:
-        raise ConversionError(f"no such field of IJepaConfig: {', '.join(unknown)}; there are {', '.join(FIELDS)}")
+    require_model_fields(IJepaConfig, overrides)
     parts = entries(checkpoint)
     encoder, predictor = parts["encoder"], parts["predictor"]
     try:
@@ -179,7 +176,8 @@ def _named_heads(width: int, depth: int) -> int | None:
 
 def _number(name: str, value):
     """A number that YAML takes for text, such as 1e-6, where the field is a number with a fraction."""
-    if isinstance(value, str) and float in (FIELDS[name], *get_args(FIELDS[name])):
+    hint = model_fields(IJepaConfig)[name]
+    if isinstance(value, str) and float in (hint, *get_args(hint)):
         try:
             return float(value)
         except ValueError as error:
@@ -261,7 +259,11 @@ def fields_not_in_layout(config: IJepaConfig) -> dict:
     """The config fields that `infer_config` cannot read off the tensors and would guess otherwise."""
     known = {name: getattr(config, name) for name in READ_OFF}
     guessed = IJepaConfig(**known, num_attention_heads=config.num_attention_heads)
-    lost = {name: getattr(config, name) for name in FIELDS if getattr(config, name) != getattr(guessed, name)}
+    lost = {
+        name: getattr(config, name)
+        for name in model_fields(IJepaConfig)
+        if getattr(config, name) != getattr(guessed, name)
+    }
     if _named_heads(config.hidden_size, config.num_hidden_layers) != config.num_attention_heads:
         lost["num_attention_heads"] = config.num_attention_heads
     return lost
