@@ -20,7 +20,9 @@ class Variant:
         heads: further model classes, Auto class -> class in `modeling_<name>.py`.
         parts: further public names, module suffix -> names.
         native: True where transformers itself owns the `model_type`, which is then never shadowed.
-        key_map: name of the official key map in `convert_<name>.py`, or None where no official weights exist.
+        convertible: whether official weights exist, for which `convert_<name>.py` has `OFFICIAL` (entry of the file ->
+            key map and part of ours), `entries`, `infer_config`, `convert`, `revert`, `fields_not_in_layout` and
+            `released_names`, as I-JEPA's.
         weights_license: licence of converted official weights.
         tiny: config fields of a model that trains in well under a second, for the behaviour suites.
     """
@@ -35,7 +37,7 @@ class Variant:
     heads: dict[str, str]
     parts: dict[str, tuple[str, ...]]
     native: bool
-    key_map: str | None
+    convertible: bool
     weights_license: str | None
     tiny: dict
 
@@ -62,7 +64,15 @@ class Variant:
         return getattr(self.module("modeling"), name or self.pretraining_model)
 
     def image_processor(self, config):
-        """The image processor for the image size of a config."""
+        """The image processor for the image size of a config.
+
+        Raises:
+            ValueError: the variant names none.
+        """
+        if "image_processing" not in self.parts:
+            raise ValueError(
+                f"{self.title} names no image processor: add image_processing_{self.name}.py to its parts"
+            )
         (name,) = self.parts["image_processing"]
         return getattr(self.module("image_processing"), name).from_config(config)
 
@@ -81,7 +91,7 @@ VARIANTS = {
             heads={"AutoModelForImageClassification": "IJepaForImageClassification"},
             parts={"modeling": ("IJepaPredictor",), "image_processing": ("IJepaImageProcessor",)},
             native=True,
-            key_map="OFFICIAL",
+            convertible=True,
             weights_license="cc-by-nc-4.0",
             tiny={
                 "hidden_size": 32,

@@ -106,6 +106,16 @@ def test_equal_row_and_half_precision():
             assert knn_classify(train_x.half(), train_y, train_x.half(), train_y, k=5, metric=metric).accuracy == 1.0
 
 
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+@pytest.mark.parametrize("scale", [1e-40, 1e-19, 1e19, 1e40])
+def test_the_scale_of_the_features_does_not_matter(metric, scale):
+    train_x, train_y = clusters(0)
+    test_x, _ = clusters(1)
+    expected = knn_classify(train_x, train_y, test_x, k=5, metric=metric).predictions
+    scaled = (train_x.double() * scale, train_y, test_x.double() * scale)
+    assert torch.equal(knn_classify(*scaled, k=5, metric=metric).predictions, expected)
+
+
 def test_prints_one_line():
     train_x, train_y = clusters(0, spread=0.01)
     assert str(knn_classify(train_x, train_y, train_x, train_y)) == "accuracy 1.0000, top-5 1.0000 on 60 rows"
@@ -126,6 +136,10 @@ def test_refuses_what_cannot_be_answered():
         knn_classify(train_x, train_y.float(), train_x)
     with pytest.raises(ValueError, match="'dot' is not one of cosine, euclidean"):
         knn_classify(train_x, train_y, train_x, metric="dot")
+    with pytest.raises(TypeError, match="k must be a whole number, got 2.5"):
+        knn_classify(train_x, train_y, train_x, k=2.5)
+    with pytest.raises(ValueError, match="temperature is nan"):
+        knn_classify(train_x, train_y, train_x, temperature=float("nan"))
     with pytest.raises(ValueError, match="temperature is 0"):
         knn_classify(train_x, train_y, train_x, temperature=0)
     with pytest.raises(ValueError, match="train_x has 0 rows"):

@@ -133,8 +133,19 @@ def test_says_when_it_did_not_converge(caplog):
     assert not caplog.text
 
 
+@pytest.mark.parametrize("scale", [1e-12, 1e12])
+def test_the_scale_of_the_features_does_not_matter(scale):
+    x, y = noisy(80, 0)
+    expected = linear_probe(x, y, x).predictions
+    assert torch.equal(linear_probe(x.double() * scale, y, x.double() * scale).predictions, expected)
+
+
 def test_refuses_what_cannot_be_fitted():
     x, y = noisy(40, 0)
+    with pytest.raises(ValueError, match="positive numbers, got .nan"):
+        linear_probe(x, y, x, weight_decays=(float("nan"),))
+    with pytest.raises(ValueError, match="max_iterations is 0: it must be at least 1"):
+        linear_probe(x, y, x, max_iterations=0)
     with pytest.raises(ValueError, match="all 40 training rows have label 3"):
         linear_probe(x, torch.full((40,), 3), x)
     with pytest.raises(ValueError, match=r"test labels \[8\] do not occur"):

@@ -57,6 +57,8 @@ def test_refusals_name_the_offender():
         low_shot_indices(LABELS, fraction=0.1, per_class=1)
     with pytest.raises(ValueError, match="fraction is 10"):
         low_shot_indices(LABELS, fraction=10)
+    with pytest.raises(TypeError, match="per_class must be a whole number, got 1.5"):
+        low_shot_indices(LABELS, per_class=1.5)
     with pytest.raises(ValueError, match="per_class is 0"):
         low_shot_indices(LABELS, per_class=0)
     with pytest.raises(ValueError, match="empty"):

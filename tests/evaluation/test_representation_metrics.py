@@ -166,7 +166,16 @@ def test_unusable_options_are_refused_with_numbers():
         effective_rank(x, "eigen")
     with pytest.raises(ValueError, match="20 rows do not form two or more classes of 3"):
         lidar(x, 3)
-    with pytest.raises(ValueError, match="classes of 1"):
+    for metric, options in ((rankme, {"eps": -1.0}), (rankme, {"eps": math.nan}), (lidar, {"eps": -1.0})):
+        with pytest.raises(ValueError, match="eps is (-1.0|nan): it must be 0 or more"):
+            metric(x, **({"samples_per_class": 2} if metric is lidar else {}), **options)
+    with pytest.raises(ValueError, match="delta is nan"):
+        lidar(x, 2, delta=math.nan)
+    with pytest.raises(TypeError, match="samples_per_class must be a whole number, got 2.0"):
+        lidar(x, 2.0)
+    with pytest.raises(ValueError, match="does not fit 1 eigenvalues.*more rows and dimensions are needed"):
+        alpha_req(x[:, :1])
+    with pytest.raises(ValueError, match="samples_per_class is 1: it must be at least 2"):
         lidar(x, 1)
     with pytest.raises(ValueError, match="delta is 0"):
         lidar(x, 2, delta=0)

@@ -23,9 +23,9 @@ ENTRY = """
             base_model="ToyJepaModel",
             pretraining_model="ToyJepaForPreTraining",
             heads={"AutoModelForImageClassification": "ToyJepaForImageClassification"},
-            parts={},
+            parts={"image_processing": ("ToyJepaImageProcessor",)},
             native=False,
-            key_map=None,
+            convertible=False,
             weights_license=None,
             tiny=%s,
         ),
@@ -40,6 +40,7 @@ EDITS = {
         (r"NATIVE", "IJepaConfig"),
         (r"(    layer_norm_eps: float)", r'    model_type = "toyjepa"\n\1'),
     ],
+    "image_processing": [(r"IJepa", "ToyJepa")],
     "modeling": [
         (r"IJepa", "ToyJepa"),
         (r"models\.ijepa\.configuration_ijepa", "models.toyjepa.configuration_toyjepa"),
@@ -114,6 +115,20 @@ for auto in (AutoConfig, AutoModel, AutoModelForImageClassification, AutoModelFo
 """
     expected = ["ToyJepaConfig", "ToyJepaModel", "ToyJepaForImageClassification", "ToyJepaForPreTraining"]
     assert run(source, loading).splitlines() == expected
+
+
+def test_it_trains_and_its_card_is_true(source, tmp_path):
+    training = f"""
+import json
+from hf_jepa.cli.main import main
+from hf_jepa.registry import VARIANTS
+options = ["--dataset", "embedded", "--embedded_length", "16", "--min_keep", "3", "--per_device_train_batch_size", "8"]
+options += ["--max_steps", "2", "--use_cpu", "true", "--report_to", "none", "--output_dir", {str(tmp_path / "run")!r}]
+assert main(["train", "toyjepa", "--model_config", json.dumps(VARIANTS["toyjepa"].tiny), *options]) == 0
+"""
+    run(source, training)
+    (snippet,) = re.findall(r"```python\n(.*?)```", (tmp_path / "run/README.md").read_text(), flags=re.DOTALL)
+    run(source, snippet.replace('"run"', repr(str(tmp_path / "run"))))
 
 
 def test_the_behaviour_suites_take_it_up(source):

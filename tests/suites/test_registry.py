@@ -26,7 +26,7 @@ def test_variant_is_complete(variant):
     folder = PACKAGE / "models" / variant.name
     for name in (f"configuration_{variant.name}.py", f"modeling_{variant.name}.py", "README.md"):
         assert (folder / name).is_file(), name
-    assert (folder / f"convert_{variant.name}.py").is_file() == bool(variant.key_map)
+    assert (folder / f"convert_{variant.name}.py").is_file() == variant.convertible
     assert f"models/{variant.name}/README.md" in (ROOT / "MODELS.md").read_text(encoding="utf-8")
     assert {variant.config, variant.base_model, variant.pretraining_model} <= set(hf_jepa.__all__)
     assert (ROOT / f"training_scripts/configs/{variant.name}/tiny.yaml").is_file()

@@ -305,7 +305,7 @@ def test_values_of_a_recipe_mean_what_they_do_on_the_command_line(tmp_path):
         "allow_overlap": True,
         "save_strategy": False,  # how YAML reads `no`
         "eval_strategy": "no",
-        "lr_scheduler_kwargs": {"num_cycles": 2},
+        "accelerator_config": {"split_batches": True},
     }
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(values))
     types = (PretrainingArguments, MaskArguments, JepaTrainingArguments)
@@ -313,13 +313,15 @@ def test_values_of_a_recipe_mean_what_they_do_on_the_command_line(tmp_path):
     assert data.crop_scale == [0.5, 1.0] and data.model_config == {"hidden_size": 96}
     assert (masks.context_length, masks.min_keep, masks.allow_overlap) == (None, 3, True)
     assert (training.learning_rate, training.save_strategy) == (1e-3, "no")
-    assert training.lr_scheduler_kwargs == {"num_cycles": 2}
+    assert training.accelerator_config.split_batches
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--model_config", '{"hiden_size": 32}'], r"IJepaConfig has no field hiden_size \(did you mean hidden_size"),
+        (["--optim", "sgd"], "optim='sgd' would change nothing: pretraining has its own AdamW"),
+        (["--lr_scheduler_type", "constant"], "lr_scheduler_type=.* would change nothing"),
         (["--learning_rate", "0"], "learning_rate=0.0 must be above 0"),
         (["--model_config", '{"image_size": [48, 96], "patch_size": 8}'], "crops of the embedded pictures are square"),
     ],

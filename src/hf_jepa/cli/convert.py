@@ -15,7 +15,7 @@ def parser() -> argparse.ArgumentParser:
         "transformers loads. The checkpoint may be named first, without --checkpoint.",
         "hf-jepa convert checkpoint.pth.tar --output runs/converted --num-attention-heads 4",
     )
-    convertible = sorted(name for name, variant in VARIANTS.items() if variant.key_map)
+    convertible = sorted(name for name, variant in VARIANTS.items() if variant.convertible)
     parser.add_argument("--variant", choices=convertible, default="ijepa", help="what the checkpoint holds")
     add_arguments(parser)
     return parser

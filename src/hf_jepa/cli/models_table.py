@@ -20,7 +20,7 @@ def row(variant: Variant, root: Path) -> str:
     classes = [variant.config, variant.base_model, variant.pretraining_model, *variant.heads.values()]
     recipes = sorted((root / "training_scripts/configs" / variant.name).glob("*.yaml"))
     cases = sorted(path.name for path in (root / "tests/fixtures/golden" / variant.name).glob("*") if path.is_dir())
-    conversion = f"[`convert_{variant.name}.py`](conversion/convert_{variant.name}.py)" if variant.key_map else "-"
+    conversion = f"[`convert_{variant.name}.py`](conversion/convert_{variant.name}.py)" if variant.convertible else "-"
     cells = (
         f"[{variant.title}](src/hf_jepa/models/{variant.name}/README.md)",
         f"[{variant.paper}](https://arxiv.org/abs/{variant.paper})",

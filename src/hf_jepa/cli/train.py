@@ -9,8 +9,9 @@ from hf_jepa.registry import VARIANTS
 def parser() -> argparse.ArgumentParser:
     parser = command_parser(
         "train",
-        "Recipes are in training_scripts/configs; `hf-jepa train ijepa --help` lists every field that a recipe or the "
-        "command line can set. On many devices: accelerate launch training_scripts/pretrain_ijepa.py RECIPE ...",
+        "Recipes are in training_scripts/configs of the source tree; `hf-jepa train ijepa --help` lists every field "
+        "that a recipe or the command line can set. On many devices: accelerate launch "
+        "training_scripts/pretrain_<variant>.py RECIPE ...",
         "hf-jepa train ijepa training_scripts/configs/ijepa/tiny.yaml --output_dir runs/tiny --max_steps 20",
     )
     parser.usage = "hf-jepa train [--help] variant [recipe.yaml] [--field value ...]"
@@ -23,7 +24,7 @@ def main(argv: list[str]) -> int:
 
     from hf_jepa.training.pretrain_image import pretrain
 
-    pretrain(args.variant, argv[1:], parser().description)
+    pretrain(args.variant, argv[1:], parser().description, prog=f"hf-jepa train {args.variant}")
     return 0
 
 

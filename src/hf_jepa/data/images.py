@@ -102,6 +102,7 @@ class ImageDataset(Dataset):
 
     @property
     def epoch(self) -> int:
+        """The epoch whose random numbers are in use."""
         return self._epoch.get()
 
     def set_epoch(self, epoch: int) -> None:
@@ -186,6 +187,7 @@ class IterableImageDataset(IterableDataset):
 
     @property
     def epoch(self) -> int:
+        """The epoch whose random numbers are in use."""
         return self._epoch.get()
 
     def set_epoch(self, epoch: int) -> None:

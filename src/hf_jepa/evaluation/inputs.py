@@ -1,6 +1,22 @@
 """Checks shared by every probe and metric: a wrong tensor is refused here, with its numbers."""
 
+from numbers import Integral
+
 import torch
+
+
+def check_count(value: int, name: str, smallest: int = 1) -> int:
+    """Return `value`, after making sure that it is a whole number of at least `smallest`.
+
+    Raises:
+        TypeError: not a whole number.
+        ValueError: too small.
+    """
+    if not isinstance(value, Integral):
+        raise TypeError(f"{name} must be a whole number, got {value!r}")
+    if value < smallest:
+        raise ValueError(f"{name} is {value}: it must be at least {smallest}")
+    return int(value)
 
 
 def check_features(

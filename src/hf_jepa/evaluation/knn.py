@@ -3,7 +3,7 @@
 import torch
 from torch.nn.functional import normalize
 
-from hf_jepa.evaluation.inputs import check_features, check_labels, check_same_width
+from hf_jepa.evaluation.inputs import check_count, check_features, check_labels, check_same_width
 from hf_jepa.evaluation.results import ProbeResult, check_known_classes, rank_classes
 
 
@@ -54,13 +54,16 @@ def knn_classify(
     """
     if metric not in METRICS:
         raise ValueError(f"metric {metric!r} is not one of {', '.join(METRICS)}")
-    if temperature <= 0:
+    if not temperature > 0:
         raise ValueError(f"temperature is {temperature}: it must be positive")
-    train_x = check_features(train_x, "train_x", dtype=torch.float32)
-    test_x = check_features(test_x, "test_x", dtype=torch.float32).to(train_x.device)
+    train_x = check_features(train_x, "train_x")
+    test_x = check_features(test_x, "test_x").to(train_x.device)
     check_same_width(train_x, test_x)
+    # Neither metric sees a common factor, and float32 does not hold the squares of very large or small numbers.
+    exponent = torch.frexp(torch.stack([train_x.abs().max(), test_x.abs().max()]).max()).exponent
+    train_x, test_x = (torch.ldexp(x, -exponent).float() for x in (train_x, test_x))
     train_y = check_labels(train_y, len(train_x), "train_y").to(train_x.device)
-    if not 1 <= k <= len(train_x):
+    if check_count(k, "k") > len(train_x):
         raise ValueError(f"k is {k}, but there are {len(train_x)} training rows to choose neighbours from")
     classes, votes_for = train_y.unique(return_inverse=True)
     if test_y is not None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import cross_entropy
 
-from hf_jepa.evaluation.inputs import check_features, check_labels, check_same_width
+from hf_jepa.evaluation.inputs import check_count, check_features, check_labels, check_same_width
 from hf_jepa.evaluation.results import ProbeResult, check_known_classes, rank_classes, topk_accuracy
 
 
@@ -87,10 +87,11 @@ def linear_probe(
     classes, target = check_labels(train_y, len(train_x), "train_y").to(train_x.device).unique(return_inverse=True)
     if len(classes) < 2:
         raise ValueError(f"all {len(train_x)} training rows have label {classes[0].item()}: a probe needs two classes")
-    if not weight_decays or min(weight_decays) <= 0:
+    if not weight_decays or not all(decay > 0 for decay in weight_decays):
         raise ValueError(f"weight_decays must be positive numbers, got {list(weight_decays)}")
+    check_count(max_iterations, "max_iterations")
     if test_y is not None:
-        test_y = check_labels(test_y, len(test_x), "test_y").to(train_x.device)
+        test_y = check_labels(test_y, len(test_x), "test_y").to(train_x.device).contiguous()
         check_known_classes(classes, test_y)
 
     held_out, chosen = {}, weight_decays[0]
@@ -145,7 +146,7 @@ def _fit(
 ) -> dict[float, tuple[torch.Tensor, torch.Tensor]]:
     """Optimal (weight (C, D), bias (C,)) for each weight decay, from the strongest down: each starts at the last."""
     mean, std = x.mean(dim=0), x.std(dim=0, correction=0)
-    std = torch.where(std > 1e-8 * (1 + mean.abs()), std, torch.ones_like(std))  # a constant column says nothing
+    std = torch.where(std > 1e-8 * x.abs().amax(dim=0), std, torch.ones_like(std))  # a constant column says nothing
     fits = {}
     with torch.inference_mode(False), torch.enable_grad():  # callers often sit inside no_grad
         x = (x - mean) / std

@@ -2,7 +2,7 @@
 
 import torch
 
-from hf_jepa.evaluation.inputs import check_labels
+from hf_jepa.evaluation.inputs import check_count, check_labels
 
 
 def low_shot_indices(
@@ -43,9 +43,7 @@ def low_shot_indices(
     if fraction is not None and not 0 < fraction <= 1:
         raise ValueError(f"fraction is {fraction}: it must be above 0 and at most 1 (1 % is 0.01)")
     classes, target, counts = labels.unique(return_inverse=True, return_counts=True)
-    if per_class is not None and per_class < 1:
-        raise ValueError(f"per_class is {per_class}: it must be at least 1")
-    if per_class is not None and per_class > counts.min():
+    if per_class is not None and check_count(per_class, "per_class") > counts.min():
         smallest = counts.argmin()
         raise ValueError(
             f"per_class is {per_class}, but class {classes[smallest].item()} has only {counts[smallest].item()} rows"

@@ -14,7 +14,7 @@ import math
 import torch
 from torch.linalg import svdvals
 
-from hf_jepa.evaluation.inputs import check_features
+from hf_jepa.evaluation.inputs import check_count, check_features
 
 
 SPECTRA = ("singular_values", "covariance")
@@ -28,6 +28,11 @@ def _entropy_rank(p: torch.Tensor) -> float:
 def _covariance_eigenvalues(x: torch.Tensor) -> torch.Tensor:
     """Eigenvalues of the unbiased covariance, descending; through singular values, which keep the small ones exact."""
     return svdvals(x - x.mean(0)).square() / (len(x) - 1)  # (min(N, D),)
+
+
+def _check_eps(eps: float) -> None:
+    if not eps >= 0:
+        raise ValueError(f"eps is {eps}: it must be 0 or more")
 
 
 def _is_zero(eigenvalues: torch.Tensor, x: torch.Tensor) -> bool:
@@ -56,6 +61,7 @@ def rankme(embeddings: torch.Tensor, eps: float = 1e-7, center: bool = False) ->
         >>> round(rankme(torch.eye(8)), 3), round(rankme(torch.ones(8, 8)), 3)
         (8.0, 1.0)
     """
+    _check_eps(eps)
     x = check_features(embeddings, min_rows=2)
     sigma = svdvals(x - x.mean(0) if center else x)
     total = sigma.sum()
@@ -138,9 +144,12 @@ def alpha_req(embeddings: torch.Tensor, fit_range: tuple[int, int] | None = (11,
     values = _covariance_eigenvalues(x)[: len(x) - 1]  # centring leaves at most N - 1
     first, stop = fit_range if fit_range is not None else (0, len(values))
     if not 0 <= first < stop - 1 or stop > len(values):
+        advice = f"pass at least two ranks within (0, {len(values)}), or fit_range=None for all"
+        if len(values) < 2:
+            advice = "more rows and dimensions are needed"
         raise ValueError(
             f"fit_range ({first}, {stop}) does not fit {len(values)} eigenvalues of {len(x)} rows of {x.shape[1]} "
-            f"dimensions: pass at least two ranks within (0, {len(values)}), for example fit_range=(3, {len(values)})"
+            f"dimensions: {advice}"
         )
     nonzero = int((values > values[0] * max(x.shape) * torch.finfo(x.dtype).eps).sum()) if values[0] > 0 else 0
     if stop > nonzero or _is_zero(values, x):
@@ -183,11 +192,13 @@ def lidar(embeddings: torch.Tensor, samples_per_class: int, delta: float = 1e-4,
         3.0
     """
     x = check_features(embeddings, min_rows=4)
-    if samples_per_class < 2 or len(x) % samples_per_class or len(x) // samples_per_class < 2:
+    check_count(samples_per_class, "samples_per_class", smallest=2)
+    _check_eps(eps)
+    if len(x) % samples_per_class or len(x) // samples_per_class < 2:
         raise ValueError(
             f"{len(x)} rows do not form two or more classes of {samples_per_class} consecutive rows (at least 2 each)"
         )
-    if delta <= 0:
+    if not delta > 0:
         raise ValueError(f"delta is {delta}: it must be positive, Sw may be singular")
     views = x.view(-1, samples_per_class, x.shape[1])  # (n, q, D)
     means = views.mean(dim=1)  # (n, D)

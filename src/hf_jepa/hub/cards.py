@@ -8,10 +8,10 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from hf_jepa.registry import Variant
 
 
-FEATURES_USE = """Stock transformers loads the target encoder:
+FEATURES_USE = """{loader} loads the target encoder:
 
 ```python
-import torch
+{imports}import torch
 from transformers import AutoModel
 
 encoder = AutoModel.from_pretrained("{repo}")
@@ -21,10 +21,10 @@ feature = tokens.mean(dim=1)                                # there is no CLS to
 
 With `hf_jepa`, `{pretraining_model}.from_pretrained("{repo}")` also gives the context encoder and the predictor."""
 
-CLASSIFICATION_USE = """Stock transformers loads the classifier:
+CLASSIFICATION_USE = """{loader} loads the classifier:
 
 ```python
-from PIL import Image
+{imports}from PIL import Image
 from transformers import pipeline
 
 classify = pipeline("image-classification", model="{repo}")
@@ -116,6 +116,8 @@ def build_card(
         eval_results=list(results) or None,
     )
     use = USES[task].format(
+        loader="Stock transformers" if variant.native else "transformers, with `hf_jepa` installed,",
+        imports="" if variant.native else "import hf_jepa  # registers the classes\n",
         repo=repo,
         channels=config.num_channels,
         height=height,

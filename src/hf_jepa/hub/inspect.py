@@ -36,7 +36,7 @@ def _inspect_official(path: Path, keys: bool) -> tuple[str, bool]:
     if not isinstance(official, Mapping):
         raise ConversionError(f"{path} holds a {type(official).__name__}, not the entries of a checkpoint")
     for variant in VARIANTS.values():
-        if not variant.key_map or not set(variant.module("convert").OFFICIAL) <= set(official):
+        if not variant.convertible or not set(variant.module("convert").OFFICIAL) <= set(official):
             continue
         module = variant.module("convert")
         try:

@@ -1,10 +1,14 @@
 """The arguments of a pretraining run: those of transformers' `Trainer` plus the schedules of a JEPA."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from transformers import TrainingArguments
 
 from hf_jepa.training.kernels import KernelArguments
+
+
+# Fields of `TrainingArguments` that choose what a JEPA recipe fixes.
+NOT_USED = ("optim", "optim_args", "lr_scheduler_type", "lr_scheduler_kwargs", "label_smoothing_factor")
 
 
 @dataclass
@@ -39,6 +43,13 @@ class JepaTrainingArguments(KernelArguments, TrainingArguments):
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Keep NaN losses out of the logs."})
 
     def __post_init__(self):
+        defaults = {field.name: field.default for field in fields(TrainingArguments)}
+        if unused := [name for name in NOT_USED if getattr(self, name) not in (None, defaults[name])]:
+            raise ValueError(
+                f"{unused[0]}={getattr(self, unused[0])!r} would change nothing: pretraining has its own AdamW, "
+                "schedules and loss, set by learning_rate, start_learning_rate, final_learning_rate, weight_decay, "
+                "final_weight_decay, adam_* and the config of the model"
+            )
         super().__post_init__()
         if self.label_names is None:
             self.label_names = []  # the targets are made by the model

@@ -123,19 +123,21 @@ def add_knn_probe(trainer: JepaTrainer, arguments: PretrainingArguments, config)
     trainer.add_callback(OnlineKnnProbe(trainer, train, test, arguments.knn_every))
 
 
-def pretrain(variant_name: str, argv: Sequence[str], description: str | None = None) -> JepaTrainer:
+def pretrain(
+    variant_name: str, argv: Sequence[str], description: str | None = None, prog: str | None = None
+) -> JepaTrainer:
     """Run a recipe.
 
     Args:
         variant_name: key of `VARIANTS`.
         argv: `[recipe.yaml] [--field value ...]`, fields of the two classes above and of `JepaTrainingArguments`.
-        description: for `--help`.
+        description, prog: for `--help`, see `parse_recipe`.
 
     Returns:
         the trainer, after training and saving.
     """
     types = (PretrainingArguments, MaskArguments, JepaTrainingArguments)
-    arguments, masks, training = parse_recipe(types, argv, description)
+    arguments, masks, training = parse_recipe(types, argv, description, prog)
     begin(training)
     variant = VARIANTS[variant_name]
     model = build_model(variant, arguments)

@@ -10,16 +10,19 @@ from transformers import HfArgumentParser
 
 class _Parser(HfArgumentParser):
     def error(self, message: str):  # one line, without the usage of a hundred options
-        self.exit(2, f"{self.prog}: error: {message}\n")
+        self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
 
 
-def parse_recipe(dataclass_types: Sequence[type], argv: Sequence[str], description: str | None = None) -> tuple:
+def parse_recipe(
+    dataclass_types: Sequence[type], argv: Sequence[str], description: str | None = None, prog: str | None = None
+) -> tuple:
     """Fill dataclasses from `[recipe.yaml] [--field value ...]`; the command line wins over the file.
 
     Args:
         dataclass_types: one dataclass per section of the recipe. The YAML file is flat: field name -> value.
         argv: the arguments, without the program's name.
         description: what `--help` says the script does.
+        prog: how the program is called; the name of its file unless given.
 
     Returns:
         one instance per dataclass type.
@@ -27,8 +30,14 @@ def parse_recipe(dataclass_types: Sequence[type], argv: Sequence[str], descripti
     Raises:
         SystemExit: status 2 and one line on stderr for a missing or unreadable file, unknown fields and values of
             another type.
+
+    Example:
+        >>> from hf_jepa.training.pretrain_image import MaskArguments
+        >>> (masks,) = parse_recipe([MaskArguments], ["--target_scale", "0.1", "0.2"])
+        >>> masks.target_scale
+        [0.1, 0.2]
     """
-    parser, argv = _parser_with_file(dataclass_types, argv, description)
+    parser, argv = _parser_with_file(dataclass_types, argv, description, prog)
     return parser.parse_args_into_dataclasses(args=argv)
 
 
@@ -47,10 +56,11 @@ def given_fields(dataclass_types: Sequence[type], argv: Sequence[str]) -> dict[s
 
 
 def _parser_with_file(
-    dataclass_types: Sequence[type], argv: Sequence[str], description: str | None = None
+    dataclass_types: Sequence[type], argv: Sequence[str], description: str | None = None, prog: str | None = None
 ) -> tuple[_Parser, list[str]]:
     """A parser whose defaults are the values of the file, and the arguments that follow the file."""
-    parser = _Parser(dataclass_types, description=description)
+    usage = "%(prog)s [recipe.yaml] [--field value ...]"
+    parser = _Parser(dataclass_types, description=description, prog=prog, usage=usage)
     argv = list(argv)
     if not argv or argv[0].startswith("-"):
         return parser, argv
