@@ -14,6 +14,8 @@ __version__ = "0.1.0"
 
 # Public names that do not belong to one variant, by defining module.
 _SHARED = {
+    "hf_jepa.core.configuration": ("JepaConfigMixin",),
+    "hf_jepa.core.modeling": ("JepaPreTrainedModel", "JepaPreTrainingMixin"),
     "hf_jepa.core.outputs": ("JepaForPreTrainingOutput",),
     "hf_jepa.data.images": ("ImageCollator", "ImageDataset", "IterableImageDataset"),
     "hf_jepa.data.sources": ("load_images",),
@@ -24,15 +26,19 @@ _SHARED = {
     "hf_jepa.evaluation.low_shot": ("low_shot_indices",),
     "hf_jepa.evaluation.metrics": ("alpha_req", "effective_rank", "lidar", "participation_ratio", "rankme"),
     "hf_jepa.layers.onednn": ("use_onednn",),
+    "hf_jepa.losses.prediction": ("normalize_targets", "prediction_loss"),
     "hf_jepa.masking.build": ("build_mask_sampler",),
     "hf_jepa.masking.masks": ("Masks",),
     "hf_jepa.masking.multiblock": ("MultiBlockMaskSampler",),
     "hf_jepa.masking.multiblock_official": ("OfficialMultiBlockMaskSampler",),
     "hf_jepa.training.arguments": ("JepaTrainingArguments",),
-    "hf_jepa.training.collapse": ("CollapseMonitor",),
+    "hf_jepa.training.collapse": ("CollapseMonitor", "collapse_signals"),
     "hf_jepa.training.finetuning": ("FineTuningArguments", "ImageClassificationTrainer"),
+    "hf_jepa.training.knn_probe": ("OnlineKnnProbe",),
     "hf_jepa.training.recipe": ("parse_recipe",),
+    "hf_jepa.training.schedules": ("learning_rate_at", "momentum_at", "weight_decay_at"),
     "hf_jepa.training.trainer": ("JepaTrainer",),
+    "hf_jepa.visualization.masks": ("draw_masks",),
 }
 _MODULE_OF = {name: module for module, names in _SHARED.items() for name in names}
 for _variant in VARIANTS.values():

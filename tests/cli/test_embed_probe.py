@@ -145,6 +145,15 @@ def test_probe_refuses_splits_that_number_their_classes_differently(checkpoint, 
     assert "splits 'train' and 'test' number their classes differently (only one has ant)" in line
 
 
+def test_nothing_readable_is_said(checkpoint, tmp_path, capsys):
+    (tmp_path / "bad").mkdir()
+    for i in range(3):
+        (tmp_path / "bad" / f"{i}.png").write_bytes(b"no image")
+    assert main(["embed", str(checkpoint), str(tmp_path / "bad"), "--output", str(tmp_path / "f")]) == 2
+    text = capsys.readouterr().err
+    assert "error: none of the 3 images can be read" in text and text.count("skipped") == 3
+
+
 def test_rows_without_label(checkpoint, parquet, tmp_path, capsys):
     data = parquet("int64", train=[0, None, 1, 1], test=[0, 1])
     assert "row 1 of split 'train'" in refused_last(["probe", checkpoint, data], capsys)

@@ -23,6 +23,7 @@ from hf_jepa.layers.onednn import OneDnnLinear
 from hf_jepa.models.ijepa.modeling_ijepa import IJepaForPreTraining
 from hf_jepa.registry import VARIANTS
 from hf_jepa.training.arguments import JepaTrainingArguments
+from hf_jepa.training.collapse import CollapseMonitor, CollapseSignals
 from hf_jepa.training.knn_probe import OnlineKnnProbe
 from hf_jepa.training.pretrain_image import MaskArguments, PretrainingArguments, build_model, pretrain
 from hf_jepa.training.recipe import parse_recipe
@@ -149,7 +150,8 @@ def test_healthy_run_is_called_healthy(make_trainer):
     assert {"rankme", "image_share", "target_std", "cosine", "momentum", "context_tokens"} <= set(
         next(entry for entry in trainer.state.log_history if "loss" in entry)
     )
-    assert trainer.summary()["verdict"] == "healthy"
+    assert trainer.summary()["verdict"] == "healthy" and "tell images apart" in trainer.summary()["advice"]
+    assert all(entry["verdict"] == "healthy" for entry in trainer.state.log_history if "loss" in entry)
 
 
 def test_targets_that_only_say_where_are_called_collapsed(make_trainer):
@@ -171,6 +173,23 @@ def test_a_run_without_teacher_and_scale_is_not_called_healthy(make_trainer):
     )
     trainer.train()
     assert trainer.collapse_monitor.verdict in ("shrinking", "collapsed"), trainer.summary()
+
+
+def test_the_monitor_remembers_what_was_before_it_resumed(make_trainer, tmp_path):
+    options = {"save_strategy": "steps", "save_steps": 4, "logging_steps": 2}
+    whole = make_trainer("whole", max_steps=8, **options)
+    whole.train()
+    resumed = make_trainer("resumed", max_steps=8, **options)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole/checkpoint-4"))
+    assert resumed.collapse_monitor.history == whole.collapse_monitor.history and len(whole.state.log_history) > 4
+
+
+def test_a_rank_that_falls_far_is_not_healthy():
+    def signals(rank):
+        return CollapseSignals(target_std=0.6, image_share=0.6, rankme=rank, cosine=0.3)
+
+    monitor = CollapseMonitor()
+    assert [monitor.add(signals(rank)).verdict for rank in (70.0, 30.0, 15.0)] == ["healthy", "healthy", "shrinking"]
 
 
 def test_a_batch_of_one_image_trains_without_a_verdict(make_trainer):
@@ -208,6 +227,30 @@ def test_corrupt_image_is_named_counted_and_skipped(make_trainer, photos, capsys
     assert all(parameter.isfinite().all() for parameter in trainer.model.parameters())
     assert len(trainer.skipped) == 1 and "broken.jpg" in next(iter(trainer.skipped))
     assert "skipped images  1" in capsys.readouterr().out
+
+
+def test_two_processes_stream_past_a_corrupt_image(photos, tmp_path):
+    recipe = ROOT / "training_scripts/configs/ijepa/tiny.yaml"
+    options = ["--dataset", photos, "--streaming", "true", "--per_device_train_batch_size", 4, "--max_steps", 6]
+    options += ["--use_cpu", "true", "--logging_steps", 3, "--output_dir", tmp_path / "out"]
+    done = launch(recipe, *options, processes=2)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "skipped images" in done.stdout and "skipped images  0" not in done.stdout
+
+
+def test_masks_of_a_stream_change_with_the_pass(make_trainer, photos):
+    rows = load_images(photos, streaming=True)
+    stream = IterableImageDataset(rows, pretraining_transform(48), endless=True)
+    trainer = make_trainer(dataset=stream, max_steps=6, per_device_train_batch_size=17)  # all 17 files
+    seen, sampler = [], trainer.mask_sampler
+
+    def spy(sample_index, **when):
+        seen.append(sample_index)
+        return sampler(sample_index, **when)
+
+    trainer.mask_sampler = spy
+    trainer.train()
+    assert len(torch.cat(seen).unique()) == 6 * 16  # one file cannot be read
 
 
 def test_a_stream_trains(make_trainer, photos):
@@ -320,6 +363,7 @@ def test_values_of_a_recipe_mean_what_they_do_on_the_command_line(tmp_path):
     ("options", "message"),
     [
         (["--model_config", '{"hiden_size": 32}'], r"IJepaConfig has no field hiden_size \(did you mean hidden_size"),
+        (["--mask_mode", "official", "--context_length", "20"], "context_length=20: official masks choose the length"),
         (["--optim", "sgd"], "optim='sgd' would change nothing: pretraining has its own AdamW"),
         (["--lr_scheduler_type", "constant"], "lr_scheduler_type=.* would change nothing"),
         (["--learning_rate", "0"], "learning_rate=0.0 must be above 0"),

@@ -86,14 +86,16 @@ def embed_images(
 
     def batches():
         for batch in DataLoader(images, batch_size, collate_fn=ImageCollator()):
+            for line in batch["skipped"]:
+                print(f"skipped {line}", file=sys.stderr)
             skipped.extend(batch["skipped"])
+            if len(skipped) == len(images):
+                raise ValueError(f"none of the {len(images)} images can be read")
             sample_index.append(batch["sample_index"])
             yield batch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     features, _ = extract_features(model, batches(), readout, device=device, progress=False)
-    for line in skipped:
-        print(f"skipped {line}", file=sys.stderr)
     rows = torch.cat(sample_index)
     if "label" not in dataset.features:
         return Features(features, None, rows, skipped)

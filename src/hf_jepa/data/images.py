@@ -127,9 +127,9 @@ class ImageDataset(Dataset):
 class IterableImageDataset(IterableDataset):
     """Streamed data set of images, which its collator decodes (`ImageCollator`).
 
-    `sample_index` is a running number: unique over workers and ranks within a pass, and the same in every pass for
-    the same row as long as the stream is not shuffled and the number of workers stays. With several ranks
-    set `dispatch_batches=False` of accelerate: its dispatching loader cannot send the names of skipped images.
+    `sample_index` is a running number, unique over workers and ranks; an endless stream counts on in every pass, so
+    that masks and crops of a row are new each time. With several ranks set `dispatch_batches=False` of accelerate
+    (`JepaTrainer` does): its dispatching loader cannot send the names of skipped images.
 
     Args:
         dataset: a `datasets.IterableDataset` with an image column.
@@ -168,12 +168,12 @@ class IterableImageDataset(IterableDataset):
         # In a worker, datasets itself gives each worker its own shards; the numbers interleave accordingly.
         worker = get_worker_info()
         first, step = (worker.id, worker.num_workers) if worker else (0, 1)
+        index = first
         for epoch in count(self._epoch.get()):
-            index = first
             for row in self._rows(epoch):
                 yield PendingImage(row, index, self.seed, epoch, self.transform)
                 index += step
-            if index == first and first == 0 and self.endless:  # a further worker may have no share in the data
+            if index == 0 and self.endless:  # a further worker may have no share in the data
                 raise ValueError("the stream has no rows")
             if index == first or not self.endless:
                 return

@@ -41,7 +41,7 @@ def read_torch_checkpoint(path: str | Path, verified: bool = False) -> dict:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         reason = "it holds objects other than tensors and plain values, which loading would have to execute"
-        if "global" not in str(error):
+        if not any(word in str(error).lower() for word in ("global", "operand")):
             reason = "it is not a PyTorch checkpoint, or damaged"
         raise ConversionError(f"{path} is refused: {reason}") from error
     except (RuntimeError, EOFError, OSError, KeyError, ValueError, AttributeError, IndexError) as error:

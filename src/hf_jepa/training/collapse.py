@@ -1,6 +1,6 @@
 """Watching a run for collapse: targets that no longer tell one image from another."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from transformers.utils import logging
@@ -14,7 +14,8 @@ logger = logging.get_logger(__name__)
 MAX_TOKENS = 2048  # tokens that the statistics look at
 COLLAPSED_SHARE = 0.05  # of the targets' energy: below it, images are indistinguishable
 COLLAPSED_RANK = 2.0
-SHRINKING = 0.5  # of the best value seen so far
+SHRINKING = 0.5  # of the best share seen so far
+SHRINKING_RANK = 0.25  # of the best rank seen so far, which varies more from batch to batch
 
 ADVICE = {
     "healthy": "targets tell images apart",
@@ -119,7 +120,19 @@ class CollapseMonitor:
             return "collapsed"
         if now.image_share < SHRINKING * max(past.image_share for past in self.history):
             return "shrinking"
+        if now.rankme < SHRINKING_RANK * max(past.rankme for past in self.history):
+            return "shrinking"
         return "healthy"
+
+    def restore(self, log_history: list[dict]) -> None:
+        """Begin with the signals that a run has logged before it was resumed."""
+        names = [field.name for field in fields(CollapseSignals)]
+        self.history = [
+            CollapseSignals(**{name: entry[name] for name in names})
+            for entry in log_history
+            if all(name in entry for name in names)
+        ]
+        self.verdict = self._judge() if self.history else "unknown"
 
     def logs(self) -> dict[str, float]:
         """The last signals, as entries for a training log."""

@@ -79,6 +79,8 @@ class MaskArguments:
             settings[name] = tuple(getattr(self, name))
         if self.mask_mode == "corrected":
             settings |= {"context_length": self.context_length, "seed": seed}
+        elif self.context_length is not None:
+            raise ValueError(f"context_length={self.context_length}: official masks choose the length batch by batch")
         return build_mask_sampler(self.mask_mode, grid_size=tuple(grid_size), **settings)
 
 

@@ -22,7 +22,7 @@ class SkippedImagesMixin:
         skipped: "path: reason" of every image, in order of appearance.
 
     Raises:
-        RuntimeError: the first 20 images cannot be read, so that the data is wrong rather than a few files.
+        ValueError: the first 20 images cannot be read, so that the data is wrong rather than a few files.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -48,7 +48,7 @@ class SkippedImagesMixin:
         self._found_readable |= not self._batch_is_blank
         if not self._found_readable and len(self.skipped) >= GIVE_UP:
             files = "\n".join(self.skipped)
-            raise RuntimeError(f"none of the first {len(self.skipped)} images can be read:\n{files}")
+            raise ValueError(f"none of the first {len(self.skipped)} images can be read:\n{files}")
         if rows == 0:
             return {name: tensor.new_zeros(1, *tensor.shape[1:]) for name, tensor in inputs.items()}
         return inputs

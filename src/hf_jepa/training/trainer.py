@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.utils.data import IterableDataset
 from transformers import IntervalStrategy, Trainer, TrainerCallback
 from transformers.utils import logging
 
@@ -13,7 +14,7 @@ from hf_jepa.core.modeling import JepaPreTrainingMixin
 from hf_jepa.data.epochs import SetEpochCallback
 from hf_jepa.masking.masks import Masks
 from hf_jepa.training.arguments import JepaTrainingArguments
-from hf_jepa.training.collapse import CollapseMonitor, collapse_signals
+from hf_jepa.training.collapse import ADVICE, CollapseMonitor, collapse_signals
 from hf_jepa.training.guards import GuardMixin
 from hf_jepa.training.kernels import KernelMixin
 from hf_jepa.training.optimizer import build_optimizer
@@ -43,8 +44,7 @@ class JepaTrainer(RunCardMixin, SkippedImagesMixin, KernelMixin, GuardMixin, Tra
             optionally "skipped", see `ImageCollator`), `processing_class`, `callbacks`, ...
 
     Raises:
-        FloatingPointError, ValueError: see `GuardMixin`.
-        RuntimeError: see `SkippedImagesMixin`.
+        FloatingPointError, ValueError: see `GuardMixin` and `SkippedImagesMixin`.
     """
 
     def __init__(
@@ -55,6 +55,9 @@ class JepaTrainer(RunCardMixin, SkippedImagesMixin, KernelMixin, GuardMixin, Tra
         callbacks: list[TrainerCallback] | None = None,
         **kwargs: Any,
     ):
+        if isinstance(kwargs.get("train_dataset"), IterableDataset):
+            # Every process reads the stream itself: the first one could not send the names of skipped images.
+            args.accelerator_config.dispatch_batches = False
         super().__init__(model=model, args=args, callbacks=callbacks, **kwargs)
         self.mask_sampler = mask_sampler
         self.collapse_monitor = CollapseMonitor() if args.collapse_monitor else None
@@ -145,7 +148,7 @@ class JepaTrainer(RunCardMixin, SkippedImagesMixin, KernelMixin, GuardMixin, Tra
             logs["momentum"] = self.momentum(max(0, self.state.global_step - 1))
             logs |= self._mask_sizes
             if self.collapse_monitor is not None:
-                logs |= self.collapse_monitor.logs()
+                logs |= self.collapse_monitor.logs() | {"verdict": self.collapse_monitor.verdict}
         super().log(logs, start_time)
 
     def summary(self) -> dict[str, Any]:
@@ -155,7 +158,8 @@ class JepaTrainer(RunCardMixin, SkippedImagesMixin, KernelMixin, GuardMixin, Tra
         if losses:
             rows |= {"first loss": losses[0], "last loss": losses[-1]}
         if self.collapse_monitor is not None and self.collapse_monitor.history:
-            rows |= self.collapse_monitor.logs() | {"verdict": self.collapse_monitor.verdict}
+            verdict = self.collapse_monitor.verdict
+            rows |= self.collapse_monitor.logs() | {"verdict": verdict, "advice": ADVICE[verdict]}
         return rows | {
             "momentum": self.momentum(max(0, self.state.global_step - 1)),
             "skipped images": len(self.skipped),
@@ -182,6 +186,8 @@ class _Schedules(TrainerCallback):
     def on_train_begin(self, args: JepaTrainingArguments, state, control, **kwargs):
         model = self.trainer.accelerator.unwrap_model(self.trainer.model_wrapped)
         self.average = model.target_average() if model.config.target_source == "ema" else None
+        if self.trainer.collapse_monitor is not None:
+            self.trainer.collapse_monitor.restore(state.log_history)
 
     def on_step_begin(self, args: JepaTrainingArguments, state, control, optimizer=None, **kwargs):
         horizon = int(args.schedule_scale * state.max_steps)
