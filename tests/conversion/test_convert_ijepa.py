@@ -24,7 +24,7 @@ from hf_jepa.hub.fingerprint import differences
 from hf_jepa.hub.inspect import inspect_checkpoint
 from hf_jepa.layers.position import sincos_2d
 from hf_jepa.models.ijepa.configuration_ijepa import IJepaConfig
-from hf_jepa.models.ijepa.convert_ijepa import RELEASED, convert, infer_config, released_names, revert
+from hf_jepa.models.ijepa.convert_ijepa import EPOCHS, RELEASED, convert, infer_config, released_names, revert
 from hf_jepa.models.ijepa.modeling_ijepa import IJepaForPreTraining, IJepaModel
 from hf_jepa.registry import VARIANTS
 
@@ -147,7 +147,9 @@ def test_released_architectures_are_recognised_and_every_key_has_one_place(size,
     official = revert(model.state_dict(), expected)
     assert f"module.blocks.{expected.num_hidden_layers - 1}.attn.qkv.weight" in official["encoder"]
     config = infer_config(official)
-    assert released_names(config) == names
+    assert released_names(config) == names == released_names(config, 7)
+    for name in set(names) & set(EPOCHS):
+        assert released_names(config, EPOCHS[name]) == (name,)
     assert config.num_attention_heads == 16 and config.pred_num_hidden_layers == expected.pred_num_hidden_layers
     assert config.image_size == image
     assert set(convert(official, config)) == set(model.state_dict())
@@ -176,6 +178,10 @@ def test_hostile_pickle_is_refused_and_not_run(tmp_path):
     hostile(tmp_path / "bad.pth.tar", trace)
     with pytest.raises(ConversionError, match="would have to execute"):
         read_torch_checkpoint(tmp_path / "bad.pth.tar")
+    with (tmp_path / "bad1.pth.tar").open("wb") as file:
+        file.write(f"cposix\nsystem\n(S'touch {trace}'\ntR.".encode())  # a pickle of os.system
+    with pytest.raises(ConversionError, match="would have to execute"):
+        read_torch_checkpoint(tmp_path / "bad1.pth.tar")
     torch.save({"encoder": Hostile(trace)}, tmp_path / "bad2.pth.tar")
     with pytest.raises(ConversionError, match="would have to execute"):
         read_torch_checkpoint(tmp_path / "bad2.pth.tar")

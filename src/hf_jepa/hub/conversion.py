@@ -97,6 +97,7 @@ def convert_checkpoint(
         written = len(module.convert(official, config, target_key))
         unused = [f"{key} ({_describe(official[key])})" for key in official if key not in module.OFFICIAL]
         read = {key: len(official[key]) for key in module.OFFICIAL}
+        epoch = official.get("epoch")
         del official  # unmap the file
         files = save_weights(
             lambda: module.convert(read_torch_checkpoint(checkpoint, verified=True), config, target_key), folder
@@ -107,7 +108,7 @@ def convert_checkpoint(
         # Loading what was written checks the files, not the tensors in memory.
         encoder = variant.model_class(variant.base_model).from_pretrained(folder, dtype=torch.float32)
         fingerprint = write_fingerprint(encoder, folder)
-        names = module.released_names(config)
+        names = module.released_names(config, epoch)
         facts = {
             "Converted from": f"`{checkpoint.name}`, entry `{target_key}` as target encoder",
             "Architecture of": " or ".join(f"`{known}`" for known in names) if names else "no released file",

@@ -61,6 +61,8 @@ RELEASED = {
     (1280, 32, (16, 16), (28, 28)): ("IN1K-vit.h.16-448px-300e.pth.tar",),
     (1408, 40, (16, 16), (14, 14)): ("IN22K-vit.g.16-600e.pth.tar",),
 }
+# Passes over the data of the two that share one, which a file keeps under "epoch".
+EPOCHS = {"IN1K-vit.h.14-300e.pth.tar": 300, "IN22K-vit.h.14-900e.pth.tar": 66}
 # The fields that can be read off the tensors; `image_size` by the values of the position table.
 READ_OFF = (
     "hidden_size",
@@ -269,10 +271,11 @@ def fields_not_in_layout(config: IJepaConfig) -> dict:
     return lost
 
 
-def released_names(config: IJepaConfig) -> tuple[str, ...]:
-    """The released files of this architecture, if any."""
+def released_names(config: IJepaConfig, epoch: int | None = None) -> tuple[str, ...]:
+    """The released files of this architecture, if any; of two alike the one of so many epochs, where that is known."""
     key = (config.hidden_size, config.num_hidden_layers, pair(config.patch_size), config.grid_size)
-    return RELEASED.get(key, ())
+    names = RELEASED.get(key, ())
+    return tuple(name for name in names if EPOCHS.get(name) == epoch) or names
 
 
 __all__ = [
