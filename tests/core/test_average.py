@@ -22,6 +22,31 @@ def test_tables_are_averaged_like_parameters():
     assert target.table.tolist() == [0.25] * 3 and target.weight.tolist() == [0.25] * 4
 
 
+@pytest.mark.parametrize("momentum", [0.996, 0.9999999, 0.3])
+@pytest.mark.parametrize("layout", ["same", "target transposed", "source transposed", "both"])
+def test_every_layout_in_memory_gives_the_mean(momentum, layout):
+    torch.manual_seed(0)
+    target, source = nn.Linear(33, 65), nn.Linear(33, 65)
+    for module, name in ((target, "target transposed"), (source, "source transposed")):
+        if layout in (name, "both"):
+            module.weight.data = module.weight.data.t().contiguous().t()
+    old = target.weight.detach().clone()
+    Average(target, source)(momentum)
+    expected = old.double() + (1 - momentum) * (source.weight.double() - old.double())
+    torch.testing.assert_close(target.weight.double(), expected, rtol=1e-6, atol=1e-7)
+    if layout == "same" and momentum > 0.5:
+        assert torch.equal(target.weight, old.lerp(source.weight, 1 - momentum))
+
+
+def test_what_is_equal_stays_as_it_is():
+    target, source = pair()
+    target.load_state_dict(source.state_dict())
+    nn.init.constant_(target.weight, 0.1)
+    nn.init.constant_(source.weight, 0.1)
+    Average(target, source)(0.7)
+    assert torch.equal(target.weight, source.weight)
+
+
 @pytest.mark.parametrize("left_over", [float("nan"), float("inf")])
 def test_a_copy_forgets_whatever_was_there(left_over):
     target, source = pair()

@@ -4,6 +4,9 @@ import torch
 from torch import nn
 
 
+_PLAIN_SGD = {"momentum": 0.0, "dampening": 0.0, "nesterov": False, "maximize": False, "is_first_step": False}
+
+
 class Average:
     """Moves one module towards another of the same architecture, in place and without communication.
 
@@ -38,6 +41,9 @@ class Average:
         self._same_dtypes = dtypes == source_dtypes
         self._partitioned = any(hasattr(tensor, "ds_tensor") for tensor in self.target)
         self._distributed = any(hasattr(tensor, "to_local") for tensor in self.target)
+        # PyTorch's fused steps take one type, and walk through memory without looking at strides.
+        self._fused = len(dtypes | source_dtypes) == 1 and not (self._partitioned or self._distributed)
+        self._fused &= all(t.device.type == "cpu" and t.is_contiguous() for t in [*self.target, *self.source])
 
     @torch.no_grad()
     def __call__(self, momentum: float) -> None:
@@ -69,7 +75,13 @@ class Average:
             return
         if not self._same_dtypes:  # float32 targets of a 16-bit model
             source = [s.to(t.dtype) for t, s in zip(target, source, strict=True)]
-        torch._foreach_lerp_(target, source, weight)
+        if self._fused:
+            # The average is a step of gradient descent on |target - source|^2 / 2, and the fused step spares setting
+            # up an operation for every tensor. It takes `source + weight_decay * target` for the gradient, which is
+            # ours with the sign turned round, and so the rate is negative.
+            torch._fused_sgd_(target, source, [], lr=-weight, weight_decay=-1.0, **_PLAIN_SGD)
+        else:
+            torch._foreach_lerp_(target, source, weight)
 
     def _move_gathered(self, weight: float) -> None:
         """After the shards of ZeRO-3, the whole parameters that happen to be in this process as well."""
