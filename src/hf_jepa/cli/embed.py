@@ -91,7 +91,7 @@ def _as_dataset(dataset: "datasets.Dataset", result: "Features") -> "datasets.Da
     columns = {"file": [describe_source(dataset[row]["image"], row) for row in rows]}
     kinds = {"file": datasets.Value("string")}
     if result.labels is not None:
-        columns["label"] = [dataset[row]["label"] for row in rows]
+        columns["label"] = dataset.select_columns("label").select(rows)["label"][:]
         kinds["label"] = dataset.features["label"]
     columns["features"] = list(result.features.numpy())
     kinds["features"] = datasets.List(datasets.Value("float32"), length=result.features.shape[1])

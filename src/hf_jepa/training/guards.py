@@ -7,6 +7,7 @@ from accelerate.utils import gather_object
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
+from transformers.trainer_utils import has_length
 
 from hf_jepa.core.ema import local_shard
 
@@ -31,12 +32,11 @@ class GuardMixin:
 
     def get_train_dataloader(self: Trainer) -> DataLoader:
         loader = super().get_train_dataloader()
-        samples = getattr(self.train_dataset, "__len__", lambda: None)()
-        if samples is not None and len(loader) == 0:
+        if has_length(self.train_dataset) and len(loader) == 0:
             batch = self.args.train_batch_size * self.args.world_size
             raise ValueError(
-                f"{samples} training samples do not fill one batch of {batch}: lower per_device_train_batch_size, or "
-                "set dataloader_drop_last to false"
+                f"{len(self.train_dataset)} training samples do not fill one batch of {batch}: lower "
+                "per_device_train_batch_size, or set dataloader_drop_last to false"
             )
         return loader
 
