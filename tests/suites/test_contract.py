@@ -25,6 +25,39 @@ def test_fresh_target_encoder_is_a_frozen_copy(variant, config):
         assert torch.equal(target, context) and not target.requires_grad and context.requires_grad
 
 
+def test_made_on_the_meta_device_and_initialised_later(variant, config):  # trap T10
+    with torch.device("meta"):
+        model = variant.model_class()(config)
+    torch.manual_seed(0)
+    model.to_empty(device="cpu").init_weights()
+    torch.manual_seed(0)
+    expected = variant.model_class()(config)
+    for (name, value), wanted in zip(model.named_buffers(), expected.buffers(), strict=True):
+        assert torch.equal(value, wanted), name
+    for name, parameter in model.named_parameters():
+        assert parameter.isfinite().all() and parameter.abs().max() < 10, name
+    for target, context in zip(model.target_encoder.parameters(), model.context_encoder.parameters(), strict=True):
+        assert torch.equal(target, context) and not target.requires_grad and context.requires_grad
+
+
+def test_initialising_again_changes_nothing(variant, model, tmp_path):
+    model.save_pretrained(tmp_path)
+    for again in (model, variant.model_class().from_pretrained(tmp_path)):
+        before = copy.deepcopy(again.state_dict())
+        again.init_weights()
+        assert all(torch.equal(value, before[name]) for name, value in again.state_dict().items())
+
+
+def test_encoders_speak_of_the_same_tokens(model, batch):
+    """`output.context` and `encode_targets` at the context have the same rows, in the same order."""
+    model.eval().update_target_encoder(0.0)
+    out = model(**batch)
+    encoded = model.context_encoder(batch["pixel_values"], context_mask=batch["context_mask"]).last_hidden_state
+    assert torch.equal(out.context, encoded)
+    assert torch.equal(model.encode_targets(batch["pixel_values"], batch["target_mask"]), out.targets)
+    assert model.encode_targets(batch["pixel_values"], batch["context_mask"]).shape == out.context.shape
+
+
 def test_target_encoder_stays_in_eval_mode(model):
     model.train()
     assert model.context_encoder.training and not model.target_encoder.training

@@ -67,6 +67,16 @@ def test_config_takes_ints_for_floats_and_pairs_for_sizes(variant):  # trap T6
     assert config.grid_size == (8, 4)
 
 
+def test_aliases_of_fields_reach_what_is_derived_from_them(variant):  # trap T4
+    config_class = variant.config_class()
+    aliases = {f"other_{name}": name for name in variant.tiny}
+    aliased = type("Aliased", (config_class,), {"attribute_map": aliases})
+    found = aliased(**{f"other_{name}": value for name, value in variant.tiny.items()})
+    expected = config_class(**variant.tiny)
+    for name in [*variant.tiny, *config_class.__annotations__]:  # not what the native class derives
+        assert getattr(found, name) == getattr(expected, name), name
+
+
 def test_imports_are_absolute_and_name_things():  # trap T7: a bundler must be able to follow them
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -1,5 +1,6 @@
 """The trainer: exact resume, schedules where they belong, the target encoder once per step, readable reports."""
 
+import dataclasses
 import os
 import re
 import subprocess
@@ -20,10 +21,11 @@ from hf_jepa.data.sources import load_images
 from hf_jepa.data.transforms import evaluation_transform, pretraining_transform
 from hf_jepa.hub.inspect import inspect_checkpoint
 from hf_jepa.layers.onednn import OneDnnLinear
+from hf_jepa.models.ijepa.configuration_ijepa import IJepaConfig
 from hf_jepa.models.ijepa.modeling_ijepa import IJepaForPreTraining
 from hf_jepa.registry import VARIANTS
 from hf_jepa.training.arguments import JepaTrainingArguments
-from hf_jepa.training.collapse import CollapseMonitor, CollapseSignals
+from hf_jepa.training.collapse import CollapseMonitor, CollapseSignals, collapse_signals
 from hf_jepa.training.knn_probe import OnlineKnnProbe
 from hf_jepa.training.pretrain_image import MaskArguments, PretrainingArguments, build_model, pretrain
 from hf_jepa.training.recipe import parse_recipe
@@ -147,9 +149,9 @@ def test_healthy_run_is_called_healthy(make_trainer):
     trainer = make_trainer(max_steps=60, logging_steps=10)
     trainer.train()
     assert trainer.collapse_monitor.verdict == "healthy"
-    assert {"rankme", "image_share", "target_std", "cosine", "momentum", "context_tokens"} <= set(
-        next(entry for entry in trainer.state.log_history if "loss" in entry)
-    )
+    logged = next(entry for entry in trainer.state.log_history if "loss" in entry)
+    signals = {field.name for field in dataclasses.fields(CollapseSignals)}
+    assert signals | {"momentum", "context_tokens", "target_tokens"} <= set(logged)
     assert trainer.summary()["verdict"] == "healthy" and "tell images apart" in trainer.summary()["advice"]
     assert all(entry["verdict"] == "healthy" for entry in trainer.state.log_history if "loss" in entry)
 
@@ -184,9 +186,48 @@ def test_the_monitor_remembers_what_was_before_it_resumed(make_trainer, tmp_path
     assert resumed.collapse_monitor.history == whole.collapse_monitor.history and len(whole.state.log_history) > 4
 
 
+@pytest.mark.parametrize("images", [2, 11])  # the encoders are compared on no more than 8
+def test_cosine_of_the_encoders_is_taken_at_the_tokens_of_the_context(config_fields, images):
+    model = IJepaForPreTraining(IJepaConfig(**config_fields))
+    order = torch.stack([torch.randperm(36) for _ in range(images)])
+    batch = {
+        "pixel_values": torch.randn(images, 3, 48, 48),
+        "context_mask": [order[:, :20], order[:, 10:30]],
+        "target_mask": [order[:, 30:]],
+    }
+    with torch.no_grad():
+        for parameter in model.context_encoder.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+        shown = batch["pixel_values"][:8]
+        seen = model.target_encoder(shown).last_hidden_state
+        cosines = [
+            torch.nn.functional.cosine_similarity(
+                model.context_encoder(shown, context_mask=mask[:8]).last_hidden_state,
+                seen.gather(1, mask[:8, :, None].expand(-1, -1, seen.shape[-1])),
+                dim=-1,
+            ).mean()
+            for mask in batch["context_mask"]
+        ]
+    found = collapse_signals(model, batch, model(**batch)).context_target_cosine
+    # Layer normalisation of the targets takes their means out of the cosine: little, after the encoder's own.
+    assert found == pytest.approx(torch.stack(cosines).mean().item(), abs=1e-3) and 0.1 < found < 0.9
+
+
+def test_encoders_that_are_equal_and_see_all_have_cosine_one(config_fields):
+    model = IJepaForPreTraining(IJepaConfig(**config_fields))
+    everything = torch.arange(36).expand(3, -1)
+    batch = {
+        "pixel_values": torch.randn(3, 3, 48, 48),
+        "context_mask": [everything],
+        "target_mask": [everything[:, :5]],
+    }
+    assert collapse_signals(model, batch, model(**batch)).context_target_cosine == pytest.approx(1.0, abs=1e-6)
+
+
 def test_a_rank_that_falls_far_is_not_healthy():
     def signals(rank):
-        return CollapseSignals(target_std=0.6, image_share=0.6, rankme=rank, cosine=0.3)
+        cosines = {"context_target_cosine": 0.9, "prediction_target_cosine": 0.3}
+        return CollapseSignals(target_std=0.6, image_share=0.6, rankme=rank, **cosines)
 
     monitor = CollapseMonitor()
     assert [monitor.add(signals(rank)).verdict for rank in (70.0, 30.0, 15.0)] == ["healthy", "healthy", "shrinking"]

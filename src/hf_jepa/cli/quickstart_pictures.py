@@ -21,7 +21,7 @@ CURVES = {
     "loss (prediction of the targets)": ["loss"],
     "RankMe: directions in which images differ": ["rankme"],
     "std of targets over images": ["target_std"],
-    "cosine of prediction and target": ["cosine"],
+    "cosine with the target": ["context_target_cosine", "prediction_target_cosine"],
     "momentum": ["momentum"],
     "learning rate": ["learning_rate"],
 }

@@ -53,7 +53,7 @@ class JepaPreTrainingMixin:
 
     A class that mixes this in builds `self.context_encoder`, `self.predictor` and, under the name `base_model_prefix`,
     the target encoder: the encoder that users want, and the one that `AutoModel` finds in the checkpoint. Its
-    `__init__` ends with `self.post_init()` and `self.start_target_encoder()`.
+    `encode_targets(inputs, masks)` gives the normalised target embeddings of the tokens of each mask.
     """
 
     # For `Trainer`: the loss is the mean of a batch, whatever labels the data set has.
@@ -64,10 +64,15 @@ class JepaPreTrainingMixin:
         """The encoder that makes the targets; it never receives a gradient."""
         return getattr(self, self.base_model_prefix)
 
-    def start_target_encoder(self) -> None:
-        """Freeze the target encoder and, unless the weights are yet to come (meta device), start it as a copy."""
+    def init_weights(self) -> None:
+        """Initialise what has no weights yet, as `post_init` does; a new target encoder starts as a frozen copy.
+
+        A model made on the meta device is initialised by `model.to_empty(device=...)` and then this.
+        """
+        initialised = getattr(self, "_is_hf_initialized", False)  # also true of a loaded model
+        super().init_weights()
         self.target_encoder.requires_grad_(False)
-        if self.device.type != "meta":
+        if not initialised and self.device.type != "meta":
             Average(self.target_encoder, self.context_encoder)(0.0)
 
     def update_target_encoder(self, momentum: float) -> None:

@@ -16,6 +16,7 @@ class JepaForPreTrainingOutput(ModelOutput):
         regularization_loss: scalar, or None where the objective has no such term.
         predictions: what the predictor said, (R, K, D); the variant documents the order of the R rows.
         targets: what it was compared with, (R, K, D), without gradient.
+        context: what the context encoder said, (E * B, N, D), rows ordered (context mask, sample).
         hidden_states, attentions: of the context encoder, when asked for.
     """
 
@@ -24,6 +25,7 @@ class JepaForPreTrainingOutput(ModelOutput):
     regularization_loss: torch.FloatTensor | None = None
     predictions: torch.FloatTensor | None = None
     targets: torch.FloatTensor | None = None
+    context: torch.FloatTensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
 

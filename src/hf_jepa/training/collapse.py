@@ -1,17 +1,22 @@
 """Watching a run for collapse: targets that no longer tell one image from another."""
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
+from torch.nn.functional import cosine_similarity
 from transformers.utils import logging
 
+from hf_jepa.core.modeling import JepaPreTrainingMixin
 from hf_jepa.core.outputs import JepaForPreTrainingOutput
 from hf_jepa.evaluation.metrics import rankme
+from hf_jepa.losses.prediction import normalize_targets
 
 
 logger = logging.get_logger(__name__)
 
-MAX_TOKENS = 2048  # tokens that the statistics look at
+MAX_TOKENS = 2048  # tokens that the effective rank looks at
+MAX_IMAGES = 8  # images that both encoders are compared on, which takes another pass of the target encoder
 COLLAPSED_SHARE = 0.05  # of the targets' energy: below it, images are indistinguishable
 COLLAPSED_RANK = 2.0
 SHRINKING = 0.5  # of the best share seen so far
@@ -29,33 +34,41 @@ ADVICE = {
 
 @dataclass(frozen=True)
 class CollapseSignals:
-    """What the targets of one batch look like.
+    """What the targets of one batch look like, and how near context encoder and predictor come to them.
 
     Args:
         target_std: standard deviation over images at one position, averaged over dimensions and positions. A target
             that only says where it is has none, although targets of different positions differ.
         image_share: that variation over the total size of the targets, scale-free: near 0 is collapse.
         rankme: effective rank of the same variation, the number of directions in which images differ.
-        cosine: mean cosine between prediction and target.
+        context_target_cosine: mean cosine between context encoder and target encoder at the tokens that both see: how
+            far the target encoder lags behind.
+        prediction_target_cosine: mean cosine between prediction and target.
     """
 
     target_std: float
     image_share: float
     rankme: float
-    cosine: float
+    context_target_cosine: float
+    prediction_target_cosine: float
 
 
 @torch.no_grad()
-def collapse_signals(output: JepaForPreTrainingOutput, target_mask: list[torch.Tensor]) -> CollapseSignals:
-    """Measure the targets of a batch.
+def collapse_signals(
+    model: JepaPreTrainingMixin, inputs: dict[str, Any], output: JepaForPreTrainingOutput
+) -> CollapseSignals:
+    """Measure a batch.
 
     Args:
-        output: of a pretraining model; rows ordered (target mask, [context mask,] image).
-        target_mask: the M LongTensors (B, K) that the output was computed with.
+        model: the pretraining model.
+        inputs: what it was called with, among it `context_mask`, E LongTensors (B, N), and `target_mask`, M
+            LongTensors (B, K).
+        output: what it returned, rows ordered (target mask, [context mask,] image).
 
     Raises:
         ValueError: fewer than two images, so that nothing can differ between images.
     """
+    target_mask = inputs["target_mask"]
     images = target_mask[0].shape[0]
     if images < 2:
         raise ValueError(f"a batch of {images} image cannot show whether images are told apart")
@@ -75,8 +88,18 @@ def collapse_signals(output: JepaForPreTrainingOutput, target_mask: list[torch.T
         target_std=variance.sqrt().item(),
         image_share=(variance / energy.clamp_min(1e-12)).sqrt().item(),
         rankme=rankme(varied.cpu()) if varied.square().sum() > 0 else 1.0,
-        cosine=torch.nn.functional.cosine_similarity(predictions, targets, dim=-1).mean().item(),
+        context_target_cosine=_context_target_cosine(model, inputs, output.context),
+        prediction_target_cosine=cosine_similarity(predictions, targets, dim=-1).mean().item(),
     )
+
+
+def _context_target_cosine(model: JepaPreTrainingMixin, inputs: dict[str, Any], context: torch.Tensor) -> float:
+    """Compare the encoders on the first images; `context` has rows ordered (context mask, image)."""
+    shown = [mask[:MAX_IMAGES] for mask in inputs["context_mask"]]
+    targets = model.encode_targets(inputs[model.main_input_name][:MAX_IMAGES], shown)
+    context = context.unflatten(0, (len(shown), -1))[:, :MAX_IMAGES].flatten(0, 1)
+    context = normalize_targets(context, model.config.target_normalization)
+    return cosine_similarity(context.float(), targets.float(), dim=-1).mean().item()
 
 
 def _without_position_mean(tokens: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
@@ -95,9 +118,10 @@ class CollapseMonitor:
 
     Example:
         >>> monitor = CollapseMonitor()
-        >>> monitor.add(CollapseSignals(target_std=0.6, image_share=0.6, rankme=40.0, cosine=0.3)).verdict
+        >>> cosines = {"context_target_cosine": 0.9, "prediction_target_cosine": 0.7}
+        >>> monitor.add(CollapseSignals(target_std=0.6, image_share=0.6, rankme=40.0, **cosines)).verdict
         'healthy'
-        >>> monitor.add(CollapseSignals(target_std=0.01, image_share=0.01, rankme=1.2, cosine=1.0)).verdict
+        >>> monitor.add(CollapseSignals(target_std=0.01, image_share=0.01, rankme=1.2, **cosines)).verdict
         'collapsed'
     """
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from hf_jepa.core.modeling import JepaPreTrainingMixin
 from hf_jepa.data.epochs import SetEpochCallback
 from hf_jepa.masking.masks import Masks
 from hf_jepa.training.arguments import JepaTrainingArguments
-from hf_jepa.training.collapse import ADVICE, CollapseMonitor, collapse_signals
+from hf_jepa.training.collapse import ADVICE, CollapseMonitor, CollapseSignals, collapse_signals
 from hf_jepa.training.guards import GuardMixin
 from hf_jepa.training.kernels import KernelMixin
 from hf_jepa.training.optimizer import build_optimizer
@@ -81,7 +82,8 @@ class JepaTrainer(RunCardMixin, SkippedImagesMixin, KernelMixin, GuardMixin, Tra
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         if self.collapse_monitor is not None and self._logs_this_step():  # reads values on the host: only then
             if len(inputs["target_mask"][0]) > 1:
-                self.collapse_monitor.add(collapse_signals(outputs, inputs["target_mask"]))
+                bare = self.accelerator.unwrap_model(model)
+                self.collapse_monitor.add(collapse_signals(bare, inputs, outputs))
             else:  # the end of a stream, or a batch size of one
                 logger.warning_once("a batch of one image cannot show a collapse: the monitor skips such batches")
         return (loss, outputs) if return_outputs else loss
@@ -167,7 +169,7 @@ class JepaTrainer(RunCardMixin, SkippedImagesMixin, KernelMixin, GuardMixin, Tra
 
     def card_details(self) -> dict[str, Any]:
         rows = self.summary()
-        shown = ("first loss", "last loss", "target_std", "image_share", "rankme", "cosine", "verdict")
+        shown = ("first loss", "last loss", *(field.name for field in fields(CollapseSignals)), "verdict")
         signals = {name: rows[name] for name in shown if name in rows}
         collapse = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in signals.items())
         return {

@@ -253,7 +253,6 @@ class IJepaForPreTraining(JepaPreTrainingMixin, IJepaPreTrainedModel):
         self.context_encoder = IJepaModel(self.config)
         self.predictor = IJepaPredictor(self.config)
         self.post_init()
-        self.start_target_encoder()
 
     @can_return_tuple
     @merge_with_config_defaults
@@ -289,13 +288,14 @@ class IJepaForPreTraining(JepaPreTrainingMixin, IJepaPreTrainedModel):
             prediction_loss=loss,
             predictions=predictions,
             targets=targets,
+            context=context.last_hidden_state,
             hidden_states=context.hidden_states,
             attentions=context.attentions,
         )
 
     @torch.no_grad()
     def encode_targets(self, pixel_values: torch.Tensor, target_mask: list[torch.Tensor]) -> torch.Tensor:
-        """Normalised target embeddings of each target block, (M * B, K, D), rows ordered (target mask, image)."""
+        """Normalised target embeddings of each mask's tokens, (M * B, K, D), rows ordered (target mask, image)."""
         wanted = torch.cat(target_mask, dim=1)  # (B, M * K); overlapping blocks name a token twice
         rows, columns = self.target_encoder.embeddings.patch_embeddings.grid_size(pixel_values)
         if wanted.shape[1] >= rows * columns:
