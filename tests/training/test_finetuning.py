@@ -20,6 +20,7 @@ from PIL import Image
 from hf_jepa.data.embedded import LabelledCrops
 from hf_jepa.data.images import ImageCollator
 from hf_jepa.models.ijepa.configuration_ijepa import IJepaConfig
+from hf_jepa.models.ijepa.image_processing_ijepa import IJepaImageProcessor
 from hf_jepa.models.ijepa.modeling_ijepa import IJepaForImageClassification, IJepaForPreTraining, IJepaModel
 from hf_jepa.registry import VARIANTS
 from hf_jepa.training.finetune_image import ClassificationArguments, build_datasets, finetune
@@ -36,6 +37,7 @@ from hf_jepa.training.recipe import given_fields, parse_recipe
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted((ROOT / "training_scripts/configs/ijepa").glob("finetune_*.yaml"))
 NAMES = [f"class {i}" for i in range(18)]
+PROCESSOR = IJepaImageProcessor.from_config(IJepaConfig(image_size=48))
 
 
 @pytest.fixture
@@ -216,6 +218,21 @@ def test_layers_learn_more_slowly_the_further_they_are_from_the_output(pretraine
         layerwise_groups(model, 1.0, 0.05, 0.0)
 
 
+def test_images_are_normalised_as_the_processor_says(photos):
+    datasets = {
+        mean: build_datasets(
+            arguments(photos),
+            IJepaImageProcessor.from_config(IJepaConfig(image_size=48), image_mean=[mean] * 3, image_std=[2.0] * 3),
+            48,
+            seed=0,
+        )[:2]
+        for mean in (0.0, 1.0)
+    }
+    for plain, shifted in zip(datasets[0.0], datasets[1.0], strict=True):  # training, evaluation
+        torch.testing.assert_close(shifted[0]["pixel_values"], plain[0]["pixel_values"] - 0.5)
+        assert plain[0]["pixel_values"].min() >= 0 and plain[0]["pixel_values"].max() <= 0.5
+
+
 @pytest.mark.parametrize("mode", ["probe", "lora", "full"])
 def test_resume_is_exact(pretrained, photos, tmp_path, mode):
     """In the middle of an epoch of random crops."""
@@ -223,7 +240,7 @@ def test_resume_is_exact(pretrained, photos, tmp_path, mode):
     def run(name, **options):
         torch.manual_seed(0)
         model = prepare_mode(classifier(pretrained, mode, ["dark", "light"]), mode, dropout=0.1)
-        train, _, _ = build_datasets(arguments(photos), 48, seed=0)
+        train, _, _ = build_datasets(arguments(photos), PROCESSOR, 48, seed=0)
         saving = {"save_strategy": "steps", "save_steps": 4, "per_device_train_batch_size": 9}  # 3 steps an epoch
         trainer = make_trainer(model, tmp_path / name, train, layer_decay=0.75, **saving)
         trainer.train(**options)
@@ -259,7 +276,9 @@ def test_bf16_trains(pretrained, tmp_path):
 
 
 def test_low_shot_and_held_out_rows(photos):
-    train, test, names = build_datasets(arguments(photos, eval_fraction=0.25, train_per_class=4), 48, seed=0)
+    train, test, names = build_datasets(
+        arguments(photos, eval_fraction=0.25, train_per_class=4), PROCESSOR, 48, seed=0
+    )
     assert names == ["dark", "light"] and len(train) == 8 and len(test) == 6
     assert not set(train.indices) & set(test.indices)
     labels = [train.dataset.labels[row] for row in train.indices]
@@ -272,11 +291,11 @@ def test_low_shot_and_held_out_rows(photos):
 def test_a_class_without_training_images_is_refused(photos):
     (photos / "test/light").rename(photos / "test/bright")
     with pytest.raises(ValueError, match=r"classes \['bright'\] of 'test' do not occur in 'train'"):
-        build_datasets(arguments(photos), 48, seed=0)
+        build_datasets(arguments(photos), PROCESSOR, 48, seed=0)
 
 
 def test_crops_change_from_epoch_to_epoch(pretrained, photos, tmp_path, monkeypatch):
-    train, _, names = build_datasets(arguments(photos, train_per_class=4), 48, seed=0)
+    train, _, names = build_datasets(arguments(photos, train_per_class=4), PROCESSOR, 48, seed=0)
     trainer = make_trainer(
         classifier(pretrained, names=names), tmp_path / "run", train, per_device_train_batch_size=8, max_steps=3
     )
@@ -296,7 +315,7 @@ def test_splits_that_number_classes_differently_are_refused(tmp_path):
         rows = datasets.Dataset.from_dict({"image": [picture] * len(labels), "label": labels})
         rows.to_parquet(tmp_path / f"{split}-00000-of-00001.parquet")
     with pytest.raises(ValueError, match="'train' and 'test' number their classes differently .only one has cat"):
-        build_datasets(arguments(tmp_path), 48, seed=0)
+        build_datasets(arguments(tmp_path), PROCESSOR, 48, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -306,21 +325,21 @@ def test_nothing_to_learn_from_is_refused(tmp_path, fraction, message):
     rows = {"image": [{"bytes": b"", "path": None}] * 5, "label": [0, 0, 0, 0, 1]}
     datasets.Dataset.from_dict(rows).to_parquet(tmp_path / "train-00000-of-00001.parquet")
     with pytest.raises(ValueError, match=message):
-        build_datasets(arguments(tmp_path, eval_fraction=fraction), 48, seed=0)
+        build_datasets(arguments(tmp_path, eval_fraction=fraction), PROCESSOR, 48, seed=0)
 
 
 def test_data_without_labels_is_refused(tmp_path):
     (tmp_path / "flat").mkdir()
     Image.new("RGB", (50, 50)).save(tmp_path / "flat/1.png")
     with pytest.raises(ValueError, match="has no labels: name their column by label_column"):
-        build_datasets(arguments(tmp_path / "flat", eval_fraction=0.5), 48, seed=0)
+        build_datasets(arguments(tmp_path / "flat", eval_fraction=0.5), PROCESSOR, 48, seed=0)
 
 
 def test_one_class_is_refused(tmp_path):
     rows = datasets.Dataset.from_dict({"image": [{"bytes": b"", "path": None}] * 3, "label": ["cat"] * 3})
     rows.to_parquet(tmp_path / "train-00000-of-00001.parquet")
     with pytest.raises(ValueError, match="'train' holds one class only"):
-        build_datasets(arguments(tmp_path), 48, seed=0)
+        build_datasets(arguments(tmp_path), PROCESSOR, 48, seed=0)
 
 
 def test_two_ways_to_choose_few_are_refused(photos):

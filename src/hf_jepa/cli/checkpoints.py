@@ -5,13 +5,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from PIL import Image
 from torch.utils.data import DataLoader
-from transformers import AutoConfig, AutoImageProcessor, PreTrainedConfig, PreTrainedModel
-from transformers.utils import cached_file
+from transformers import AutoConfig, PreTrainedModel
 
 from hf_jepa.data.images import ImageCollator, ImageDataset
 from hf_jepa.evaluation.features import extract_features
+from hf_jepa.hub.processors import ProcessorTransform
 from hf_jepa.layers.onednn import use_onednn
 from hf_jepa.registry import find_variant
 
@@ -55,13 +54,6 @@ def load_encoder(checkpoint: str, onednn: bool = False) -> PreTrainedModel:
     return (use_onednn(model) if onednn else model).eval()
 
 
-def load_processor(checkpoint: str, config: PreTrainedConfig) -> Callable:
-    """The processor saved beside the weights, or the variant's usual one for the size of the model."""
-    if cached_file(checkpoint, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False):
-        return AutoImageProcessor.from_pretrained(checkpoint)
-    return find_variant(config.model_type, checkpoint).image_processor(config)
-
-
 def embed_images(
     model: PreTrainedModel, processor: Callable, dataset: "datasets.Dataset", readout: str, batch_size: int
 ) -> Features:
@@ -78,11 +70,7 @@ def embed_images(
         ValueError: no image can be read.
     """
     skipped, sample_index = [], []
-
-    def transform(image: Image.Image, rng) -> torch.Tensor:
-        return processor(images=image, return_tensors="pt").pixel_values[0]
-
-    images = ImageDataset(dataset.select_columns("image"), transform)
+    images = ImageDataset(dataset.select_columns("image"), ProcessorTransform(processor))
 
     def batches():
         for batch in DataLoader(images, batch_size, collate_fn=ImageCollator()):
@@ -109,4 +97,4 @@ def model_line(model: PreTrainedModel, checkpoint: str) -> str:
     return f"{checkpoint}: {type(model).__name__}, {size:,} parameters, image size {model.config.image_size}"
 
 
-__all__ = ["Features", "embed_images", "load_encoder", "load_processor", "model_line"]
+__all__ = ["Features", "embed_images", "load_encoder", "model_line"]

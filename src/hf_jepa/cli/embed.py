@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hf_jepa.cli.main import command_parser
+from hf_jepa.cli.main import add_encoder_options, command_parser
 
 
 if TYPE_CHECKING:
@@ -29,14 +29,7 @@ def parser() -> argparse.ArgumentParser:
         "--output", type=Path, required=True, help="new folder, or new *.parquet or *.safetensors file"
     )
     parser.add_argument("--split", default="train", help='split of the data, also as a slice: "train[:10%%]"')
-    parser.add_argument(
-        "--readout",
-        choices=("mean", "last4_mean_concat", "mean_std", "max"),
-        default="mean",
-        help="how the tokens of an image become one vector",
-    )
-    parser.add_argument("--batch-size", type=int, default=64, help="images per step")
-    parser.add_argument("--onednn", action="store_true", help="CPU: twice as fast on AMD, equal to rounding")
+    add_encoder_options(parser)
     return parser
 
 
@@ -47,13 +40,14 @@ def main(argv: list[str]) -> int:
     if args.output.suffix not in ("", ".parquet", ".safetensors"):
         raise ValueError(f"--output {args.output}: expected a folder name, *.parquet or *.safetensors")
 
-    from hf_jepa.cli.checkpoints import embed_images, load_encoder, load_processor, model_line
+    from hf_jepa.cli.checkpoints import embed_images, load_encoder, model_line
     from hf_jepa.data.sources import load_images
+    from hf_jepa.hub.processors import load_processor
 
     dataset = load_images(args.data, split=args.split)
     model = load_encoder(args.checkpoint, args.onednn)
     print(model_line(model, args.checkpoint))
-    processor = load_processor(args.checkpoint, model.config)
+    processor = load_processor(args.checkpoint, model.config, args.saved_processor)
     result = embed_images(model, processor, dataset, args.readout, args.batch_size)
     _write(args.output, dataset, result)
     rows, width = result.features.shape

@@ -127,8 +127,25 @@ def command_parser(name: str, description: str, example: str) -> Parser:
     )
 
 
+def add_encoder_options(parser: argparse.ArgumentParser) -> None:
+    """What `embed` and `probe` can say about how features are extracted."""
+    parser.add_argument(
+        "--readout",
+        choices=("mean", "last4_mean_concat", "mean_std", "max"),
+        default="mean",
+        help="how the tokens of an image become one vector",
+    )
+    parser.add_argument("--batch-size", type=int, default=64, help="images per step")
+    parser.add_argument(
+        "--saved-processor",
+        action="store_true",
+        help="prepare images as the file beside the weights says, even where that is not how they were trained",
+    )
+    parser.add_argument("--onednn", action="store_true", help="CPU: twice as fast on AMD, equal to rounding")
+
+
 if __name__ == "__main__":
     sys.exit(main())
 
 
-__all__ = ["COMMANDS", "command_parser", "main"]
+__all__ = ["COMMANDS", "add_encoder_options", "command_parser", "main"]

@@ -2,7 +2,7 @@
 
 import argparse
 
-from hf_jepa.cli.main import command_parser
+from hf_jepa.cli.main import add_encoder_options, command_parser
 
 
 _USUAL_K = 20
@@ -21,12 +21,6 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--train-split", default="train", help="split the probes learn from")
     parser.add_argument("--test-split", default="test", help="split they are scored on")
     parser.add_argument(
-        "--readout",
-        choices=("mean", "last4_mean_concat", "mean_std", "max"),
-        default="mean",
-        help="how the tokens of an image become one vector",
-    )
-    parser.add_argument(
         "--k", type=int, help=f"neighbours; {_USUAL_K} unless given, or all training rows where there are fewer"
     )
     few = parser.add_mutually_exclusive_group()
@@ -34,21 +28,21 @@ def parser() -> argparse.ArgumentParser:
     few.add_argument("--per-class", type=int, help="learn from this many images of each class")
     parser.add_argument("--weight-decay", type=float, help="of the linear probe; chosen on held-out rows unless given")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of few labels and of held-out rows")
-    parser.add_argument("--batch-size", type=int, default=64, help="images per step")
-    parser.add_argument("--onednn", action="store_true", help="CPU: twice as fast on AMD, equal to rounding")
+    add_encoder_options(parser)
     return parser
 
 
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
 
-    from hf_jepa.cli.checkpoints import embed_images, load_encoder, load_processor, model_line
+    from hf_jepa.cli.checkpoints import embed_images, load_encoder, model_line
     from hf_jepa.cli.tables import table
     from hf_jepa.data.columns import check_same_classes
     from hf_jepa.data.sources import load_images
     from hf_jepa.evaluation.knn import knn_classify
     from hf_jepa.evaluation.linear import WEIGHT_DECAYS, linear_probe
     from hf_jepa.evaluation.low_shot import low_shot_indices
+    from hf_jepa.hub.processors import load_processor
 
     data = {split: load_images(args.data, split=split) for split in (args.train_split, args.test_split)}
     for split, dataset in data.items():
@@ -61,7 +55,7 @@ def main(argv: list[str]) -> int:
     check_same_classes(args.train_split, names[args.train_split], args.test_split, names[args.test_split])
     model = load_encoder(args.checkpoint, args.onednn)
     print(model_line(model, args.checkpoint))
-    processor = load_processor(args.checkpoint, model.config)
+    processor = load_processor(args.checkpoint, model.config, args.saved_processor)
     train, test = (
         embed_images(model, processor, data[split], args.readout, args.batch_size)
         for split in (args.train_split, args.test_split)

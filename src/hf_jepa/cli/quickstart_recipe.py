@@ -170,7 +170,7 @@ def tokens(encoder: nn.Module | None, pixels: torch.Tensor) -> torch.Tensor:
 
 READOUTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "mean": lambda x: x.mean(dim=1),
-    "mean_std": lambda x: torch.cat([x.mean(dim=1), x.std(dim=1)], dim=-1),
+    "mean_std": lambda x: torch.cat([x.mean(dim=1), x.std(dim=1, correction=0)], dim=-1),
     "max": lambda x: x.amax(dim=1),
 }
 

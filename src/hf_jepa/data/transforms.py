@@ -199,6 +199,8 @@ def pretraining_transform(
     horizontal_flip: bool = False,
     color_distortion: float = 0.0,
     gaussian_blur: bool = False,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
 ) -> Compose:
     """The transform of I-JEPA pretraining: a random crop and nothing else, unless switched on.
 
@@ -207,6 +209,7 @@ def pretraining_transform(
         horizontal_flip: mirror every second image.
         color_distortion: strength of `RandomColorDistortion`, 0 for none.
         gaussian_blur: blur every second image.
+        mean, std: of the normalisation, per channel.
 
     Returns:
         a transform from a PIL image to normalised pixels (3, H, W).
@@ -221,7 +224,7 @@ def pretraining_transform(
     steps += [RandomHorizontalFlip()] if horizontal_flip else []
     steps += [RandomColorDistortion(color_distortion)] if color_distortion else []
     steps += [RandomGaussianBlur()] if gaussian_blur else []
-    return Compose([*steps, to_tensor, Normalize()])
+    return Compose([*steps, to_tensor, Normalize(mean, std)])
 
 
 def evaluation_transform(size: int | Sequence[int], crop_pct: float = 0.875) -> Compose:

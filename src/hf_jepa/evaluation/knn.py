@@ -26,8 +26,8 @@ def knn_classify(
 
     The cosine vote is weighted by exp(cosine / temperature) (Wu et al., 1805.01978, section 3.4; the protocol of DINO,
     2104.14294). The euclidean vote is weighted by 1 / distance. Equal votes go to the lower label. Test rows are taken
-    in blocks, so that besides a float32 copy of the features at most a block of `BLOCK_ELEMENTS` similarities is held,
-    whatever the number of rows.
+    in blocks, so that besides a float32 copy of the features (float64 while they are scaled) at most a block of
+    `BLOCK_ELEMENTS` similarities is held, whatever the number of rows.
 
     Args:
         train_x: (N, D) features on any device; the work is done where they are.

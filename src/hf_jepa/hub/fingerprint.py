@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from hf_jepa.hub.files import read_json
+from hf_jepa.hub.files import new_name, read_json
 
 
 FILE_NAME = "fingerprint.json"
@@ -58,7 +58,8 @@ def compute_fingerprint(model: PreTrainedModel) -> dict:
 def write_fingerprint(model: PreTrainedModel, folder: str | Path) -> dict:
     """Compute the fingerprint and put it beside the weights."""
     fingerprint = compute_fingerprint(model)
-    (Path(folder) / FILE_NAME).write_text(json.dumps(fingerprint, indent=2) + "\n", encoding="utf-8")
+    with new_name(Path(folder) / FILE_NAME) as path:
+        path.write_text(json.dumps(fingerprint, indent=2) + "\n", encoding="utf-8")
     return fingerprint
 
 

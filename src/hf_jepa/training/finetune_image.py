@@ -1,8 +1,7 @@
 """The program behind the fine-tuning script: recipe and checkpoint in, trained classifier out."""
 
 import csv
-import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,10 @@ from hf_jepa.data.columns import check_same_classes
 from hf_jepa.data.embedded import LabelledCrops
 from hf_jepa.data.images import ImageCollator, ImageDataset
 from hf_jepa.data.sources import load_images
-from hf_jepa.data.transforms import evaluation_transform, pretraining_transform
+from hf_jepa.data.transforms import pretraining_transform
 from hf_jepa.evaluation.low_shot import low_shot_indices
+from hf_jepa.hub.files import new_name
+from hf_jepa.hub.processors import ProcessorTransform, load_processor, pixel_statistics
 from hf_jepa.registry import find_variant
 from hf_jepa.training.finetuning import (
     MODES,
@@ -54,7 +55,7 @@ class ClassificationArguments:
         default=None, metadata={"help": "Low-shot: share of each class (1 %%: 0.01)."}
     )
     train_per_class: int | None = field(default=None, metadata={"help": "Low-shot: images of each class."})
-    embedded_per_picture: int = field(default=60, metadata={"help": f"Training crops per picture of '{EMBEDDED}'."})
+    embedded_per_picture: int = field(default=60, metadata={"help": f"Crops per picture and split of '{EMBEDDED}'."})
     crop_scale: list[float] = field(default_factory=lambda: [0.3, 1.0], metadata={"help": "Area of a random crop."})
     horizontal_flip: bool = field(default=True, metadata={"help": "Mirror every second image."})
     color_distortion: float = field(default=0.0, metadata={"help": "Strength of colour distortion; 0 is none."})
@@ -70,21 +71,26 @@ class ClassificationArguments:
             raise ValueError("train_fraction and train_per_class are two ways to choose: drop one")
 
 
-def open_split(arguments: ClassificationArguments, split: str, train: bool, size: Any, seed: int) -> Dataset:
-    """A labelled split with random crops (training) or the transform of evaluation.
+def open_split(
+    arguments: ClassificationArguments, split: str, processor: Callable, size: Any, seed: int, train: bool
+) -> Dataset:
+    """A labelled split, with random crops for training, else as the processor prepares images.
 
     Raises:
         ValueError: the data has no labels, or unlabelled rows.
     """
     if arguments.dataset == EMBEDDED:
         return LabelledCrops(split, arguments.embedded_per_picture, size=size, seed=seed)
-    transform = evaluation_transform(size)
+    transform = ProcessorTransform(processor)
     if train:
+        mean, std = pixel_statistics(processor)
         transform = pretraining_transform(
             size,
             scale=tuple(arguments.crop_scale),
             horizontal_flip=arguments.horizontal_flip,
             color_distortion=arguments.color_distortion,
+            mean=mean,
+            std=std,
         )
     images = load_images(
         arguments.dataset, split, image_column=arguments.image_column, label_column=arguments.label_column
@@ -97,13 +103,21 @@ def open_split(arguments: ClassificationArguments, split: str, train: bool, size
     return dataset
 
 
-def build_datasets(arguments: ClassificationArguments, size: Any, seed: int) -> tuple[Dataset, Dataset, list[str]]:
+def build_datasets(
+    arguments: ClassificationArguments, processor: Callable, size: Any, seed: int
+) -> tuple[Dataset, Dataset, list[str]]:
     """Training data, evaluation data and the names of their classes.
+
+    Args:
+        arguments: of the run.
+        processor: of the checkpoint, see `load_processor`.
+        size: of training crops in pixels, an int or (height, width).
+        seed: of crops and of the choice of rows.
 
     Raises:
         ValueError: fewer than two classes, splits that number them differently, a class that training lacks.
     """
-    train = open_split(arguments, arguments.train_split, True, size, seed)
+    train = open_split(arguments, arguments.train_split, processor, size, seed, train=True)
     labels = torch.tensor(train.labels)
     if len(labels.unique()) < 2:
         raise ValueError(f"{arguments.train_split!r} holds one class only: there is nothing to tell apart")
@@ -113,7 +127,7 @@ def build_datasets(arguments: ClassificationArguments, size: Any, seed: int) -> 
         if not 0 < arguments.eval_fraction < 1:
             raise ValueError(f"eval_fraction={arguments.eval_fraction} is not between 0 and 1")
         held_out = low_shot_indices(labels, fraction=arguments.eval_fraction, seed=seed)
-        source = open_split(arguments, arguments.train_split, False, size, seed)
+        source = open_split(arguments, arguments.train_split, processor, size, seed, train=False)
         test = Subset(source, held_out.tolist())
         chosen = chosen[~torch.isin(chosen, held_out)]
         if lost := sorted(set(labels.tolist()) - set(labels[chosen].tolist())):
@@ -122,7 +136,7 @@ def build_datasets(arguments: ClassificationArguments, size: Any, seed: int) -> 
                 "they are too few to train and to measure on"
             )
     else:
-        test = open_split(arguments, arguments.eval_split, False, size, seed)
+        test = open_split(arguments, arguments.eval_split, processor, size, seed, train=False)
         check_same_classes(arguments.train_split, train.class_names, arguments.eval_split, test.class_names)
         if unseen := sorted(set(test.labels) - set(train.labels)):
             shown = [names[label] if label < len(names) else label for label in unseen[:5]]
@@ -145,12 +159,10 @@ class _EpochSubset(Subset):
 
 def write_confusion(counts: list[list[int]], class_names: list[str], folder: Path) -> list[str]:
     """Write `confusion.csv` and, where matplotlib is installed, `confusion.png`; their names."""
-    temporary = folder / f".confusion.csv.{os.getpid()}.tmp"
-    with open(temporary, "w", newline="", encoding="utf-8") as file:
+    with new_name(folder / "confusion.csv") as path, open(path, "w", newline="", encoding="utf-8") as file:
         rows = [["true \\ predicted", *class_names]]
         rows += [[name, *row] for name, row in zip(class_names, counts, strict=True)]
         csv.writer(file).writerows(rows)
-    os.replace(temporary, folder / "confusion.csv")
     if not is_matplotlib_available():
         logger.warning('no confusion.png: drawing needs matplotlib (pip install "hf_jepa[viz]")')
         return ["confusion.csv"]
@@ -184,7 +196,8 @@ def finetune(argv: Sequence[str], description: str | None = None) -> ImageClassi
     checkpoint = arguments.model_name_or_path
     config = AutoConfig.from_pretrained(checkpoint)
     variant = find_variant(config.model_type, checkpoint)
-    train, test, class_names = build_datasets(arguments, config.image_size, training.seed)
+    processor = load_processor(checkpoint, config)
+    train, test, class_names = build_datasets(arguments, processor, config.image_size, training.seed)
     model = load_classifier(variant, checkpoint, class_names, arguments.mode)
     trainer = ImageClassificationTrainer(
         prepare_mode(model, arguments.mode, arguments.lora_rank, arguments.lora_alpha, arguments.lora_dropout),
@@ -193,7 +206,7 @@ def finetune(argv: Sequence[str], description: str | None = None) -> ImageClassi
         train_dataset=train,
         eval_dataset=test,
         data_collator=ImageCollator(keep_unreadable=True),
-        processing_class=variant.image_processor(config),
+        processing_class=processor,
     )
     trainer.recipe = given_fields(types, argv)
     trainer.train(resume_from_checkpoint=resume_point(training))

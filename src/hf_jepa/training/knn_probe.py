@@ -29,16 +29,15 @@ class OnlineKnnProbe(TrainerCallback):
         self.trainer, self.train, self.test, self.every, self.k = trainer, train, test, every, k
 
     def on_step_end(self, args, state, control, **kwargs):
-        # One process measures; the encoder holds the same weights in all of them.
-        if state.global_step % self.every == 0 and state.is_world_process_zero:
+        # All processes measure the same: under sharding a forward pass needs them all, and elsewhere they would wait.
+        if state.global_step % self.every == 0:
             encoder = self.trainer.accelerator.unwrap_model(self.trainer.model_wrapped).target_encoder
             features = [
                 extract_features(encoder, dataset, collate_fn=ImageCollator(), progress=False)
                 for dataset in (self.train, self.test)
             ]
             result = knn_classify(*features[0], *features[1], k=min(self.k, len(features[0][0])))
-            # Logging tells the Trainer that this step has been logged, and its own log would be left out: on this
-            # process alone, while the others wait in it for the losses of all.
+            # Logging tells the Trainer that this step has been logged, and its own log would be left out.
             due = control.should_log
             self.trainer.log({"knn_accuracy": result.accuracy})
             control.should_log = due

@@ -1,7 +1,7 @@
 """The program behind the image pretraining scripts: recipe in, trained checkpoint out."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,8 @@ from hf_jepa.data.columns import check_same_classes
 from hf_jepa.data.embedded import EmbeddedCrops
 from hf_jepa.data.images import ImageCollator, ImageDataset, IterableImageDataset
 from hf_jepa.data.sources import load_images
-from hf_jepa.data.transforms import evaluation_transform, pretraining_transform
+from hf_jepa.data.transforms import pretraining_transform
+from hf_jepa.hub.processors import ProcessorTransform, load_processor, pixel_statistics
 from hf_jepa.masking.build import build_mask_sampler
 from hf_jepa.registry import VARIANTS, Variant
 from hf_jepa.training.arguments import JepaTrainingArguments
@@ -96,16 +97,19 @@ def build_model(variant: Variant, arguments: PretrainingArguments):
     return variant.model_class()(config)
 
 
-def build_dataset(arguments: PretrainingArguments, config, seed: int) -> Dataset:
-    """The training images, cropped to the size of the model."""
+def build_dataset(arguments: PretrainingArguments, config, processor: Callable, seed: int) -> Dataset:
+    """The training images, cropped to the size of the model and normalised as the processor does."""
     if arguments.dataset == EMBEDDED:
         return EmbeddedCrops(arguments.embedded_length, config.image_size, seed)
+    mean, std = pixel_statistics(processor)
     transform = pretraining_transform(
         config.image_size,
         scale=tuple(arguments.crop_scale),
         horizontal_flip=arguments.horizontal_flip,
         color_distortion=arguments.color_distortion,
         gaussian_blur=arguments.gaussian_blur,
+        mean=mean,
+        std=std,
     )
     images = load_images(
         arguments.dataset, arguments.dataset_split, arguments.streaming, image_column=arguments.image_column
@@ -116,8 +120,9 @@ def build_dataset(arguments: PretrainingArguments, config, seed: int) -> Dataset
     return ImageDataset(images, transform, seed)
 
 
-def add_knn_probe(trainer: JepaTrainer, arguments: PretrainingArguments, config) -> None:
-    transform = evaluation_transform(config.image_size)
+def add_knn_probe(trainer: JepaTrainer, arguments: PretrainingArguments) -> None:
+    """Let the run log the k-NN accuracy on two labelled splits, images prepared by the trainer's processor."""
+    transform = ProcessorTransform(trainer.processing_class)
     train, test = (
         ImageDataset(load_images(arguments.knn_dataset, split), transform) for split in arguments.knn_splits
     )
@@ -143,16 +148,17 @@ def pretrain(
     begin(training)
     variant = VARIANTS[variant_name]
     model = build_model(variant, arguments)
+    processor = load_processor(arguments.model_name_or_path, model.config)
     trainer = JepaTrainer(
         model,
         training,
         mask_sampler=masks.sampler(model.config.grid_size, training.seed),
-        train_dataset=build_dataset(arguments, model.config, training.seed),
+        train_dataset=build_dataset(arguments, model.config, processor, training.seed),
         data_collator=ImageCollator(),
-        processing_class=variant.image_processor(model.config),
+        processing_class=processor,
     )
     if arguments.knn_dataset:
-        add_knn_probe(trainer, arguments, model.config)
+        add_knn_probe(trainer, arguments)
     trainer.recipe = given_fields(types, argv)
     trainer.train(resume_from_checkpoint=resume_point(training))
     start = arguments.model_name_or_path
@@ -161,4 +167,4 @@ def pretrain(
     return trainer
 
 
-__all__ = ["MaskArguments", "PretrainingArguments", "build_dataset", "build_model", "pretrain"]
+__all__ = ["MaskArguments", "PretrainingArguments", "add_knn_probe", "build_dataset", "build_model", "pretrain"]

@@ -13,6 +13,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 
 import hf_jepa
 from hf_jepa.hub.cards import build_card
+from hf_jepa.hub.files import new_name
 from hf_jepa.hub.fingerprint import write_fingerprint
 from hf_jepa.registry import find_variant
 
@@ -85,9 +86,8 @@ class RunCardMixin:
             language=language,
             **details,
         )
-        temporary = folder / f".README.md.{os.getpid()}.tmp"
-        card.save(temporary)
-        os.replace(temporary, folder / "README.md")
+        with new_name(folder / "README.md") as path:
+            card.save(path)
 
     def _run_facts(self: Trainer) -> dict[str, str]:
         args, state = self.args, self.state

@@ -5,9 +5,10 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
+import numpy as np
 import torch
-from torch.utils.data import IterableDataset
-from transformers import IntervalStrategy, Trainer, TrainerCallback
+from torch.utils.data import DataLoader, IterableDataset
+from transformers import EvalPrediction, IntervalStrategy, Trainer, TrainerCallback
 from transformers.utils import logging
 
 from hf_jepa.core.ema import Average
@@ -59,6 +60,7 @@ class JepaTrainer(RunCardMixin, SkippedImagesMixin, KernelMixin, GuardMixin, Tra
         if isinstance(kwargs.get("train_dataset"), IterableDataset):
             # Every process reads the stream itself: the first one could not send the names of skipped images.
             args.accelerator_config.dispatch_batches = False
+        kwargs.setdefault("compute_metrics", _mean_loss)
         super().__init__(model=model, args=args, callbacks=callbacks, **kwargs)
         self.mask_sampler = mask_sampler
         self.collapse_monitor = CollapseMonitor() if args.collapse_monitor else None
@@ -76,7 +78,8 @@ class JepaTrainer(RunCardMixin, SkippedImagesMixin, KernelMixin, GuardMixin, Tra
         inputs = self._prepare_inputs(self._add_masks(inputs, step=0, epoch=0))
         with torch.no_grad(), self.compute_loss_context_manager():
             loss = model(**inputs).loss
-        return loss.detach(), None, None
+        rows = 0 if self._batch_is_blank else len(inputs["target_mask"][0])
+        return None, loss.view(1), torch.full_like(loss, rows).view(1)
 
     def compute_loss(self, model, inputs, return_outputs: bool = False, num_items_in_batch=None):
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
@@ -87,6 +90,14 @@ class JepaTrainer(RunCardMixin, SkippedImagesMixin, KernelMixin, GuardMixin, Tra
             else:  # the end of a stream, or a batch size of one
                 logger.warning_once("a batch of one image cannot show a collapse: the monitor skips such batches")
         return (loss, outputs) if return_outputs else loss
+
+    def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
+        """All images count here; only training wants full batches."""
+        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.args.dataloader_drop_last = drop_last
 
     def _add_masks(self, inputs: dict[str, Any], step: int | None = None, epoch: int | None = None) -> dict[str, Any]:
         """Replace the bookkeeping of a batch by the masks of this step."""
@@ -176,6 +187,13 @@ class JepaTrainer(RunCardMixin, SkippedImagesMixin, KernelMixin, GuardMixin, Tra
             "facts": {"Masks": f"`{self.mask_sampler!r}`", "Loss and collapse signals at the end": collapse},
             "unverified": "No downstream score was measured in this run.",
         }
+
+
+def _mean_loss(batches: EvalPrediction) -> dict[str, float]:
+    """`eval_loss`: the mean over images that could be read, from the losses of batches and their numbers of images."""
+    if not batches.label_ids.sum():
+        raise ValueError("none of the evaluation images can be read")
+    return {"loss": float(np.average(batches.predictions, weights=batches.label_ids))}
 
 
 class _Schedules(TrainerCallback):

@@ -27,7 +27,8 @@ from hf_jepa.losses.prediction import normalize_targets, prediction_loss
 from hf_jepa.models.ijepa.configuration_ijepa import IJepaConfig
 
 
-# transformers renames the keys of old hub files (`encoder.layer.0.attention.attention.query`) for its classes only.
+# transformers renames the keys of old hub files (`encoder.layer.0.attention.attention.query`) for its own classes, and
+# for others of these names only once they are registered from outside.
 register_checkpoint_conversion_mapping("IJepaModel", get_checkpoint_conversion_mapping("IJepaModel"), overwrite=True)
 
 
@@ -47,7 +48,7 @@ class IJepaEmbeddings(nn.Module):
         super().__init__()
         self.config = config
         self.patch_embeddings = PatchEmbedding2d(config.num_channels, config.hidden_size, pair(config.patch_size))
-        # A buffer, not a parameter as in native transformers: never trained, decayed or averaged, yet saved.
+        # A buffer, not a parameter as in native transformers: never trained or decayed, yet saved.
         self.register_buffer("position_embeddings", sincos_2d(config.hidden_size, config.grid_size))
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
@@ -298,7 +299,7 @@ class IJepaForPreTraining(JepaPreTrainingMixin, IJepaPreTrainedModel):
         """Normalised target embeddings of each mask's tokens, (M * B, K, D), rows ordered (target mask, image)."""
         wanted = torch.cat(target_mask, dim=1)  # (B, M * K); overlapping blocks name a token twice
         rows, columns = self.target_encoder.embeddings.patch_embeddings.grid_size(pixel_values)
-        if wanted.shape[1] >= rows * columns:
+        if wanted.shape[1] >= rows * columns:  # overlapping blocks: the whole image is fewer tokens
             hidden_states = self.target_encoder(pixel_values).last_hidden_state
             hidden_states = take_tokens_per_mask(hidden_states, target_mask)
         else:

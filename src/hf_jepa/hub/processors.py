@@ -1,0 +1,81 @@
+"""The image processor of a checkpoint, and the transform that it makes for a data set."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, PreTrainedConfig
+from transformers.utils import cached_file, logging
+
+from hf_jepa.registry import find_variant
+
+
+logger = logging.get_logger(__name__)
+
+
+def load_processor(checkpoint: str | None, config: PreTrainedConfig, as_saved: bool = False) -> Callable:
+    """The processor beside the weights, or the variant's own where there is none.
+
+    Checkpoints that transformers converted carry the ViT processor at its defaults: it squeezes images and normalises
+    with 0.5, but the weights were trained on ImageNet's statistics. There the variant's own is taken, with a warning.
+
+    Args:
+        checkpoint: folder or Hub id; None, a model that starts afresh.
+        config: of the model.
+        as_saved: take what is saved, whatever it says.
+
+    Example:
+        >>> from hf_jepa import IJepaConfig
+        >>> load_processor(None, IJepaConfig(image_size=64)).crop_size["height"]
+        64
+    """
+    own = find_variant(config.model_type, checkpoint or config.model_type).image_processor(config)
+    name = "preprocessor_config.json"
+    if checkpoint is None or not cached_file(checkpoint, name, _raise_exceptions_for_missing_entries=False):
+        return own
+    saved = AutoImageProcessor.from_pretrained(checkpoint)
+    if as_saved or not _is_untouched_vit_processor(saved):
+        return saved
+    logger.warning(
+        f"{checkpoint} has the ViT processor at its defaults (mean and std 0.5), which is not how the weights were "
+        f"trained: images are prepared by {type(own).__name__} instead, with mean {list(own.image_mean)}"
+    )
+    return own
+
+
+def _is_untouched_vit_processor(processor: Any) -> bool:
+    return type(processor).__name__.startswith("ViTImageProcessor") and all(
+        value == 0.5 for value in (*processor.image_mean, *processor.image_std)
+    )
+
+
+def pixel_statistics(processor: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation that a processor normalises with."""
+    if not processor.do_normalize:
+        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    return tuple(processor.image_mean), tuple(processor.image_std)
+
+
+class ProcessorTransform:
+    """A processor as the transform of an `ImageDataset`: one PIL image to pixels (C, H, W), nothing random.
+
+    Args:
+        processor: an image processor.
+
+    Example:
+        >>> from PIL import Image
+        >>> from hf_jepa import IJepaConfig
+        >>> transform = ProcessorTransform(load_processor(None, IJepaConfig(image_size=32)))
+        >>> transform(Image.new("RGB", (50, 40))).shape
+        torch.Size([3, 32, 32])
+    """
+
+    def __init__(self, processor: Callable):
+        self.processor = processor
+
+    def __call__(self, image: Image.Image, rng: Any = None) -> torch.Tensor:
+        return self.processor(images=image, return_tensors="pt").pixel_values[0]
+
+
+__all__ = ["ProcessorTransform", "load_processor", "pixel_statistics"]

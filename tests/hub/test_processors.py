@@ -1,0 +1,53 @@
+"""The image processor of a checkpoint: what is beside the weights counts, unless it is a default that nobody chose."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+from transformers import ViTImageProcessorPil
+
+from hf_jepa.data.transforms import evaluation_transform
+from hf_jepa.hub.processors import ProcessorTransform, load_processor, pixel_statistics
+from hf_jepa.models.ijepa.configuration_ijepa import IJepaConfig
+from hf_jepa.models.ijepa.image_processing_ijepa import IJepaImageProcessor
+
+
+CONFIG = IJepaConfig(image_size=32)
+
+
+def test_without_a_saved_processor_it_is_that_of_the_variant(tmp_path):
+    CONFIG.save_pretrained(tmp_path)
+    for checkpoint in (None, str(tmp_path)):
+        assert load_processor(checkpoint, CONFIG).to_dict() == IJepaImageProcessor.from_config(CONFIG).to_dict()
+
+
+def test_statistics_that_somebody_chose_are_kept(tmp_path, caplog):
+    IJepaImageProcessor.from_config(CONFIG, image_mean=[0.1, 0.2, 0.3], image_std=[1.0, 1.0, 2.0]).save_pretrained(
+        tmp_path
+    )
+    assert pixel_statistics(load_processor(str(tmp_path), CONFIG)) == ((0.1, 0.2, 0.3), (1.0, 1.0, 2.0))
+    ViTImageProcessorPil(size={"height": 32, "width": 32}, image_mean=[0.4] * 3).save_pretrained(tmp_path)
+    assert pixel_statistics(load_processor(str(tmp_path), CONFIG))[0] == (0.4, 0.4, 0.4)
+
+
+def test_defaults_of_the_vit_processor_give_way_to_how_the_weights_were_trained(tmp_path, capsys):
+    ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "preprocessor_config.json").read_text())["image_mean"] == [0.5, 0.5, 0.5]
+    processor = load_processor(str(tmp_path), CONFIG)
+    assert isinstance(processor, IJepaImageProcessor) and processor.image_mean[0] == 0.485
+    assert type(load_processor(str(tmp_path), CONFIG, as_saved=True)).__name__.startswith("ViTImageProcessor")
+
+
+def test_a_processor_that_does_not_normalise_has_neutral_statistics():
+    processor = IJepaImageProcessor.from_config(CONFIG, do_normalize=False)
+    assert pixel_statistics(processor) == ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+
+@pytest.mark.parametrize("size", [(50, 40), (32, 32)])
+def test_as_a_transform_it_is_the_transform_of_evaluation(size):
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (*size[::-1], 3), generator=generator, dtype=torch.uint8)
+    image = Image.fromarray(pixels.numpy())
+    found = ProcessorTransform(load_processor(None, CONFIG))(image)
+    torch.testing.assert_close(found, evaluation_transform(32)(image), rtol=0, atol=0.02)  # a step of 8 bits
