@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import hf_jepa
+
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [
@@ -41,6 +43,12 @@ def commands(documents: list[Path]) -> list[str]:
 
 def named(document: Path) -> str:
     return document.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("name", [name for name in hf_jepa.__all__ if not name.startswith("__")])
+def test_public_names_have_an_example(name):  # which the doctests of the suite run
+    thing = getattr(hf_jepa, name)
+    assert not callable(thing) or re.search(r"Example:\n +>>> ", thing.__doc__), name
 
 
 @pytest.mark.parametrize("document", [d for d in DOCUMENTS if blocks(d, "python")], ids=named)

@@ -23,6 +23,7 @@ def test_fresh_target_encoder_is_a_frozen_copy(variant, config):
     model = variant.model_class()(config)
     for target, context in zip(model.target_encoder.parameters(), model.context_encoder.parameters(), strict=True):
         assert torch.equal(target, context) and not target.requires_grad and context.requires_grad
+    assert model.context_encoder.training and not model.target_encoder.training
 
 
 def test_made_on_the_meta_device_and_initialised_later(variant, config):  # trap T10

@@ -176,8 +176,8 @@ def test_a_run_without_teacher_and_scale_is_not_called_healthy(make_trainer):
         max_steps=150,
         logging_steps=50,
         learning_rate=2e-2,
-        momentum_start=0.0,
-        momentum_end=0.0,
+        start_momentum=0.0,
+        final_momentum=0.0,
         model_fields={"target_normalization": "none", "loss_type": "mse"},
     )
     trainer.train()
@@ -463,7 +463,7 @@ def test_help_names_every_field(capsys):
     with pytest.raises(SystemExit, match="0"):
         pretrain("ijepa", ["--help"], "what it does")
     shown = capsys.readouterr().out
-    fields = (*PretrainingArguments.__dataclass_fields__, *MaskArguments.__dataclass_fields__, "momentum_start")
+    fields = (*PretrainingArguments.__dataclass_fields__, *MaskArguments.__dataclass_fields__, "start_momentum")
     assert all(f"--{name}" in shown for name in fields)
 
 

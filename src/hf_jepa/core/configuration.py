@@ -22,6 +22,11 @@ class JepaConfigMixin:
             moving average, or "frozen", an encoder that is never updated (a given teacher).
         target_normalization: "layer_norm" (without learnt scale) or "none", see `normalize_targets`.
         loss_type: "smooth_l1", "l1" or "mse", see `prediction_loss`.
+
+    Example:
+        >>> from hf_jepa import IJepaConfig
+        >>> IJepaConfig(loss_type="l1").target_source
+        'ema'
     """
 
     target_source: str = "ema"

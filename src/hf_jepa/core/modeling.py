@@ -15,7 +15,13 @@ logger = logging.get_logger(__name__)
 
 
 class JepaPreTrainedModel(PreTrainedModel):
-    """What all models of the family share: flags, initialisation, and configs that come from a native class."""
+    """What all models of the family share: flags, initialisation, and configs that come from a native class.
+
+    Example:
+        >>> from hf_jepa import IJepaModel
+        >>> issubclass(IJepaModel, JepaPreTrainedModel)
+        True
+    """
 
     main_input_name = "pixel_values"
     supports_gradient_checkpointing = True
@@ -54,6 +60,14 @@ class JepaPreTrainingMixin:
     A class that mixes this in builds `self.context_encoder`, `self.predictor` and, under the name `base_model_prefix`,
     the target encoder: the encoder that users want, and the one that `AutoModel` finds in the checkpoint. Its
     `encode_targets(inputs, masks)` gives the normalised target embeddings of the tokens of each mask.
+
+    Example:
+        >>> from hf_jepa import IJepaConfig, IJepaForPreTraining
+        >>> model = IJepaForPreTraining(IJepaConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        ...     intermediate_size=32, image_size=16, patch_size=8, pred_hidden_size=8, pred_num_hidden_layers=1))
+        >>> model.training, model.target_encoder.training
+        (True, False)
+        >>> model.update_target_encoder(0.996)  # after every optimizer step
     """
 
     # For `Trainer`: the loss is the mean of a batch, whatever labels the data set has.
@@ -71,7 +85,7 @@ class JepaPreTrainingMixin:
         """
         initialised = getattr(self, "_is_hf_initialized", False)  # also true of a loaded model
         super().init_weights()
-        self.target_encoder.requires_grad_(False)
+        self.target_encoder.requires_grad_(False).eval()
         if not initialised and self.device.type != "meta":
             Average(self.target_encoder, self.context_encoder)(0.0)
 

@@ -18,6 +18,11 @@ class JepaForPreTrainingOutput(ModelOutput):
         targets: what it was compared with, (R, K, D), without gradient.
         context: what the context encoder said, (E * B, N, D), rows ordered (context mask, sample).
         hidden_states, attentions: of the context encoder, when asked for.
+
+    Example:
+        >>> loss = torch.tensor(0.5)
+        >>> JepaForPreTrainingOutput(loss=loss, prediction_loss=loss).to_tuple()
+        (tensor(0.5000), tensor(0.5000))
     """
 
     loss: torch.FloatTensor | None = None

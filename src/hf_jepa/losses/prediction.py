@@ -22,6 +22,14 @@ def normalize_targets(targets: torch.Tensor, kind: str) -> torch.Tensor:
 
     Returns:
         (..., D), float32 when normalised.
+
+    Raises:
+        ValueError: an unknown kind.
+
+    Example:
+        >>> import torch
+        >>> normalize_targets(torch.tensor([1.0, 3.0]), "layer_norm").round(decimals=3).tolist()
+        [-1.0, 1.0]
     """
     if kind == "layer_norm":
         return nn.functional.layer_norm(targets.float(), targets.shape[-1:])

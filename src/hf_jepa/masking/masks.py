@@ -14,6 +14,12 @@ class Masks(NamedTuple):
         target_mask: one LongTensor (B, K_target) per target, the tokens the predictor must predict.
 
     Indices count the token grid row-major and are sorted; all masks of a list have one length.
+
+    Example:
+        >>> from hf_jepa import MultiBlockMaskSampler
+        >>> masks = MultiBlockMaskSampler((8, 8), min_keep=4)(torch.arange(2), step=0, epoch=0)
+        >>> len(masks.context_mask), len(masks.target_mask), masks.target_mask[0].shape[0]
+        (1, 4, 2)
     """
 
     context_mask: list[torch.Tensor]

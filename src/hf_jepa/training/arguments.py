@@ -21,7 +21,7 @@ class JepaTrainingArguments(KernelArguments, TrainingArguments):
 
     Example:
         >>> args = JepaTrainingArguments(output_dir="runs/example", max_steps=10, use_cpu=True)
-        >>> args.momentum_start, args.final_weight_decay
+        >>> args.start_momentum, args.final_weight_decay
         (0.996, 0.4)
     """
 
@@ -30,8 +30,8 @@ class JepaTrainingArguments(KernelArguments, TrainingArguments):
     final_learning_rate: float = field(default=1e-6, metadata={"help": "Learning rate at the end."})
     weight_decay: float = field(default=0.04, metadata={"help": "Weight decay at the start."})
     final_weight_decay: float = field(default=0.4, metadata={"help": "Weight decay at the end."})
-    momentum_start: float = field(default=0.996, metadata={"help": "Momentum of the target encoder at the start."})
-    momentum_end: float = field(default=1.0, metadata={"help": "Momentum of the target encoder at the end."})
+    start_momentum: float = field(default=0.996, metadata={"help": "Momentum of the target encoder at the start."})
+    final_momentum: float = field(default=1.0, metadata={"help": "Momentum of the target encoder at the end."})
     schedule_scale: float = field(
         default=1.0, metadata={"help": "Length of the schedules over the length of the run (official: ipe_scale)."}
     )
@@ -55,7 +55,7 @@ class JepaTrainingArguments(KernelArguments, TrainingArguments):
             self.label_names = []  # the targets are made by the model
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate={self.learning_rate} must be above 0")
-        for name in ("momentum_start", "momentum_end"):
+        for name in ("start_momentum", "final_momentum"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name}={getattr(self, name)} is outside [0, 1]")
         if self.schedule_scale < 1.0:

@@ -67,6 +67,15 @@ def collapse_signals(
 
     Raises:
         ValueError: fewer than two images, so that nothing can differ between images.
+
+    Example:
+        >>> from hf_jepa import IJepaConfig, IJepaForPreTraining, MultiBlockMaskSampler
+        >>> model = IJepaForPreTraining(IJepaConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        ...     intermediate_size=32, image_size=32, patch_size=4, pred_hidden_size=8, pred_num_hidden_layers=1))
+        >>> masks = MultiBlockMaskSampler(model.config.grid_size, min_keep=4)(torch.arange(4), step=0, epoch=0)
+        >>> batch = {"pixel_values": torch.randn(4, 3, 32, 32)} | masks._asdict()
+        >>> collapse_signals(model, batch, model(**batch)).rankme > 2
+        True
     """
     target_mask = inputs["target_mask"]
     images = target_mask[0].shape[0]

@@ -152,6 +152,19 @@ class ImageClassificationTrainer(RunCardMixin, SkippedImagesMixin, KernelMixin, 
         args: `FineTuningArguments`.
         measured_on: names of the evaluation data and of its split, for the card.
         kwargs: as for `Trainer`.
+
+    Example:
+        >>> import tempfile
+        >>> from hf_jepa import IJepaConfig, IJepaForImageClassification, ImageCollator
+        >>> from hf_jepa.data.embedded import LabelledCrops
+        >>> model = IJepaForImageClassification(IJepaConfig(hidden_size=16, num_hidden_layers=1, num_labels=18,
+        ...     num_attention_heads=2, intermediate_size=32, image_size=48, patch_size=8))
+        >>> args = FineTuningArguments(tempfile.mkdtemp(), use_cpu=True, report_to="none", disable_tqdm=True)
+        >>> crops = LabelledCrops("test", 2)
+        >>> collator = ImageCollator(keep_unreadable=True)
+        >>> trainer = ImageClassificationTrainer(model, args, eval_dataset=crops, data_collator=collator)
+        >>> sorted(trainer.predict(crops).metrics)[:3]
+        ['test_loss', 'test_model_preparation_time', 'test_runtime']
     """
 
     def __init__(

@@ -18,6 +18,12 @@ class OnlineKnnProbe(TrainerCallback):
 
     Raises:
         ValueError: a data set without labels, or `every` below 1.
+
+    Example:
+        >>> from hf_jepa import load_images, evaluation_transform
+        >>> def add_probe(trainer, folder):
+        ...     splits = (ImageDataset(load_images(folder, s), evaluation_transform(224)) for s in ("train", "test"))
+        ...     trainer.add_callback(OnlineKnnProbe(trainer, *splits, every=1000))
     """
 
     def __init__(self, trainer: Trainer, train: ImageDataset, test: ImageDataset, every: int, k: int = 20):

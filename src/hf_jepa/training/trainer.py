@@ -47,6 +47,24 @@ class JepaTrainer(RunCardMixin, SkippedImagesMixin, KernelMixin, GuardMixin, Tra
 
     Raises:
         FloatingPointError, ValueError: see `GuardMixin` and `SkippedImagesMixin`.
+
+    Example:
+        >>> import tempfile
+        >>> from hf_jepa import IJepaConfig, IJepaForPreTraining, ImageCollator, MultiBlockMaskSampler
+        >>> from hf_jepa.data.embedded import EmbeddedCrops
+        >>> model = IJepaForPreTraining(IJepaConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        ...     intermediate_size=32, image_size=48, patch_size=8, pred_hidden_size=8, pred_num_hidden_layers=1))
+        >>> options = {"max_steps": 2, "per_device_train_batch_size": 4, "use_cpu": True, "save_strategy": "no"}
+        >>> trainer = JepaTrainer(
+        ...     model,
+        ...     JepaTrainingArguments(tempfile.mkdtemp(), report_to="none", disable_tqdm=True, **options),
+        ...     mask_sampler=MultiBlockMaskSampler(model.config.grid_size, min_keep=3),
+        ...     train_dataset=EmbeddedCrops(8),
+        ...     data_collator=ImageCollator(),
+        ... )
+        >>> trainer.train().global_step  # doctest: +ELLIPSIS
+        {'train_runtime...
+        2
     """
 
     def __init__(
@@ -152,7 +170,7 @@ class JepaTrainer(RunCardMixin, SkippedImagesMixin, KernelMixin, GuardMixin, Tra
     def momentum(self, step: int) -> float:
         """Momentum of the target encoder's update after optimizer step `step` (from 0)."""
         horizon = self.args.schedule_scale * self.state.max_steps
-        return momentum_at(step, horizon, self.args.momentum_start, self.args.momentum_end)
+        return momentum_at(step, horizon, self.args.start_momentum, self.args.final_momentum)
 
     # --- what people read ---------------------------------------------------------------------------------------
 
