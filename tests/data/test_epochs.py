@@ -8,9 +8,9 @@ from pictures import picture
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 
-from hf_jepa.data.epochs import SetEpochCallback
 from hf_jepa.data.images import ImageCollator, ImageDataset, IterableImageDataset, load_images
 from hf_jepa.data.transforms import pretraining_transform
+from hf_jepa.training.epochs import SetEpochCallback
 
 
 class Recorder(torch.nn.Module):

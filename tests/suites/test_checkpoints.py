@@ -52,6 +52,8 @@ def test_encoder_only_checkpoint_starts_both_encoders(variant, model, tmp_path, 
     again = variant.model_class().from_pretrained(tmp_path)
     assert same(again.target_encoder, model.target_encoder) and same(again.context_encoder, model.target_encoder)
     assert all(p.isfinite().all() and p.abs().max() < 10 for p in again.predictor.parameters())
+    (message,) = [record.message for record in caplog.records if record.name.startswith("hf_jepa")]
+    assert "the context encoder starts as a copy of the target encoder; the predictor starts from a fresh" in message
 
 
 def test_keys_of_old_hub_files_find_their_places(variant, model, tmp_path):  # trap T5

@@ -9,7 +9,6 @@ import pytest
 from transformers import AutoConfig, AutoModelForPreTraining
 
 import hf_jepa
-from hf_jepa.registry import VARIANTS
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -122,7 +121,3 @@ AutoModelForPreTraining.register(IJepaConfig, IJepaModel, exist_ok=True)
 print(AutoModelForPreTraining._model_mapping[IJepaConfig].__module__)
 """
     assert run(code).strip() == "transformers.models.ijepa.modeling_ijepa"
-
-
-def test_names_and_folders_agree():
-    assert all(name == variant.name for name, variant in VARIANTS.items())

@@ -42,10 +42,12 @@ def test_a_gap_is_left_where_a_value_is_not_finite(tmp_path):
 
 
 def test_a_class_may_have_any_name(tmp_path):
-    draw_confusion([[1, 0], [0, 1]], tmp_path / "confusion.png", ["$x_$", "y"])
+    drawn = [draw_confusion([[1, 0], [0, 1]], tmp_path / "confusion.png", ["$x_$", "y"])]
     pixels, tokens = np.zeros((2, 8, 8), np.float32), torch.eye(2)
     options = {"class_names": ("$x^$", "y"), "num_neighbours": 1}
-    draw_neighbours(pixels, pixels, tokens, tokens, torch.arange(2), torch.arange(2), tmp_path / "near.png", **options)
+    data = (pixels, pixels, tokens, tokens, torch.arange(2), torch.arange(2))
+    drawn.append(draw_neighbours(*data, tmp_path / "near.png", **options))
+    assert all(Image.open(path).size[0] > 100 for path in drawn)
 
 
 def test_components_are_those_of_largest_variance_and_do_not_depend_on_signs():

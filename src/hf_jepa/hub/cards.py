@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from hf_jepa.layers.patch_embedding import pair
 from hf_jepa.registry import Variant
 
 
@@ -103,7 +104,7 @@ def build_card(
     Returns:
         the card; `str(card)` is the README.
     """
-    height, width = (config.image_size,) * 2 if isinstance(config.image_size, int) else config.image_size
+    height, width = pair(config.image_size)
     metadata = ModelCardData(
         license=license,
         language=language,

@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from hf_jepa.hub.files import new_name, read_json
+from hf_jepa.layers.patch_embedding import pair
 
 
 FILE_NAME = "fingerprint.json"
@@ -36,7 +37,7 @@ def compute_fingerprint(model: PreTrainedModel) -> dict:
         [1, 16, 32]
     """
     config = model.config
-    height, width = (config.image_size,) * 2 if isinstance(config.image_size, int) else config.image_size
+    height, width = pair(config.image_size)
     pixels = np.random.default_rng(0).standard_normal((1, config.num_channels, height, width)).astype(np.float32)
     training = model.training
     with torch.inference_mode():

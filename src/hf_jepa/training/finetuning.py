@@ -9,8 +9,8 @@ from torch import nn
 from transformers import AutoConfig, EvalPrediction, Trainer, TrainerCallback, TrainingArguments
 from transformers.utils import logging
 
-from hf_jepa.data.epochs import SetEpochCallback
 from hf_jepa.registry import Variant
+from hf_jepa.training.epochs import SetEpochCallback
 from hf_jepa.training.guards import GuardMixin
 from hf_jepa.training.kernels import KernelArguments, KernelMixin
 from hf_jepa.training.optimizer import layerwise_groups

@@ -5,11 +5,12 @@ the models were trained on crops that keep their shape and on ImageNet's statist
 native BiT processor, so that class does the work and the saved file names it.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
 from transformers.utils import is_torchvision_available
+
+from hf_jepa.layers.patch_embedding import pair
 
 
 # The class stock AutoImageProcessor chooses for "BitImageProcessor" here: results agree bit for bit.
@@ -65,10 +66,9 @@ class IJepaImageProcessor(NativeImageProcessor):
             >>> IJepaImageProcessor.from_config(IJepaConfig(image_size=(32, 64))).size["shortest_edge"]
             73
         """
-        image_size = config.image_size
-        height, width = image_size if isinstance(image_size, Sequence) else (image_size, image_size)
+        height, width = pair(config.image_size)
         if min(height, width) < 1:
-            raise ValueError(f"image_size must be positive, got {image_size!r}")
+            raise ValueError(f"image_size must be positive, got {config.image_size!r}")
         if not 0 < crop_pct <= 1:
             raise ValueError(f"crop_pct must be in (0, 1], got {crop_pct}")
         if config.num_channels != 3:
