@@ -90,6 +90,11 @@ def test_a_truncated_checkpoint_is_refused(checkpoint, photos, tmp_path, capsys)
     assert "error:" in refused(["embed", tmp_path, photos, "--output", tmp_path / "f"], capsys)
 
 
+def test_adapters_alone_are_refused(photos, tmp_path, capsys):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    assert "holds adapters only" in refused(["probe", tmp_path, photos], capsys)
+
+
 def test_another_kind_of_model_is_refused(photos, tmp_path, capsys):
     from transformers import ViTConfig
 

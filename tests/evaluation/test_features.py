@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import IJepaConfig, IJepaForImageClassification, IJepaModel, ViTImageProcessorPil
 
+import hf_jepa
 from hf_jepa.evaluation.features import READOUTS, add_features_column, extract_features
 
 
@@ -155,6 +156,10 @@ def test_refusals(model):
     classifier = IJepaForImageClassification(IJepaConfig(num_hidden_layers=1, **SIZES))
     with pytest.raises(ValueError, match="IJepaForImageClassification returns no last_hidden_state"):
         extract_features(classifier, Images(), progress=False)
+    small = {"pred_hidden_size": 8, "pred_num_hidden_layers": 1, "num_hidden_layers": 1}
+    pretraining = hf_jepa.IJepaForPreTraining(hf_jepa.IJepaConfig(**small, **SIZES))
+    with pytest.raises(ValueError, match="IJepaForPreTraining has two encoders: pass one"):
+        extract_features(pretraining, Images(), progress=False)
     batches = list(DataLoader(Images(), batch_size=4))
     del batches[1]["labels"]
     with pytest.raises(ValueError, match="1 of 2 batches carry labels"):

@@ -68,6 +68,12 @@ def test_other_cases_are_left_to_the_linear_layer(case):
     )
 
 
+def test_a_model_can_be_traced():
+    model = use_onednn(nn.Sequential(nn.Linear(8, 4), nn.GELU(), nn.Linear(4, 2)))
+    x = torch.randn(3, 8)
+    torch.testing.assert_close(torch.jit.trace(model, x)(x), model(x))
+
+
 def test_gradients_of_frozen_parts_are_not_computed():
     layer = use_onednn(nn.Linear(8, 4))
     layer.weight.requires_grad_(False)

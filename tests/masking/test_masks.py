@@ -35,3 +35,5 @@ def test_random_tokens_are_available_sorted_and_equally_likely():
 def test_sample_index_must_be_a_row_of_integers(bad):
     with pytest.raises(ValueError, match="sample_index"):
         batch_indices(bad)
+    with pytest.raises(TypeError, match="sample_index must be a LongTensor .*, got list"):
+        batch_indices([0, 1])

@@ -199,3 +199,48 @@ def test_wrong_masks_are_refused(model, batch, change, message):
     change(batch)
     with pytest.raises((TypeError, ValueError), match=message):
         model(**batch)
+
+
+def test_a_misspelt_argument_is_refused(model, batch):
+    pixels = batch["pixel_values"]
+    for call in (
+        lambda: model.target_encoder(pixels, contex_mask=batch["context_mask"]),
+        lambda: model(**batch, contex_mask=None, foo=1),
+    ):
+        with pytest.raises(TypeError, match="has no argument '(contex_mask|foo)'"):
+            call()
+    with pytest.raises(TypeError, match="bool_masked_pos.*context_mask"):
+        model.target_encoder(pixels, bool_masked_pos=torch.ones(2, 4, dtype=torch.bool))
+
+
+def test_arguments_that_say_nothing_are_taken(model, batch):
+    """As peft passes them to every model."""
+    nothing = {"input_ids": None, "attention_mask": None, "inputs_embeds": None, "output_attentions": None}
+    pixels = batch["pixel_values"]
+    found = model.target_encoder(pixels, **nothing, interpolate_pos_encoding=True).last_hidden_state
+    assert torch.equal(found, model.target_encoder(pixels).last_hidden_state)
+
+
+def test_tuples_by_config(variant, batch):
+    torch.manual_seed(0)
+    model = variant.model_class()(variant.config_class()(**variant.tiny, return_dict=False))
+    loss, *rest = model(**batch)
+    assert torch.equal(loss, model(**batch, return_dict=True).loss) and len(rest) >= 3
+
+
+def test_adapters_on_both_encoders_are_refused_by_the_average(model, batch):
+    from peft import LoraConfig, get_peft_model
+
+    adapted = get_peft_model(model, LoraConfig(target_modules=["q_proj", "v_proj"], r=2))
+    adapted(**batch).loss.backward()
+    with pytest.raises(ValueError, match="parameters of the target encoder are trainable, such as .*lora_A"):
+        model.update_target_encoder(0.9)
+
+
+def test_adapters_on_one_encoder_are_refused_by_the_average(model, batch):
+    from peft import LoraConfig, get_peft_model
+
+    adapted = get_peft_model(model, LoraConfig(target_modules=r"context_encoder\..*\.q_proj", r=2))
+    adapted(**batch).loss.backward()
+    with pytest.raises(ValueError, match="no average: .*q_proj"):
+        model.update_target_encoder(0.9)

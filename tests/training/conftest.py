@@ -35,7 +35,9 @@ def config_fields():
 def make_trainer(tmp_path):
     """A trainer of a tiny I-JEPA on 64 embedded crops: 8 steps an epoch at batch 8."""
 
-    def make(name="run", mode="corrected", dataset=None, model_fields=None, callbacks=None, **arguments):
+    def make(
+        name="run", mode="corrected", dataset=None, model_fields=None, callbacks=None, eval_dataset=None, **arguments
+    ):
         torch.manual_seed(0)
         defaults = {
             "output_dir": str(tmp_path / name),
@@ -54,6 +56,7 @@ def make_trainer(tmp_path):
             JepaTrainingArguments(**(defaults | arguments)),
             build_mask_sampler(mode, grid_size=model.config.grid_size, target_scale=(0.15, 0.25), min_keep=3),
             train_dataset=dataset or EmbeddedCrops(64),
+            eval_dataset=eval_dataset,
             data_collator=ImageCollator(),
             callbacks=callbacks,
         )

@@ -1,5 +1,7 @@
 """Runs that would end with nothing of use stop, say why, and leave what was good."""
 
+import re
+
 import pytest
 import torch
 from PIL import Image
@@ -8,6 +10,10 @@ from transformers import TrainerCallback
 from hf_jepa.data.embedded import EmbeddedCrops
 from hf_jepa.data.images import ImageDataset
 from hf_jepa.data.transforms import pretraining_transform
+from hf_jepa.masking.multiblock import MultiBlockMaskSampler
+from hf_jepa.models.ijepa.configuration_ijepa import IJepaConfig
+from hf_jepa.models.ijepa.modeling_ijepa import IJepaForPreTraining
+from hf_jepa.training.pretrain_image import pretrain
 
 
 class _SpoilWeights(TrainerCallback):
@@ -75,3 +81,34 @@ def test_a_blank_batch_moves_nothing(make_trainer):
         gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
         assert gradients and any(gradient.any() for gradient in gradients) == moves
         assert bool(loss) == moves
+
+
+@pytest.mark.parametrize("grid", [(3, 12), (4, 4)])
+def test_masks_of_another_grid_are_refused(make_trainer, grid):
+    trainer = make_trainer()
+    trainer.mask_sampler = MultiBlockMaskSampler(grid, min_keep=1)
+    message = f"masks are drawn on a grid of {grid} tokens, but the images are (6, 6) tokens"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        trainer.train()
+
+
+def test_callbacks_of_the_user_see_the_target_encoder_of_the_step(make_trainer):
+    class Spy(TrainerCallback):
+        def on_step_end(self, args, state, control, model=None, **kwargs):
+            seen.append(model.target_encoder.layers[0].mlp.fc1.weight.detach().clone())
+
+    seen = []
+    trainer = make_trainer(max_steps=1, start_momentum=0.5, callbacks=[Spy()])
+    before = trainer.model.target_encoder.layers[0].mlp.fc1.weight.detach().clone()
+    trainer.train()
+    assert not torch.equal(seen[0], before)
+    assert torch.equal(seen[0], trainer.model.target_encoder.layers[0].mlp.fc1.weight)
+
+
+def test_a_card_that_cannot_be_read_stops_a_run_before_it_trains(config_fields, tmp_path):
+    start, output = tmp_path / "start", tmp_path / "out"
+    IJepaForPreTraining(IJepaConfig(**config_fields)).save_pretrained(start)
+    (start / "README.md").write_text("---\nlicense: [\n---\n")
+    recipe = ["--dataset", "embedded", "--model_name_or_path", str(start), "--output_dir", str(output), "--use_cpu"]
+    with pytest.raises(ValueError, match="the head of .*README.md is not valid YAML"):
+        pretrain("ijepa", [*recipe, "true", "--min_keep", "3", "--max_steps", "1"])

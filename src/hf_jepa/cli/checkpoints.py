@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -46,6 +47,8 @@ def load_encoder(checkpoint: str, onednn: bool = False) -> PreTrainedModel:
         OSError: no such checkpoint.
         ValueError: a model of no variant of this package, or not all weights of the encoder are there.
     """
+    if (Path(checkpoint) / "adapter_config.json").is_file() and not (Path(checkpoint) / "config.json").is_file():
+        raise ValueError(f"{checkpoint} holds adapters only: use the folder of the run, where they are merged")
     variant = find_variant(AutoConfig.from_pretrained(checkpoint).model_type, checkpoint)
     model, report = variant.model_class(variant.base_model).from_pretrained(checkpoint, output_loading_info=True)
     if report["missing_keys"]:

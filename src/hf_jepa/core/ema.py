@@ -24,6 +24,9 @@ class Average:
         target: the module that is moved; float32 or wider, because steps of size `1 - momentum` are lost in bfloat16.
         source: the module that it follows.
 
+    Raises:
+        ValueError: modules of different architecture.
+
     Example:
         >>> target, source = nn.Linear(2, 1), nn.Linear(2, 1)
         >>> average = Average(target, source)
@@ -34,8 +37,10 @@ class Average:
     """
 
     def __init__(self, target: nn.Module, source: nn.Module):
-        self.target = [*target.parameters(), *target.buffers()]
-        self.source = [*source.parameters(), *source.buffers()]
+        tensors, source_tensors = (_named_tensors(module) for module in (target, source))
+        if unlike := [name for name in tensors | source_tensors if not _alike(name, tensors, source_tensors)]:
+            raise ValueError(f"no average: {len(unlike)} tensors are not in both modules, or unlike: {unlike[0]}")
+        self.target, self.source = list(tensors.values()), list(source_tensors.values())
         dtypes, source_dtypes = ({tensor.dtype for tensor in tensors} for tensors in (self.target, self.source))
         self._too_coarse = bool(dtypes & {torch.bfloat16, torch.float16})
         self._same_dtypes = dtypes == source_dtypes
@@ -92,6 +97,14 @@ class Average:
                 self._move([t.data], [s.data], weight)
             else:
                 t.partition()  # drop the stale gathered copy; the next forward gathers the new shards
+
+
+def _named_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
+    return dict(module.named_parameters()) | dict(module.named_buffers())
+
+
+def _alike(name: str, *tensors: dict[str, torch.Tensor]) -> bool:
+    return all(name in named for named in tensors) and len({local_shard(named[name]).shape for named in tensors}) == 1
 
 
 def local_shard(tensor: torch.Tensor) -> torch.Tensor:

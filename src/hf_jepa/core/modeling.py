@@ -1,17 +1,35 @@
 """Base classes: initialisation shared by all models, and the contract of a pretraining model."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
 from transformers import initialization as init
 from transformers.modeling_utils import PreTrainedModel
-from transformers.utils import logging
+from transformers.utils import TransformersKwargs, logging
 
 from hf_jepa.core.ema import Average
 
 
 logger = logging.get_logger(__name__)
+
+
+# What transformers may pass to any forward; `interpolate_pos_encoding` is what our encoders do in any case.
+_RUNTIME_OPTIONS = {*TransformersKwargs.__annotations__, "use_cache", "interpolate_pos_encoding"}
+
+
+def runtime_options(model: nn.Module, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Further arguments of a forward, without those that are None, as peft and pipelines pass them.
+
+    Raises:
+        TypeError: an argument that nothing would read, such as a mask of misspelt name: all tokens would be seen.
+    """
+    kwargs = {name: value for name, value in kwargs.items() if value is not None}
+    if unknown := [name for name in kwargs if name not in _RUNTIME_OPTIONS]:
+        hint = ": give the tokens to keep by context_mask" if unknown[0] == "bool_masked_pos" else ""
+        raise TypeError(f"{type(model).__name__} has no argument {unknown[0]!r}{hint}")
+    return kwargs
 
 
 class JepaPreTrainedModel(PreTrainedModel):
@@ -106,10 +124,17 @@ class JepaPreTrainingMixin:
         A variant that moves its targets otherwise overrides this one: the trainer holds its result for a whole run.
 
         Raises:
-            ValueError: the config says that targets are frozen.
+            ValueError: the config says that targets are frozen; parameters of the target encoder are trainable; only
+                one encoder has adapters.
         """
         if self.config.target_source != "ema":
             raise ValueError(f"target_source={self.config.target_source!r}: this target encoder is not to be updated")
+        if trained := [name for name, p in self.target_encoder.named_parameters() if p.requires_grad]:
+            raise ValueError(
+                f"{len(trained)} parameters of the target encoder are trainable, such as {trained[0]}. It follows the "
+                "context encoder by its average, which for adapters is not that of the weights they stand for: merge "
+                "them before pretraining, or train all weights"
+            )
         return Average(self.target_encoder, self.context_encoder)
 
     def train(self, mode: bool = True):
@@ -209,4 +234,4 @@ class JepaPreTrainingMixin:
         self.train(self.training)  # puts the target encoder into eval mode
 
 
-__all__ = ["JepaPreTrainedModel", "JepaPreTrainingMixin"]
+__all__ = ["JepaPreTrainedModel", "JepaPreTrainingMixin", "runtime_options"]

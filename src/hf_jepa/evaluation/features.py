@@ -98,6 +98,8 @@ def extract_features(
     """
     if readout not in READOUTS:
         raise ValueError(f"readout {readout!r} is not one of {', '.join(READOUTS)}")
+    if hasattr(model, "target_encoder"):
+        raise ValueError(f"{type(model).__name__} has two encoders: pass one, usually `model.target_encoder`")
     batches = DataLoader(data, batch_size, collate_fn=collate_fn) if isinstance(data, Dataset) else data
     name = getattr(model, "main_input_name", "pixel_values")
     features, labels = [], []

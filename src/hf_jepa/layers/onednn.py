@@ -15,7 +15,8 @@ from torch.autograd.function import once_differentiable
 class OneDnnLinear(nn.Linear):
     """`nn.Linear` whose three products (output, input gradient, weight gradient) are oneDNN's for float32 on a CPU.
 
-    In every other case (another device or type, autocast, compilation, sharded weights) it is `nn.Linear`.
+    In every other case (another device or type, autocast, compilation, tracing, sharded weights) it is `nn.Linear`.
+    Its gradient cannot be differentiated again, as a gradient penalty would: leave it off there.
     """
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
@@ -32,6 +33,7 @@ class OneDnnLinear(nn.Linear):
             and input.numel() > 0
             and not torch.is_autocast_enabled("cpu")
             and not torch.compiler.is_compiling()
+            and not torch.jit.is_tracing()
         )
 
 

@@ -30,8 +30,11 @@ def batch_indices(sample_index: torch.Tensor) -> np.ndarray:
     """Check a batch of dataset indices and return it as an int64 array (B,).
 
     Raises:
+        TypeError: not a tensor.
         ValueError: not a non-empty integer tensor of one dimension.
     """
+    if not isinstance(sample_index, torch.Tensor):
+        raise TypeError(f"sample_index must be a LongTensor (batch,), got {type(sample_index).__name__}")
     if sample_index.ndim != 1 or sample_index.numel() == 0 or sample_index.is_floating_point():
         raise ValueError(
             f"sample_index has shape {tuple(sample_index.shape)} and dtype {sample_index.dtype}: "

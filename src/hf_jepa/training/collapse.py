@@ -1,6 +1,8 @@
 """Watching a run for collapse: targets that no longer tell one image from another."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from statistics import mean, median
 from typing import Any
 
 import torch
@@ -19,8 +21,9 @@ MAX_TOKENS = 2048  # tokens that the effective rank looks at
 MAX_IMAGES = 8  # images that both encoders are compared on, which takes another pass of the target encoder
 COLLAPSED_SHARE = 0.05  # of the targets' energy: below it, images are indistinguishable
 COLLAPSED_RANK = 2.0
-SHRINKING = 0.5  # of the best share seen so far
-SHRINKING_RANK = 0.25  # of the best rank seen so far, which varies more from batch to batch
+# Below this part of the best value so far and still falling: shrinking. The rank varies more from batch to batch.
+SHRINKING = {"image_share": 0.5, "rankme": 0.25}
+STEADY = 0.95  # the last quarter of a run's signals over the quarter before: from here on it is not falling
 
 ADVICE = {
     "healthy": "targets tell images apart",
@@ -56,7 +59,7 @@ class CollapseSignals:
 @torch.no_grad()
 def collapse_signals(
     model: JepaPreTrainingMixin, inputs: dict[str, Any], output: JepaForPreTrainingOutput
-) -> CollapseSignals:
+) -> CollapseSignals | None:
     """Measure a batch.
 
     Args:
@@ -65,8 +68,9 @@ def collapse_signals(
             LongTensors (B, K).
         output: what it returned, rows ordered (target mask, [context mask,] image).
 
-    Raises:
-        ValueError: fewer than two images, so that nothing can differ between images.
+    Returns:
+        the signals; None where nothing can differ between images: a batch of one, or no position that is a target in
+        two of them.
 
     Example:
         >>> from hf_jepa import IJepaConfig, IJepaForPreTraining, MultiBlockMaskSampler
@@ -79,8 +83,6 @@ def collapse_signals(
     """
     target_mask = inputs["target_mask"]
     images = target_mask[0].shape[0]
-    if images < 2:
-        raise ValueError(f"a batch of {images} image cannot show whether images are told apart")
     contexts = output.targets.shape[0] // (len(target_mask) * images)
     # The first context of every target block is enough: all contexts share the targets.
     targets, predictions = (
@@ -89,6 +91,8 @@ def collapse_signals(
     )  # (M * B * K, D)
     position = torch.cat(list(target_mask)).flatten()
     centred = _without_position_mean(targets, position)
+    if len(centred) == 0:
+        return None
     energy = targets.square().mean()
     variance = centred.square().mean()
     stride = max(1, len(centred) // MAX_TOKENS)
@@ -122,6 +126,12 @@ def _without_position_mean(tokens: torch.Tensor, position: torch.Tensor) -> torc
     return (centred * scale)[together]
 
 
+def mean_signals(signals: Sequence[CollapseSignals]) -> CollapseSignals:
+    """The mean of every signal, over the processes of a run."""
+    names = [field.name for field in fields(CollapseSignals)]
+    return CollapseSignals(**{name: mean(getattr(one, name) for one in signals) for name in names})
+
+
 class CollapseMonitor:
     """Keeps the signals of a run and turns them into a verdict: healthy, shrinking or collapsed.
 
@@ -151,10 +161,10 @@ class CollapseMonitor:
         now = self.history[-1]
         if now.image_share < COLLAPSED_SHARE or now.rankme < COLLAPSED_RANK:
             return "collapsed"
-        if now.image_share < SHRINKING * max(past.image_share for past in self.history):
-            return "shrinking"
-        if now.rankme < SHRINKING_RANK * max(past.rankme for past in self.history):
-            return "shrinking"
+        for name, part in SHRINKING.items():
+            values = [getattr(signals, name) for signals in self.history]
+            if values[-1] < part * max(values) and _is_falling(values):
+                return "shrinking"
         return "healthy"
 
     def restore(self, log_history: list[dict]) -> None:
@@ -172,4 +182,9 @@ class CollapseMonitor:
         return dict(vars(self.history[-1])) if self.history else {}
 
 
-__all__ = ["ADVICE", "CollapseMonitor", "CollapseSignals", "collapse_signals"]
+def _is_falling(values: list[float]) -> bool:
+    quarter = max(1, len(values) // 4)
+    return median(values[-quarter:]) < STEADY * median(values[-2 * quarter : -quarter])
+
+
+__all__ = ["ADVICE", "CollapseMonitor", "CollapseSignals", "collapse_signals", "mean_signals"]

@@ -194,6 +194,7 @@ def finetune(argv: Sequence[str], description: str | None = None) -> ImageClassi
         )
     begin(training)
     checkpoint = arguments.model_name_or_path
+    card = {"finetuned_from": checkpoint, "license": arguments.license or base_license(checkpoint)}
     config = AutoConfig.from_pretrained(checkpoint)
     variant = find_variant(config.model_type, checkpoint)
     processor = load_processor(checkpoint, config)
@@ -218,12 +219,9 @@ def finetune(argv: Sequence[str], description: str | None = None) -> ImageClassi
         trainer.save_metrics("eval", metrics)
         files = write_confusion(trainer.classification.confusion, class_names, folder)
         shown = {name.removeprefix("eval_"): metrics[name] for name in ("eval_top1", "eval_top5") if name in metrics}
-        print(format_table({"images measured": len(test)} | shown | {"confusion": ", ".join(files)}))
-    card = dataset_names(arguments.dataset) | {
-        "finetuned_from": checkpoint,
-        "license": arguments.license or base_license(checkpoint),
-    }
-    finish(trainer, card)
+        measured = sum(map(sum, trainer.classification.confusion))
+        print(format_table({"images measured": measured} | shown | {"confusion": ", ".join(files)}))
+    finish(trainer, dataset_names(arguments.dataset) | card)
     return trainer
 
 

@@ -118,30 +118,36 @@ def prepare_mode(model: nn.Module, mode: str, rank: int = 8, alpha: float = 16.0
 
 
 class ClassificationMetrics:
-    """`compute_metrics` of a Trainer: top-1 and top-5 accuracy; keeps the confusion matrix of the last evaluation.
+    """`compute_metrics` of a Trainer: loss, top-1 and top-5 accuracy, and the confusion matrix, which it keeps.
 
     Rows with the label -100 (images that could not be read) are left out.
 
     Args:
         num_classes: C.
+        label_smoothing: of the loss.
 
     Attributes:
         confusion: (C, C) counts [true class, predicted class], or None before the first evaluation.
     """
 
-    def __init__(self, num_classes: int):
-        self.num_classes = num_classes
+    def __init__(self, num_classes: int, label_smoothing: float = 0.0):
+        self.num_classes, self.label_smoothing = num_classes, label_smoothing
         self.confusion: list[list[int]] | None = None
 
     def __call__(self, prediction: EvalPrediction) -> dict[str, float]:
         from hf_jepa.evaluation.metrics_hub import ConfusionMatrix, TopKAccuracy
 
         known = prediction.label_ids != IGNORED
+        if not known.any():
+            raise ValueError("none of the evaluation images can be read")
         logits, labels = prediction.predictions[known], prediction.label_ids[known]
         guesses = logits.argmax(axis=-1)
         counts = ConfusionMatrix().compute(predictions=guesses, references=labels, num_classes=self.num_classes)
         self.confusion = counts["confusion_matrix"]
-        return TopKAccuracy().compute(predictions=logits, references=labels)
+        loss = nn.functional.cross_entropy(
+            torch.from_numpy(logits).float(), torch.from_numpy(labels).long(), label_smoothing=self.label_smoothing
+        )
+        return {"loss": loss.item()} | TopKAccuracy().compute(predictions=logits, references=labels)
 
 
 class ImageClassificationTrainer(RunCardMixin, SkippedImagesMixin, KernelMixin, GuardMixin, Trainer):
@@ -175,7 +181,7 @@ class ImageClassificationTrainer(RunCardMixin, SkippedImagesMixin, KernelMixin, 
         **kwargs: Any,
     ):
         self.measured_on = measured_on
-        self.classification = ClassificationMetrics(model.config.num_labels)
+        self.classification = ClassificationMetrics(model.config.num_labels, args.label_smoothing_factor)
         super().__init__(model=model, args=args, compute_metrics=self.classification, **kwargs)
         self.add_callback(SetEpochCallback())
         self.add_callback(_Report(self))
@@ -184,13 +190,13 @@ class ImageClassificationTrainer(RunCardMixin, SkippedImagesMixin, KernelMixin, 
         return super().training_step(model, self._model_inputs(inputs), num_items_in_batch)
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        # The loss counts readable images only; hidden states are nobody's prediction.
-        loss, logits, labels = super().prediction_step(
-            model, self._model_inputs(inputs), prediction_loss_only, ["hidden_states", "attentions"]
+        # Hidden states are nobody's prediction; the loss is that of all readable images, see ClassificationMetrics.
+        _, logits, labels = super().prediction_step(
+            model, self._model_inputs(inputs), False, ["hidden_states", "attentions"]
         )
         if self._batch_is_blank and labels is not None:
             labels = torch.full_like(labels, IGNORED)
-        return loss, logits, labels
+        return None, logits, labels
 
     def _model_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         inputs = self.take_skipped(inputs, kept=True)

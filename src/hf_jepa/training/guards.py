@@ -1,6 +1,8 @@
 """What stops a run that would end with nothing of use."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from accelerate.utils import gather_object
@@ -21,6 +23,8 @@ DIVERGED = (
 class GuardMixin:
     """A `Trainer` that refuses to train on less than a batch, to go on with a loss of NaN, and to save such weights.
 
+    `dataloader_drop_last` is about training: evaluation counts every row.
+
     Raises:
         ValueError: fewer training samples than one batch of all processes, with `dataloader_drop_last`.
         FloatingPointError: a loss that is NaN or infinite when it is logged, or such weights when they would be saved.
@@ -39,6 +43,22 @@ class GuardMixin:
                 "per_device_train_batch_size, or set dataloader_drop_last to false"
             )
         return loader
+
+    def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
+        with self._keeping_the_last_batch():
+            return super().get_eval_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset) -> DataLoader:
+        with self._keeping_the_last_batch():
+            return super().get_test_dataloader(test_dataset)
+
+    @contextmanager
+    def _keeping_the_last_batch(self: Trainer) -> Iterator[None]:
+        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            yield
+        finally:
+            self.args.dataloader_drop_last = drop_last
 
     def log(self: Trainer, logs: dict[str, float], start_time: float | None = None) -> None:
         if not math.isfinite(logs.get("loss", 0.0)):

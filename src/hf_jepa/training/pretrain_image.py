@@ -146,9 +146,11 @@ def pretrain(
     types = (PretrainingArguments, MaskArguments, JepaTrainingArguments)
     arguments, masks, training = parse_recipe(types, argv, description, prog)
     begin(training)
+    start = arguments.model_name_or_path
+    card = {"finetuned_from": start, "license": arguments.license or base_license(start)}
     variant = VARIANTS[variant_name]
     model = build_model(variant, arguments)
-    processor = load_processor(arguments.model_name_or_path, model.config)
+    processor = load_processor(start, model.config)
     trainer = JepaTrainer(
         model,
         training,
@@ -161,8 +163,6 @@ def pretrain(
         add_knn_probe(trainer, arguments)
     trainer.recipe = given_fields(types, argv)
     trainer.train(resume_from_checkpoint=resume_point(training))
-    start = arguments.model_name_or_path
-    card = {"finetuned_from": start, "license": arguments.license or base_license(start)}
     finish(trainer, dataset_names(arguments.dataset) | card)
     return trainer
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import transformers
+import yaml
 from huggingface_hub import EvalResult, ModelCard
 from transformers import Trainer
 from transformers.integrations import is_deepspeed_zero3_enabled
@@ -61,7 +62,7 @@ class RunCardMixin:
         model = self.accelerator.unwrap_model(self.model)
         folder = Path(self.args.output_dir)
         name = model_name or self.args.hub_model_id or folder.name
-        variant = find_variant(model.config.model_type, name)
+        variant = find_variant(type(model.config).model_type, name)  # an instance may keep that of the file
         details = self.card_details()
         facts = {"Training data": ", ".join(_listed(dataset))} if dataset else {}
         if finetuned_from:
@@ -118,9 +119,18 @@ def _shown(value: Any) -> Any:
 
 
 def base_license(checkpoint: str | None) -> str | None:
-    """The licence that the card in a local checkpoint folder names; a derived checkpoint inherits it."""
+    """The licence that the card in a local checkpoint folder names; a derived checkpoint inherits it.
+
+    Raises:
+        ValueError: the head of the card is no YAML.
+    """
     card = Path(checkpoint or "") / "README.md"
-    return ModelCard.load(card).data.get("license") if checkpoint and card.is_file() else None
+    if not checkpoint or not card.is_file():
+        return None
+    try:
+        return ModelCard.load(card).data.get("license")
+    except yaml.YAMLError as error:
+        raise ValueError(f"the head of {card} is not valid YAML: {error}. Correct it, or name the licence") from error
 
 
 def dataset_names(dataset: str) -> dict[str, str]:

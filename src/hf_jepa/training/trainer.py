@@ -7,15 +7,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, IterableDataset
+from accelerate.utils import gather_object
+from torch.utils.data import IterableDataset
 from transformers import EvalPrediction, IntervalStrategy, Trainer, TrainerCallback
 from transformers.utils import logging
 
 from hf_jepa.core.ema import Average
 from hf_jepa.core.modeling import JepaPreTrainingMixin
+from hf_jepa.core.outputs import JepaForPreTrainingOutput
 from hf_jepa.masking.masks import Masks
 from hf_jepa.training.arguments import JepaTrainingArguments
-from hf_jepa.training.collapse import ADVICE, CollapseMonitor, CollapseSignals, collapse_signals
+from hf_jepa.training.collapse import ADVICE, CollapseMonitor, CollapseSignals, collapse_signals, mean_signals
 from hf_jepa.training.epochs import SetEpochCallback
 from hf_jepa.training.guards import GuardMixin
 from hf_jepa.training.kernels import KernelMixin
@@ -46,7 +48,8 @@ class JepaTrainer(RunCardMixin, SkippedImagesMixin, KernelMixin, GuardMixin, Tra
             optionally "skipped", see `ImageCollator`), `processing_class`, `callbacks`, ...
 
     Raises:
-        FloatingPointError, ValueError: see `GuardMixin` and `SkippedImagesMixin`.
+        ValueError: batches without "sample_index", masks for another token grid than that of the images.
+        FloatingPointError, ValueError: see also `GuardMixin` and `SkippedImagesMixin`.
 
     Example:
         >>> import tempfile
@@ -79,12 +82,12 @@ class JepaTrainer(RunCardMixin, SkippedImagesMixin, KernelMixin, GuardMixin, Tra
             # Every process reads the stream itself: the first one could not send the names of skipped images.
             args.accelerator_config.dispatch_batches = False
         kwargs.setdefault("compute_metrics", _mean_loss)
+        # Before those of the user, which then see the target encoder of the step.
+        callbacks = [SetEpochCallback(), _Schedules(self), *(callbacks or [])]
         super().__init__(model=model, args=args, callbacks=callbacks, **kwargs)
         self.mask_sampler = mask_sampler
         self.collapse_monitor = CollapseMonitor() if args.collapse_monitor else None
-        self._mask_sizes: dict[str, int] = {}
-        self.add_callback(SetEpochCallback())
-        self.add_callback(_Schedules(self))
+        self._details: dict[str, float] = {}
 
     # --- a step -------------------------------------------------------------------------------------------------
 
@@ -101,21 +104,26 @@ class JepaTrainer(RunCardMixin, SkippedImagesMixin, KernelMixin, GuardMixin, Tra
 
     def compute_loss(self, model, inputs, return_outputs: bool = False, num_items_in_batch=None):
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
-        if self.collapse_monitor is not None and self._logs_this_step():  # reads values on the host: only then
-            if len(inputs["target_mask"][0]) > 1:
-                bare = self.accelerator.unwrap_model(model)
-                self.collapse_monitor.add(collapse_signals(bare, inputs, outputs))
-            else:  # the end of a stream, or a batch size of one
-                logger.warning_once("a batch of one image cannot show a collapse: the monitor skips such batches")
+        if self._logs_this_step():  # reads values on the host: only then
+            self._note(self.accelerator.unwrap_model(model), inputs, outputs)
         return (loss, outputs) if return_outputs else loss
 
-    def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
-        """All images count here; only training wants full batches."""
-        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
-        try:
-            return super().get_eval_dataloader(eval_dataset)
-        finally:
-            self.args.dataloader_drop_last = drop_last
+    def _note(self, model: JepaPreTrainingMixin, inputs: dict[str, Any], outputs: JepaForPreTrainingOutput) -> None:
+        """Keep what the log of this step shall say beside the loss."""
+        self._details = {
+            "context_tokens": inputs["context_mask"][0].shape[1],
+            "target_tokens": inputs["target_mask"][0].shape[1],
+        }
+        if outputs.regularization_loss is not None:
+            self._details["prediction_loss"] = outputs.prediction_loss.item()
+            self._details["regularization_loss"] = outputs.regularization_loss.item()
+        if self.collapse_monitor is None:
+            return
+        signals = gather_object([collapse_signals(model, inputs, outputs)])
+        if signals := [one for one in signals if one is not None]:
+            self.collapse_monitor.add(mean_signals(signals))
+        else:  # the end of a stream, or a batch size of one
+            logger.warning_once("a batch of one image cannot show a collapse: the monitor skips such batches")
 
     def _add_masks(self, inputs: dict[str, Any], step: int | None = None, epoch: int | None = None) -> dict[str, Any]:
         """Replace the bookkeeping of a batch by the masks of this step."""
@@ -127,15 +135,18 @@ class JepaTrainer(RunCardMixin, SkippedImagesMixin, KernelMixin, GuardMixin, Tra
         inputs.pop("labels", None)
         step = self.state.global_step if step is None else step
         epoch = int(self.state.epoch or 0) if epoch is None else epoch  # 1.5 in the middle of the second epoch
+        self._require_same_grid(inputs)
         masks = self.mask_sampler(inputs.pop("sample_index").cpu(), step=step, epoch=epoch)
-        self._mask_sizes = {
-            "context_tokens": masks.context_mask[0].shape[1],
-            "target_tokens": masks.target_mask[0].shape[1],
-        }
         return inputs | masks._asdict()
 
+    def _require_same_grid(self, inputs: dict[str, Any]) -> None:
+        drawn = getattr(self.mask_sampler, "grid_size", None)
+        grid = self.model.context_encoder.token_grid(inputs[self.model.main_input_name])
+        if drawn is not None and tuple(drawn) != grid:
+            raise ValueError(f"masks are drawn on a grid of {tuple(drawn)} tokens, but the images are {grid} tokens")
+
     def _logs_this_step(self) -> bool:
-        if not self.model.training:
+        if not self.model.training or not self.accelerator.sync_gradients:  # not on all batches of one step
             return False
         step = self.state.global_step + 1
         every = max(1, int(self.state.logging_steps or 1))
@@ -177,7 +188,7 @@ class JepaTrainer(RunCardMixin, SkippedImagesMixin, KernelMixin, GuardMixin, Tra
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
             logs["momentum"] = self.momentum(max(0, self.state.global_step - 1))
-            logs |= self._mask_sizes
+            logs |= self._details
             if self.collapse_monitor is not None:
                 logs |= self.collapse_monitor.logs() | {"verdict": self.collapse_monitor.verdict}
         super().log(logs, start_time)

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassClassValidationError
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 
 from hf_jepa.hub.files import read_torch_checkpoint
@@ -206,3 +208,27 @@ def test_feature_extraction_pipeline():
     processor = IJepaImageProcessor.from_config(model.config)
     pipe = transformers.pipeline("image-feature-extraction", model=model, image_processor=processor)
     assert torch.tensor(pipe(Image.new("RGB", (50, 40)))).shape == (1, 64, 32)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"layer_norm_eps": -1.0}, "layer_norm_eps must be above 0, got -1.0"),
+        ({"initializer_range": 0.0}, "initializer_range must be above 0, got 0.0"),
+        ({"hidden_dropout_prob": 1.5}, r"hidden_dropout_prob must be in \[0, 1\), got 1.5"),
+        ({"attention_probs_dropout_prob": -0.1}, "attention_probs_dropout_prob must be"),
+    ],
+)
+def test_numbers_that_no_model_can_have_are_refused(fields, message):
+    with pytest.raises(StrictDataclassClassValidationError, match=message):
+        IJepaConfig(**fields)
+
+
+def test_a_feature_extraction_adapter_runs():
+    config = IJepaConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=4, image_size=16, patch_size=8)
+    lora = LoraConfig(target_modules="all-linear", task_type="FEATURE_EXTRACTION", r=2)
+    pixels = torch.randn(2, 3, 16, 16)
+    model = IJepaModel(config).eval()
+    expected = model(pixels).last_hidden_state
+    found = get_peft_model(model, lora)(pixel_values=pixels).last_hidden_state
+    torch.testing.assert_close(found, expected)  # adapters begin as nothing

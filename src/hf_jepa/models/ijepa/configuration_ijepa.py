@@ -103,6 +103,12 @@ class IJepaConfig(JepaConfigMixin, NativeIJepaConfig):
         for name in ("num_hidden_layers", "pred_num_hidden_layers", "intermediate_size", "num_channels"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("layer_norm_eps", "initializer_range"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
         if not 1 <= self.pred_hidden_size * self.pred_mlp_ratio < 2**31:
             raise ValueError(f"pred_mlp_ratio {self.pred_mlp_ratio} gives the predictor's networks no width")
         if self.hidden_act not in ACT2FN:

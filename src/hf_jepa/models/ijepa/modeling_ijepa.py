@@ -16,7 +16,7 @@ from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from hf_jepa.core.modeling import JepaPreTrainedModel, JepaPreTrainingMixin
+from hf_jepa.core.modeling import JepaPreTrainedModel, JepaPreTrainingMixin, runtime_options
 from hf_jepa.core.outputs import JepaForPreTrainingOutput
 from hf_jepa.layers.attention import Attention
 from hf_jepa.layers.patch_embedding import PatchEmbedding2d, pair
@@ -198,6 +198,10 @@ class IJepaModel(IJepaPreTrainedModel):
     def get_input_embeddings(self) -> nn.Module:
         return self.embeddings.patch_embeddings.projection
 
+    def token_grid(self, pixel_values: torch.Tensor) -> tuple[int, int]:
+        """(rows, columns) of the tokens of images (B, C, H, W)."""
+        return self.embeddings.patch_embeddings.grid_size(pixel_values)
+
     @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)
     def forward(
@@ -219,7 +223,12 @@ class IJepaModel(IJepaPreTrainedModel):
         Returns:
             `last_hidden_state` (B, N, D), or (E * B, K, D) with rows ordered (context mask, image). There is no CLS
             token: a global feature is the mean over N.
+
+        Raises:
+            TypeError: an argument that the model does not know.
+            ValueError: images that do not divide into patches, an unusable mask.
         """
+        kwargs = runtime_options(self, kwargs)
         hidden_states = self.embeddings(pixel_values)
         if context_mask is not None:
             hidden_states = take_tokens_per_mask(hidden_states, as_mask_list(context_mask, "context_mask"))
@@ -247,11 +256,12 @@ class IJepaForPreTraining(JepaPreTrainingMixin, IJepaPreTrainedModel):
 
     # Beside a 16-bit model the target encoder stays float32: its average would not move otherwise.
     _keep_in_fp32_modules_strict = ["ijepa"]
+    encoder_class = IJepaModel  # a variant that is an I-JEPA names its own
 
     def __init__(self, config: IJepaConfig):
         super().__init__(config)
-        self.ijepa = IJepaModel(self.config)
-        self.context_encoder = IJepaModel(self.config)
+        self.ijepa = self.encoder_class(self.config)
+        self.context_encoder = self.encoder_class(self.config)
         self.predictor = IJepaPredictor(self.config)
         self.post_init()
 
@@ -277,8 +287,8 @@ class IJepaForPreTraining(JepaPreTrainingMixin, IJepaPreTrainedModel):
         """
         context_mask = as_mask_list(context_mask, "context_mask")
         target_mask = as_mask_list(target_mask, "target_mask", rows=len(context_mask[0]))
-        grid_size = self.context_encoder.embeddings.patch_embeddings.grid_size(pixel_values)
-        context = self.context_encoder(pixel_values, context_mask=context_mask, **kwargs)
+        grid_size = self.context_encoder.token_grid(pixel_values)
+        context = self.context_encoder(pixel_values, context_mask=context_mask, **kwargs, return_dict=True)
         predictions = self.predictor(context.last_hidden_state, context_mask, target_mask, grid_size)
         targets = repeat_for_contexts(
             self.encode_targets(pixel_values, target_mask), len(target_mask), len(context_mask)
@@ -298,12 +308,13 @@ class IJepaForPreTraining(JepaPreTrainingMixin, IJepaPreTrainedModel):
     def encode_targets(self, pixel_values: torch.Tensor, target_mask: list[torch.Tensor]) -> torch.Tensor:
         """Normalised target embeddings of each mask's tokens, (M * B, K, D), rows ordered (target mask, image)."""
         wanted = torch.cat(target_mask, dim=1)  # (B, M * K); overlapping blocks name a token twice
-        rows, columns = self.target_encoder.embeddings.patch_embeddings.grid_size(pixel_values)
+        rows, columns = self.target_encoder.token_grid(pixel_values)
         if wanted.shape[1] >= rows * columns:  # overlapping blocks: the whole image is fewer tokens
-            hidden_states = self.target_encoder(pixel_values).last_hidden_state
+            hidden_states = self.target_encoder(pixel_values, return_dict=True).last_hidden_state
             hidden_states = take_tokens_per_mask(hidden_states, target_mask)
         else:
-            hidden_states = self.target_encoder(pixel_values, output_mask=wanted).last_hidden_state
+            encoded = self.target_encoder(pixel_values, output_mask=wanted, return_dict=True)
+            hidden_states = encoded.last_hidden_state
             hidden_states = torch.cat(hidden_states.split([mask.shape[1] for mask in target_mask], dim=1))
         return normalize_targets(hidden_states, self.config.target_normalization)
 
@@ -323,10 +334,11 @@ class IJepaForImageClassification(IJepaPreTrainedModel):
     """
 
     _keys_to_ignore_on_load_unexpected = [r"^context_encoder\.", r"^predictor\."]
+    encoder_class = IJepaModel
 
     def __init__(self, config: IJepaConfig):
         super().__init__(config)
-        self.ijepa = IJepaModel(self.config)
+        self.ijepa = self.encoder_class(self.config)
         self.classifier = nn.Linear(self.config.hidden_size, self.config.num_labels)
         self.post_init()
 
@@ -344,7 +356,7 @@ class IJepaForImageClassification(IJepaPreTrainedModel):
         Returns:
             `loss` (scalar or None) and `logits` (B, num_labels).
         """
-        outputs = self.ijepa(pixel_values, **kwargs)
+        outputs = self.ijepa(pixel_values, **kwargs, return_dict=True)
         logits = self.classifier(outputs.last_hidden_state.mean(dim=1))
         loss = self.loss_function(labels, logits, self.config, **kwargs) if labels is not None else None
         return ImageClassifierOutput(
