@@ -57,9 +57,16 @@ def test_further_contexts_change_nothing(model):
 
 
 @pytest.mark.parametrize("positions", [torch.tensor([[0, 1], [2, 3]]), torch.tensor([[0, 1]])])
-def test_where_nothing_can_be_compared_there_are_no_signals(model, positions):
-    targets = torch.randn(len(positions), 2, 32)
-    assert measure(model, targets, targets, [positions]) is None
+@pytest.mark.parametrize("blocks", [1, 3])  # of the same tokens
+def test_where_nothing_can_be_compared_there_are_no_signals(model, positions, blocks):
+    targets = torch.randn(len(positions), 2, 32).repeat(blocks, 1, 1)
+    assert measure(model, targets, targets, [positions] * blocks) is None
+
+
+def test_blocks_that_overlap_count_a_token_once(model):
+    targets, positions = torch.randn(4, 3, 32), torch.arange(3).expand(4, -1)
+    once, twice = (measure(model, targets.repeat(n, 1, 1), targets.repeat(n, 1, 1), [positions] * n) for n in (1, 2))
+    assert (twice.target_std, twice.rankme) == (once.target_std, once.rankme)
 
 
 @pytest.mark.parametrize("images", [2, 11])  # the encoders are compared on no more than 8

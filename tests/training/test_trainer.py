@@ -419,7 +419,7 @@ def test_tiny_recipe_runs_under_accelerate_launch(tmp_path):
     recipe = ROOT / "training_scripts/configs/ijepa/tiny.yaml"
     done = launch(recipe, "--output_dir", tmp_path, "--max_steps", 20, "--embedded_length", 1280, "--use_cpu", "true")
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "verdict         healthy" in done.stdout
+    assert re.search(r"verdict +healthy", done.stdout), done.stdout[-2000:]
     assert IJepaForPreTraining.from_pretrained(tmp_path).config.hidden_size == 96
     assert (tmp_path / "preprocessor_config.json").exists()
     report, agrees = inspect_checkpoint(tmp_path)

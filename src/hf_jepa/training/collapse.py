@@ -89,8 +89,12 @@ def collapse_signals(
         x.detach().float().unflatten(0, (len(target_mask), contexts, images))[:, 0].flatten(0, 2)
         for x in (output.targets, output.predictions)
     )  # (M * B * K, D)
-    position = torch.cat(list(target_mask)).flatten()
-    centred = _without_position_mean(targets, position)
+    position = torch.cat(list(target_mask))  # (M * B, K)
+    image = torch.arange(images, device=position.device).repeat(len(target_mask)).unsqueeze(1).expand_as(position)
+    once = _first_of_each(
+        image.flatten() * (position.max() + 1) + position.flatten()
+    )  # blocks of an image may overlap
+    centred = _without_position_mean(targets[once], position.flatten()[once])
     if len(centred) == 0:
         return None
     energy = targets.square().mean()
@@ -113,6 +117,13 @@ def _context_target_cosine(model: JepaPreTrainingMixin, inputs: dict[str, Any], 
     context = context.unflatten(0, (len(shown), -1))[:, :MAX_IMAGES].flatten(0, 1)
     context = normalize_targets(context, model.config.target_normalization)
     return cosine_similarity(context.float(), targets.float(), dim=-1).mean().item()
+
+
+def _first_of_each(key: torch.Tensor) -> torch.Tensor:
+    """Indices at which a value stands for the first time. (n,) -> (n',)"""
+    values, place = key.unique(return_inverse=True)
+    order = torch.arange(len(key), device=key.device)
+    return torch.full_like(values, len(key)).scatter_reduce(0, place, order, "amin")
 
 
 def _without_position_mean(tokens: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
