@@ -236,6 +236,10 @@ def module_table(dim: int, grid_size: tuple[int, int]) -> dict:
             lambda c: c["target_encoder"]["module.pos_embed"].mul_(-1),
             "pos_embed of entry 'target_encoder'.*no.*any grid",
         ),
+        (
+            lambda c: c["target_encoder"]["module.pos_embed"].add_(0.3),
+            "pos_embed of entry 'target_encoder'.*no.*any grid",
+        ),
         (lambda c: c["predictor"].update(module_table(16, (4, 9))), "'predictor' is the table of a grid of 4x9.*6x6"),
     ],
 )
@@ -370,6 +374,20 @@ def test_there_and_back_with_the_fields_that_are_printed(tmp_path, fields):
 def test_reverse_refuses_options_of_the_other_direction(converted, tmp_path, capsys, option):
     assert main(["convert", "--reverse", str(converted[0]), "--output", str(tmp_path / "x"), *option]) == 2
     assert f"{option[0]} does not go with --reverse" in capsys.readouterr().err and not (tmp_path / "x").exists()
+
+
+def test_the_official_layout_is_not_uploaded(converted, tmp_path, capsys):
+    arguments = ["convert", "--reverse", str(converted[0]), "--output", str(tmp_path / "x"), "--push-to-hub", "a/b"]
+    assert main(arguments) == 2
+    assert "--push-to-hub uploads converted checkpoints" in capsys.readouterr().err and not (tmp_path / "x").exists()
+
+
+def test_a_checkpoint_of_another_model_type_is_refused(converted, tmp_path):
+    shutil.copytree(converted[0], tmp_path / "ours")
+    config = json.loads((converted[0] / "config.json").read_text())
+    (tmp_path / "ours" / "config.json").write_text(json.dumps(config | {"model_type": "vit"}))
+    with pytest.raises(ConversionError, match=r"config\.json is of a model of type 'vit', expected 'ijepa'"):
+        revert_checkpoint(VARIANTS["ijepa"], tmp_path / "ours", tmp_path / "back.pth.tar")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("-inf")])

@@ -74,6 +74,14 @@ def test_parquet_names_the_row(parquet, folder):
     assert load_images(parquet.parent).column_names == ["image", "label"]
 
 
+def test_parquet_in_a_folder_inside_is_found(parquet):
+    nested = parquet.parent.parent / "repository" / "data"
+    nested.mkdir(parents=True)
+    parquet.rename(nested / "train-00000-of-00001.parquet")
+    rows = load_images(nested.parent)
+    assert len(rows) == 11 and rows.column_names == ["image", "label"]
+
+
 def test_parquet_without_file_names(tmp_path):
     rows = [{"img": {"bytes": b"junk", "path": None}, "text": "a"}]
     datasets.Dataset.from_list(rows).to_parquet(tmp_path / "x.parquet")
@@ -180,6 +188,14 @@ def test_endless_streams_shuffle_every_pass_anew(workers):
         next(iter(IterableImageDataset(nothing, evaluation_transform(8), endless=True)))
 
 
+def test_workers_without_a_share_in_an_endless_stream_end():
+    rows = datasets.Dataset.from_dict({"image": [picture(i) for i in range(3)]}).to_iterable_dataset(num_shards=1)
+    stream = IterableImageDataset(rows, evaluation_transform(8), endless=True)
+    loader = DataLoader(stream, 3, collate_fn=ImageCollator(), num_workers=2, timeout=20)
+    found = [batch["sample_index"].tolist() for batch in itertools.islice(loader, 4)]
+    assert found == [[0, 2, 4], [6, 8, 10], [12, 14, 16], [18, 20, 22]]
+
+
 def test_folders_divided_into_splits_number_classes_alike(tmp_path):
     for split, kinds in (("train", ("bird", "cat", "dog")), ("val", ("cat", "dog"))):
         for kind in kinds:
@@ -192,6 +208,24 @@ def test_folders_divided_into_splits_number_classes_alike(tmp_path):
         load_images(tmp_path / "d", split="test")
     assert len(load_images(tmp_path / "d", split="train[:2]")) == 2
     assert load_images(tmp_path / "d" / "train")["label"][:] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("folders", "split"),
+    [
+        (("val", "test"), "validation"),
+        (("val", "test"), "test"),
+        (("training",), "train"),
+        (("training", "extra"), "train"),
+    ],
+)
+def test_folders_are_divided_by_any_usual_name(tmp_path, folders, split):
+    for folder in folders:
+        for kind in ("cat", "dog"):
+            (tmp_path / "d" / folder / kind).mkdir(parents=True)
+            picture(0).save(tmp_path / "d" / folder / kind / "1.png")
+    rows = load_images(tmp_path / "d", split)
+    assert len(rows) == 2 and rows.features["label"].names == ["cat", "dog"]
 
 
 def test_folders_without_splits_and_without_classes(folder, tmp_path):
@@ -273,6 +307,14 @@ def test_decoding_data_sets_are_switched_to_undecoded(folder):
     with pytest.raises(OSError):
         [rows[i] for i in range(len(rows))]
     assert sum(isinstance(sample, UndecodableImage) for sample in ImageDataset(rows, evaluation_transform(8))) == 3
+
+
+@pytest.mark.parametrize("format", ["pandas", "arrow"])
+def test_data_sets_with_a_format_give_the_same_samples(folder, format):
+    rows = datasets.load_dataset("imagefolder", data_dir=str(folder), split="train")
+    plain = ImageDataset(rows, evaluation_transform(8))[0]
+    found = ImageDataset(rows.with_format(format), evaluation_transform(8))[0]
+    assert torch.equal(found["pixel_values"], plain["pixel_values"]) and found["labels"] == plain["labels"]
 
 
 def test_wrong_use_is_refused(folder):

@@ -72,6 +72,26 @@ def test_weight_decay_is_chosen_by_held_out_rows():
     assert chosen.weight_decay == 1e-1 and chosen.accuracy > weakest.accuracy
 
 
+def test_held_out_rows_are_scored_with_the_bias():
+    x = torch.randn(200, 5, generator=torch.Generator().manual_seed(0))
+    y = (torch.arange(200) % 10 == 0).long()  # nothing but the sizes of the classes can be learnt
+    result = linear_probe(x, y, x, weight_decays=(0.1, 1.0))
+    assert result.held_out == {0.1: pytest.approx(0.9, abs=0.05), 1.0: pytest.approx(0.9, abs=0.05)}
+
+
+@pytest.mark.parametrize("grid", [(1e-4, 1e-2, 1.0), (1.0, 1e-2, 1e-4)])
+def test_of_equally_accurate_weight_decays_the_one_of_the_lowest_loss_is_chosen(grid):
+    x, y = separable(140, 0, noise=0.05)  # the weaker the decay, the surer the right answers
+    result = linear_probe(x, y, x, weight_decays=grid)
+    assert set(result.held_out.values()) == {1.0} and result.weight_decay == 1e-4
+
+
+def test_the_seed_chooses_the_held_out_rows():
+    y = torch.arange(40) % 4
+    assert torch.equal(_held_out_mask(y, 0.2, 0), _held_out_mask(y, 0.2, 0))
+    assert not torch.equal(_held_out_mask(y, 0.2, 0), _held_out_mask(y, 0.2, 1))
+
+
 def test_same_as_scikit_learn():
     linear_model = pytest.importorskip("sklearn.linear_model")
     train_x, train_y = noisy(300, 0)

@@ -14,7 +14,14 @@ def counts(index):
     return dict(zip(values.tolist(), n.tolist(), strict=True))
 
 
-@pytest.mark.parametrize(("fraction", "expected"), [(0.01, {0: 1, 4: 3, 9: 1}), (0.1, {0: 12, 4: 30, 9: 1})])
+@pytest.mark.parametrize(
+    ("fraction", "expected"),
+    [
+        (0.01, {0: 1, 4: 3, 9: 1}),
+        (0.03, {0: 4, 4: 9, 9: 1}),  # 3.6 rows of class 0 are rounded
+        (0.1, {0: 12, 4: 30, 9: 1}),
+    ],
+)
 def test_fraction_of_each_class_and_at_least_one(fraction, expected):
     assert counts(low_shot_indices(LABELS, fraction=fraction)) == expected
 

@@ -21,8 +21,9 @@ CONFIG = {
 SIZES = [32, (16, 32)]
 
 
-def card(config, repo, license="cc-by-nc-4.0"):
-    return build_card(VARIANTS["ijepa"], config, "my model", {"Seen": "nothing"}, license, "Not verified.", repo)
+def card(config, repo, license="cc-by-nc-4.0", **options):
+    facts = {"Seen": "nothing"}
+    return build_card(VARIANTS["ijepa"], config, "my model", facts, license, "Not verified.", repo, **options)
 
 
 @pytest.mark.parametrize("image_size", SIZES)
@@ -37,10 +38,11 @@ def test_the_snippet_of_a_card_runs(image_size, tmp_path):
 
 def test_metadata_is_what_the_hub_reads(tmp_path):
     config = IJepaConfig(**CONFIG, image_size=32)
-    card(config, "someone/model").save(tmp_path / "README.md")
+    card(config, "someone/model", base_model="a/b", datasets=["c/d"]).save(tmp_path / "README.md")
     found = ModelCard.load(tmp_path / "README.md")
     assert found.data.license == "cc-by-nc-4.0"
     assert found.data.library_name == "transformers"
+    assert found.data.base_model == "a/b" and found.data.datasets == ["c/d"]
     assert found.data.tags == ["hf_jepa", "jepa", "ijepa"]
     assert "- **Seen**: nothing" in found.text and "Not verified." in found.text
     assert 'from_pretrained("someone/model")' in found.text

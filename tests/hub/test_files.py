@@ -1,5 +1,6 @@
 """Files that lie are refused, and nobody else's files are touched."""
 
+import json
 import zipfile
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from hf_jepa.core.key_map import ConversionError
-from hf_jepa.hub.files import load_weights, new_folder, new_name, read_torch_checkpoint, save_weights
+from hf_jepa.hub.files import is_finite, load_weights, new_folder, new_name, read_torch_checkpoint, save_weights
 
 
 @pytest.fixture
@@ -34,6 +35,22 @@ def test_compressed_archives_are_refused_unopened(checkpoint, tmp_path):
             target.writestr(entry.filename, source.read(entry))
     with pytest.raises(ConversionError, match="compressed"):
         read_torch_checkpoint(packed)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b"h\x05.", id="KeyError"),
+        pytest.param(b"R.", id="IndexError"),
+        pytest.param(b"ccollections\nOrderedDict\n)R](K\x01\x85eb.", id="ValueError"),
+        pytest.param(b"ctorch._utils\n_rebuild_tensor_v2\n(K\x05K\x00K\x01\x85K\x01\x85\x89}tR.", id="AttributeError"),
+    ],
+)
+def test_pickles_that_make_no_sense_are_refused_by_name(tmp_path, content):
+    """The reader of PyTorch trips over them, each in its own way."""
+    (tmp_path / "x.pth").write_bytes(b"\x80\x02" + content)
+    with pytest.raises(ConversionError, match=r"x\.pth cannot be read"):
+        read_torch_checkpoint(tmp_path / "x.pth")
 
 
 def test_an_output_appears_whole_and_leaves_its_neighbours_alone(tmp_path):
@@ -81,8 +98,18 @@ def test_shards_hold_everything_once_and_are_read_one_by_one(tmp_path):
     assert names == [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
     assert len(reads) == 1 + len(names)
     assert set(load_file(tmp_path / names[0])) == {"q", "k"}
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+    assert index["metadata"]["total_size"] == sum(value.nbytes for value in state.values())
+    assert index["weight_map"] == {"q": names[0], "k": names[0], "conv": names[1]}
     found = load_weights(tmp_path)
     assert set(found) == set(state) and all(torch.equal(found[key], value) for key, value in state.items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float8_e4m3fn, torch.int8], ids=str)
+def test_finite_numbers_are_told_in_every_type(dtype):
+    assert is_finite(torch.ones(2).to(dtype))
+    if dtype.is_floating_point:
+        assert not is_finite(torch.tensor([1.0, float("nan")]).to(dtype))
 
 
 def test_a_folder_without_weights_is_named(tmp_path):

@@ -26,12 +26,16 @@ def test_the_same_weights_agree_and_say_which_torch(model, tmp_path):
     assert differences(model, tmp_path) == []
 
 
-def test_a_tampered_number_is_named(model, tmp_path):
+@pytest.mark.parametrize("name", ["mean", "std", "mean_abs", "value 3"])
+def test_a_tampered_number_is_named(model, tmp_path, name):
     fingerprint = write_fingerprint(model, tmp_path)
-    fingerprint["mean_abs"] *= 1.01
+    if name == "value 3":
+        fingerprint["first_values"][3] += 0.01 * fingerprint["std"]
+    else:
+        fingerprint[name] += 0.01 * fingerprint["std"]
     (tmp_path / FILE_NAME).write_text(json.dumps(fingerprint))
     (line,) = differences(model, tmp_path)
-    assert line.startswith("mean_abs")
+    assert line.startswith(f"{name} is ")
 
 
 @pytest.mark.parametrize("content", ["{}", "[1]"])

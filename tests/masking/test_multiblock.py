@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hf_jepa.masking.build import build_mask_sampler
-from hf_jepa.masking.multiblock import MultiBlockMaskSampler
+from hf_jepa.masking.multiblock import MultiBlockMaskSampler, _at_level
 from hf_jepa.masking.statistics import measure_masks
 
 
@@ -15,6 +15,7 @@ SETTINGS = {
     "default": {"grid_size": 14},
     "two contexts": {"grid_size": 14, "context_scale": (0.4, 0.8), "num_context_masks": 2, "num_target_masks": 2},
     "overlap": {"grid_size": 14, "allow_overlap": True},
+    "one target": {"grid_size": 14, "num_target_masks": 1},
     "small": {"grid_size": 6, "min_keep": 4},
     "wide": {"grid_size": (8, 20)},
     "tall": {"grid_size": (28, 7)},
@@ -40,6 +41,17 @@ def rows_of(masks, rows):
     return masks._replace(
         context_mask=[m[rows] for m in masks.context_mask], target_mask=[m[rows] for m in masks.target_mask]
     )
+
+
+def distinct_places(sampler):
+    """Different places that the targets of an image take, for every image of many steps."""
+    found = []
+    for step in range(50):
+        masks = sampler(torch.arange(16), step=step)
+        assert masks.context_mask[0].shape == (16, sampler.context_length)
+        first_token = torch.stack([mask[:, 0] for mask in masks.target_mask], dim=1)  # (B, M)
+        found += [len(row.unique()) for row in first_token]
+    return found
 
 
 def is_member(tokens, num_tokens):
@@ -176,20 +188,44 @@ def test_default_context_length_is_kept_by_nearly_all_first_placements(sampler):
     assert replace(sampler, seed=5, context_length=None).context_length == sampler.context_length
 
 
+def test_the_default_context_length_does_not_exceed_the_guarantee():
+    sampler = MultiBlockMaskSampler(**SETTINGS["one target"])
+    guaranteed = sampler._guaranteed_context(*sampler._all_block_sizes())
+    assert sampler._calibrated_context_length() > guaranteed == sampler.context_length
+
+
+def test_images_are_placed_anew_before_their_targets_are_stacked():
+    places = distinct_places(MultiBlockMaskSampler(**SETTINGS["crowded"]))
+    assert sum(places) / len(places) > 2.1  # 1.92 where all of the images that are short are stacked
+
+
+def test_two_contexts_on_one_place_keep_different_tokens():
+    sampler = MultiBlockMaskSampler(
+        14, context_scale=(1.0, 1.0), num_context_masks=2, allow_overlap=True, context_length=60
+    )
+    first, second = sampler(torch.arange(4), step=0).context_mask
+    assert not any(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_scales_reach_both_ends_of_their_range():
+    assert _at_level((0.25, 0.75), np.array([0, 128, 256])).tolist() == [0.25, 0.5, 0.75]
+
+
+def test_a_block_needs_one_token_more_than_min_keep():
+    settings = {"grid_size": 12, "target_scale": (1 / 6, 1 / 6), "target_aspect_ratio": (2 / 3, 2 / 3)}
+    assert MultiBlockMaskSampler(**settings, min_keep=23).block_sizes(0)[0] == (4, 6)
+    with pytest.raises(ValueError, match="a target block of 4 x 6 = 24 tokens cannot keep more than min_keep=24"):
+        MultiBlockMaskSampler(**settings, min_keep=24)
+
+
 def test_the_guarantee_is_reached_by_stacking_targets_and_not_exceeded():
     settings = SETTINGS["crowded"] | {"context_length": None}
     relaxed = MultiBlockMaskSampler(**settings)
     guaranteed = relaxed._guaranteed_context(*relaxed._all_block_sizes())
     sampler = MultiBlockMaskSampler(**settings | {"context_length": guaranteed})
-    places = {relaxed: [], sampler: []}  # different places that the 6 targets of an image take
-    for drawn, distinct in places.items():
-        for step in range(50):
-            masks = drawn(torch.arange(16), step=step)
-            assert masks.context_mask[0].shape == (16, drawn.context_length)
-            first_token = torch.stack([mask[:, 0] for mask in masks.target_mask], dim=1)  # (B, M)
-            distinct += [len(row.unique()) for row in first_token]
-    assert min(places[sampler]) == 1, "all on top of each other"
-    assert sum(places[sampler]) < 0.75 * sum(places[relaxed])
+    places = distinct_places(sampler)
+    assert min(places) == 1, "all on top of each other"
+    assert sum(places) < 0.75 * sum(distinct_places(relaxed))
     with pytest.raises(ValueError, match=f"guarantee {guaranteed}"):
         MultiBlockMaskSampler(**settings | {"context_length": guaranteed + 1})
 

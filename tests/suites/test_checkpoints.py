@@ -6,11 +6,18 @@ from huggingface_hub.errors import StrictDataclassClassValidationError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModelForPreTraining
+from transformers.utils import logging
 
 
 def same(first, second) -> bool:
     a, b = first.state_dict(), second.state_dict()
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def rewrite(folder, change) -> None:
+    """Change the tensors of a saved model."""
+    state = load_file(folder / "model.safetensors")
+    save_file(change(state), folder / "model.safetensors", metadata={"format": "pt"})
 
 
 @pytest.mark.parametrize("shard", ["50GB", "20KB"])
@@ -67,11 +74,56 @@ def test_keys_of_old_hub_files_find_their_places(variant, model, tmp_path):  # t
 @pytest.mark.parametrize("lost", ["context_encoder.layernorm.weight", "predictor.mask_token"])
 def test_half_a_checkpoint_is_refused_by_key(variant, model, tmp_path, lost):
     model.save_pretrained(tmp_path)
-    state = load_file(tmp_path / "model.safetensors")
-    del state[lost]
-    save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    rewrite(tmp_path, lambda state: {key: value for key, value in state.items() if key != lost})
     with pytest.raises(ValueError, match=lost):
         variant.model_class().from_pretrained(tmp_path)
+
+
+def test_a_missing_target_encoder_starts_as_a_copy_of_the_context_encoder(variant, model, tmp_path, caplog):
+    model.save_pretrained(tmp_path)
+    prefix = f"{model.base_model_prefix}."
+    rewrite(tmp_path, lambda state: {key: value for key, value in state.items() if not key.startswith(prefix)})
+    again = variant.model_class().from_pretrained(tmp_path)
+    assert same(again.context_encoder, model.context_encoder) and same(again.target_encoder, model.context_encoder)
+    assert same(again.predictor, model.predictor)
+    assert not any(p.requires_grad for p in again.target_encoder.parameters())
+    assert "the target encoder starts as a copy of the context encoder" in caplog.text
+
+
+@pytest.mark.parametrize("kept", ["predictor.", "nothing"])
+def test_a_checkpoint_without_an_encoder_is_refused(variant, model, tmp_path, kept):
+    model.save_pretrained(tmp_path)
+    rewrite(
+        tmp_path,
+        lambda state: {key if key.startswith(kept) else f"other.{key}": value for key, value in state.items()},
+    )
+    with pytest.raises(ValueError, match="does not hold a complete"):
+        variant.model_class().from_pretrained(tmp_path)
+
+
+def test_keys_without_a_place_are_named(variant, model, tmp_path, caplog):
+    model.save_pretrained(tmp_path)
+    rewrite(tmp_path, lambda state: state | {"stray.weight": torch.ones(2)})
+    assert same(variant.model_class().from_pretrained(tmp_path), model)
+    assert "1 keys have no place in" in caplog.text and "left out: stray.weight" in caplog.text
+
+
+@pytest.fixture
+def chosen_verbosity():
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.DEBUG)
+    yield logging.DEBUG
+    logging.set_verbosity(before)
+
+
+def test_loading_leaves_the_verbosity_of_transformers_alone(variant, model, tmp_path, chosen_verbosity):
+    model.save_pretrained(tmp_path)
+    variant.model_class().from_pretrained(tmp_path)
+    assert logging.get_verbosity() == chosen_verbosity
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(OSError, match="no file named"):
+        variant.model_class().from_pretrained(tmp_path)
+    assert logging.get_verbosity() == chosen_verbosity
 
 
 def other_shapes(variant, model) -> dict:

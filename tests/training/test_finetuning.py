@@ -476,3 +476,31 @@ def test_two_processes_measure_every_image_once(pretrained, photos, tmp_path):
     rows = list(csv.reader((tmp_path / "two/confusion.csv").open()))
     assert sum(int(cell) for row in rows[1:] for cell in row[1:]) == 10
     IJepaForImageClassification.from_pretrained(tmp_path / "two")
+
+
+def tiny_lora_run(checkpoint, output, *options) -> list[str]:
+    common = ["--model_name_or_path", checkpoint, "--dataset", "embedded", "--embedded_per_picture", 2]
+    common += ["--mode", "lora", "--max_steps", 1, "--use_cpu", "true", "--report_to", "none", "--output_dir", output]
+    return [str(option) for option in (*common, *options)]
+
+
+def test_a_lora_run_saves_an_ordinary_classifier(pretrained, tmp_path):
+    trainer = finetune(tiny_lora_run(pretrained, tmp_path / "out"))
+    assert not (tmp_path / "out/adapter_config.json").exists()
+    stock = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "out").eval()
+    pixels = torch.randn(2, 3, 48, 48)
+    torch.testing.assert_close(stock(pixels).logits, trainer.model.eval()(pixels).logits, rtol=0, atol=1e-5)
+
+
+def test_adapters_are_as_the_fields_of_the_run_say(pretrained, tmp_path, monkeypatch):
+    made = []
+
+    def stop(model, config):
+        made.append(config)
+        raise InterruptedError("before the training")
+
+    monkeypatch.setattr("hf_jepa.training.finetuning.get_peft_model", stop)
+    fields = ["--lora_rank", 3, "--lora_alpha", 7, "--lora_dropout", 0.25]
+    with pytest.raises(InterruptedError):
+        finetune(tiny_lora_run(pretrained, tmp_path / "out", *fields))
+    assert [(config.r, config.lora_alpha, config.lora_dropout) for config in made] == [(3, 7.0, 0.25)]
