@@ -42,6 +42,7 @@ def test_compressed_archives_are_refused_unopened(checkpoint, tmp_path):
     [
         pytest.param(b"h\x05.", id="KeyError"),
         pytest.param(b"R.", id="IndexError"),
+        pytest.param(b"\x80\x02}]K\x01s.", id="TypeError"),
         pytest.param(b"ccollections\nOrderedDict\n)R](K\x01\x85eb.", id="ValueError"),
         pytest.param(b"ctorch._utils\n_rebuild_tensor_v2\n(K\x05K\x00K\x01\x85K\x01\x85\x89}tR.", id="AttributeError"),
     ],

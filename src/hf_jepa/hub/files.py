@@ -44,7 +44,7 @@ def read_torch_checkpoint(path: str | Path, verified: bool = False) -> dict:
         if not any(word in str(error).lower() for word in ("global", "operand")):
             reason = "it is not a PyTorch checkpoint, or damaged"
         raise ConversionError(f"{path} is refused: {reason}") from error
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError, AttributeError, IndexError) as error:
+    except (RuntimeError, EOFError, OSError, KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
         first_line = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConversionError(
             f"{path} cannot be read as a PyTorch checkpoint ({first_line}): is it complete?"
