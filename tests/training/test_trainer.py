@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from accelerate import Accelerator
 from huggingface_hub import ModelCard
 from PIL import Image
 from transformers import TrainerCallback
@@ -66,10 +67,12 @@ def test_resume_in_the_middle_of_an_epoch_is_exact(make_trainer, tmp_path, mode,
     assert all(torch.equal(value, expected[name]) for name, value in weights(resumed).items())
 
 
-def test_schedules_and_average_act_once_per_optimizer_step(make_trainer, monkeypatch):
+@pytest.mark.parametrize(("scale", "warmup"), [(1.0, 3), (1.25, 3 / 8)])  # a warm-up below 1 is a share of the run
+def test_schedules_and_average_act_once_per_optimizer_step(make_trainer, monkeypatch, scale, warmup):
     seen = []
     original = Average.__call__
-    trainer = make_trainer(gradient_accumulation_steps=2, max_steps=5, final_weight_decay=0.4, logging_steps=1)
+    options = {"schedule_scale": scale, "warmup_steps": warmup, "final_weight_decay": 0.4}
+    trainer = make_trainer(gradient_accumulation_steps=2, max_steps=8, logging_steps=1, **options)
 
     def record(average, momentum):
         model = trainer.model
@@ -82,9 +85,45 @@ def test_schedules_and_average_act_once_per_optimizer_step(make_trainer, monkeyp
 
     monkeypatch.setattr(Average, "__call__", record)
     trainer.train()
-    assert seen == [(momentum_at(i, 5, 0.996, 1.0), weight_decay_at(i, 5, 0.04, 0.4), 0.0) for i in range(5)]
-    rates = [entry["learning_rate"] for entry in trainer.state.log_history if "loss" in entry]
-    assert rates == pytest.approx([learning_rate_at(i, 5, 3, 2e-4, 1e-3, 1e-6) for i in range(5)])
+    end = int(8 * scale)
+    assert seen == [(momentum_at(i, end, 0.996, 1.0), weight_decay_at(i, end, 0.04, 0.4), 0.0) for i in range(8)]
+    logged = [entry for entry in trainer.state.log_history if "loss" in entry]
+    rates = [entry["learning_rate"] for entry in logged]
+    assert rates == pytest.approx([learning_rate_at(i, end, 3, 2e-4, 1e-3, 1e-6) for i in range(8)])
+    assert [entry["momentum"] for entry in logged] == [momentum for momentum, *_ in seen]
+
+
+def test_the_target_encoder_waits_where_the_optimizer_skips_a_step(make_trainer, monkeypatch):
+    monkeypatch.setattr(Accelerator, "optimizer_step_was_skipped", True)  # as gradients that overflow in float16 do
+    trainer = make_trainer(max_steps=2)
+    before = [p.clone() for p in trainer.model.target_encoder.parameters()]
+    trainer.train()
+    assert all(torch.equal(a, b) for a, b in zip(before, trainer.model.target_encoder.parameters(), strict=True))
+
+
+def test_optimizer_and_clipping_are_those_of_the_recipe_unless_chosen(make_trainer):
+    trainer = make_trainer()
+    optimizer = trainer.create_optimizer()
+    assert (optimizer.defaults["betas"], optimizer.defaults["eps"]) == ((0.9, 0.999), 1e-8)
+    assert trainer.args.max_grad_norm == 0.0
+    chosen = make_trainer(adam_beta1=0.8, adam_beta2=0.97, adam_epsilon=1e-6).create_optimizer()
+    assert (chosen.defaults["betas"], chosen.defaults["eps"]) == ((0.8, 0.97), 1e-6)
+
+
+def test_masks_follow_step_and_epoch_and_are_always_the_same_in_evaluation(make_trainer):
+    trainer = make_trainer()
+    seen, sampler = [], trainer.mask_sampler
+
+    def spy(sample_index, step, epoch):
+        seen.append((step, epoch))
+        return sampler(sample_index, step=step, epoch=epoch)
+
+    trainer.mask_sampler = spy
+    trainer.train()
+    assert seen == [(i, i // 8) for i in range(20)]
+    seen.clear()
+    trainer.evaluate(EmbeddedCrops(16))
+    assert set(seen) == {(0, 0)}
 
 
 def test_frozen_targets_stay(make_trainer):
@@ -268,12 +307,19 @@ def photos(tmp_path):
 
 
 @pytest.mark.parametrize("batch", [8, 1])  # of one image, the broken one has a batch to itself
-def test_corrupt_image_is_named_counted_and_skipped(make_trainer, photos, capsys, batch):
+def test_corrupt_image_is_named_counted_and_skipped(make_trainer, photos, capsys, caplog, batch):
     dataset = ImageDataset(load_images(photos), pretraining_transform(48))
     trainer = make_trainer(dataset=dataset, num_train_epochs=2, max_steps=-1, per_device_train_batch_size=batch)
     trainer.train()
     assert all(parameter.isfinite().all() for parameter in trainer.model.parameters())
     assert len(trainer.skipped) == 1 and "broken.jpg" in next(iter(trainer.skipped))
+    assert caplog.text.count("broken.jpg") == 1  # in two epochs
+    assert re.search(r"skipped images +1\n", capsys.readouterr().out)
+
+
+def test_images_that_other_processes_skipped_are_counted(make_trainer, monkeypatch, capsys):
+    monkeypatch.setattr("hf_jepa.training.skipped.gather_object", lambda files: [*files, "other.jpg: broken"])
+    make_trainer(max_steps=1).train()
     assert re.search(r"skipped images +1\n", capsys.readouterr().out)
 
 
@@ -442,6 +488,8 @@ def test_values_of_a_recipe_mean_what_they_do_on_the_command_line(tmp_path):
         (["--optim", "sgd"], "optim='sgd' would change nothing: pretraining has its own AdamW"),
         (["--lr_scheduler_type", "constant"], "lr_scheduler_type=.* would change nothing"),
         (["--learning_rate", "0"], "learning_rate=0.0 must be above 0"),
+        (["--schedule_scale", "0.5"], "schedule_scale=0.5 would end the schedules before the run"),
+        (["--final_momentum", "1.5"], r"final_momentum=1.5 is outside \[0, 1\]"),
         (["--model_config", '{"image_size": [48, 96], "patch_size": 8}'], "crops of the embedded pictures are square"),
     ],
 )
@@ -457,6 +505,12 @@ def test_signals_are_measured_where_they_are_logged(make_trainer, strategy, step
     trainer.train()
     logged = [entry["step"] for entry in trainer.state.log_history if "rankme" in entry]
     assert logged == steps and len(trainer.collapse_monitor.history) == 2  # the summary shows the last
+
+
+def test_signals_of_the_first_step_are_measured_where_it_is_logged(make_trainer):
+    trainer = make_trainer(max_steps=6, logging_steps=5, logging_first_step=True)
+    trainer.train()
+    assert [entry["step"] for entry in trainer.state.log_history if "rankme" in entry] == [1, 5]
 
 
 def test_help_names_every_field(capsys):
