@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,13 +18,16 @@ import yaml
 from huggingface_hub import ModelCard
 from PIL import Image
 
+from hf_jepa.data.augmentations import RandomHorizontalFlip
 from hf_jepa.data.embedded import LabelledCrops
 from hf_jepa.data.images import ImageCollator
+from hf_jepa.data.transforms import RandomResizedCrop
+from hf_jepa.hub.processors import ProcessorTransform
 from hf_jepa.models.ijepa.configuration_ijepa import IJepaConfig
 from hf_jepa.models.ijepa.image_processing_ijepa import IJepaImageProcessor
 from hf_jepa.models.ijepa.modeling_ijepa import IJepaForImageClassification, IJepaForPreTraining, IJepaModel
 from hf_jepa.registry import VARIANTS
-from hf_jepa.training.finetune_image import ClassificationArguments, build_datasets, finetune
+from hf_jepa.training.finetune_image import ClassificationArguments, build_datasets, finetune, open_split
 from hf_jepa.training.finetuning import (
     FineTuningArguments,
     ImageClassificationTrainer,
@@ -95,12 +99,14 @@ def test_any_checkpoint_starts_a_classifier_with_its_target_encoder(pretrained, 
     assert model.config.num_labels == 18 and model.config.id2label[3] == "class 3"
 
 
-def test_a_finished_classifier_keeps_its_head(pretrained, tmp_path):
+def test_a_finished_classifier_keeps_its_head(pretrained, tmp_path, caplog):
     model = classifier(pretrained)
     model.save_pretrained(tmp_path / "done")
+    caplog.clear()
     again = classifier(tmp_path / "done")
-    assert torch.equal(again.classifier.weight, model.classifier.weight)
+    assert torch.equal(again.classifier.weight, model.classifier.weight) and not caplog.records
     other = classifier(tmp_path / "done", names=NAMES[::-1])  # as many classes, but others
+    assert "the classifier of 18 classes starts from a fresh initialisation" in caplog.text
     assert not torch.equal(other.classifier.weight, model.classifier.weight)
     assert other.classifier.weight.std() < 2 * model.classifier.weight.std() and not other.classifier.bias.any()
     model.config.id2label = {i: f"LABEL_{i}" for i in range(18)}
@@ -171,6 +177,17 @@ def test_unknown_mode_is_refused(pretrained):
         prepare_mode(classifier(pretrained), "all")
 
 
+def test_adapters_are_as_large_and_as_strong_as_asked(pretrained):
+    adapters = prepare_mode(classifier(pretrained), "lora", rank=4, alpha=12.0, dropout=0.1).peft_config["default"]
+    assert (adapters.r, adapters.lora_alpha, adapters.lora_dropout) == (4, 12.0, 0.1)
+
+
+def test_hidden_states_that_the_config_asks_for_are_not_measured(pretrained, tmp_path):
+    model = classifier(pretrained)
+    model.config.output_hidden_states = True
+    assert "eval_top1" in make_trainer(model, tmp_path / "run").evaluate()
+
+
 def test_a_diverging_run_stops(pretrained, tmp_path):
     options = {"learning_rate": 1e30, "max_grad_norm": 0.0, "warmup_steps": 0}
     trainer = make_trainer(prepare_mode(classifier(pretrained), "full"), tmp_path / "run", **options)
@@ -216,6 +233,11 @@ def test_layers_learn_more_slowly_the_further_they_are_from_the_output(pretraine
     assert len(found) == len(list(model.parameters()))
     with pytest.raises(ValueError, match="layer_decay is 0"):
         layerwise_groups(model, 1.0, 0.05, 0.0)
+
+
+def test_the_trainer_gives_layers_the_rates_that_its_arguments_ask_for(pretrained, tmp_path):
+    trainer = make_trainer(classifier(pretrained), tmp_path / "run", learning_rate=0.8, layer_decay=0.5)
+    assert {group["lr"] for group in trainer.create_optimizer().param_groups} == {0.8, 0.4, 0.2, 0.1}
 
 
 def test_images_are_normalised_as_the_processor_says(photos):
@@ -270,6 +292,7 @@ def test_bf16_trains(pretrained, tmp_path):
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert losses[-1] < losses[0] and next(trainer.model.parameters()).dtype == torch.float32
+    assert trainer._run_facts()["Precision of training"] == "bfloat16 autocast"
 
 
 # --- data -----------------------------------------------------------------------------------------------------------
@@ -286,6 +309,26 @@ def test_low_shot_and_held_out_rows(photos):
     first, again = train[0]["pixel_values"], train[0]["pixel_values"]
     train.set_epoch(1)
     assert torch.equal(first, again) and not torch.equal(first, train[0]["pixel_values"])  # a new crop in a new epoch
+
+
+def test_the_seed_chooses_the_few_rows(photos):
+    few = [build_datasets(arguments(photos, train_per_class=4), PROCESSOR, 48, seed)[0].indices for seed in (0, 1)]
+    assert few[0] != few[1]
+
+
+@pytest.mark.parametrize("fraction", [None, 0.25])
+def test_only_training_images_are_cropped_at_random(photos, fraction):
+    train, test, _ = build_datasets(arguments(photos, eval_fraction=fraction), PROCESSOR, 48, seed=0)
+    train, test = (data if fraction is None else data.dataset for data in (train, test))
+    assert isinstance(train.transform.steps[0], RandomResizedCrop)
+    assert isinstance(test.transform, ProcessorTransform)
+
+
+@pytest.mark.parametrize("flip", [True, False])
+def test_training_images_are_mirrored_where_it_is_asked_for(photos, flip):
+    chosen = arguments(photos, horizontal_flip=flip)
+    transform = open_split(chosen, "train", PROCESSOR, 48, seed=0, train=True).transform
+    assert any(isinstance(step, RandomHorizontalFlip) for step in transform.steps) == flip
 
 
 def test_a_class_without_training_images_is_refused(photos):
@@ -333,6 +376,14 @@ def test_data_without_labels_is_refused(tmp_path):
     Image.new("RGB", (50, 50)).save(tmp_path / "flat/1.png")
     with pytest.raises(ValueError, match="has no labels: name their column by label_column"):
         build_datasets(arguments(tmp_path / "flat", eval_fraction=0.5), PROCESSOR, 48, seed=0)
+
+
+@pytest.mark.parametrize("missing", [None, -1])
+def test_rows_without_a_label_are_refused(tmp_path, missing):
+    rows = {"image": [{"bytes": b"", "path": None}] * 3, "label": [0, 1, missing]}
+    datasets.Dataset.from_dict(rows).to_parquet(tmp_path / "train-00000-of-00001.parquet")
+    with pytest.raises(ValueError, match="1 rows of split 'train' have no label, the first is row 2"):
+        build_datasets(arguments(tmp_path, eval_fraction=0.5), PROCESSOR, 48, seed=0)
 
 
 def test_one_class_is_refused(tmp_path):
@@ -466,6 +517,22 @@ def test_the_licence_of_the_weights_is_inherited_unless_chosen(pretrained, tmp_p
         finetune([*common, *choice, "--output_dir", str(tmp_path / name)])
     found = [ModelCard.load(tmp_path / name / "README.md").data.license for name in ("inherited", "chosen")]
     assert found == ["cc-by-nc-4.0", "mit"]
+
+
+def test_the_program_resumes_and_its_card_says_what_was_done(pretrained, tmp_path, monkeypatch):
+    options = ["--model_name_or_path", pretrained, "--dataset", "embedded", "--embedded_per_picture", 2]
+    options += ["--eval_fraction", 0.25, "--per_device_train_batch_size", 4, "--gradient_accumulation_steps", 2]
+    options += ["--max_steps", 2, "--save_strategy", "steps", "--save_steps", 1, "--eval_strategy", "no"]
+    options += ["--use_cpu", "true", "--report_to", "none", "--output_dir", tmp_path / "out"]
+    options = [str(option) for option in options]
+    finetune(options)
+    card = (tmp_path / "out/README.md").read_text()
+    assert "**Accuracy on embedded, held out**: top1" in card and "2 of 8 images, 1 process(es)" in card
+    shutil.rmtree(tmp_path / "out/checkpoint-2")
+    steps, original = [], ImageClassificationTrainer.training_step
+    monkeypatch.setattr(ImageClassificationTrainer, "training_step", lambda *args: steps.append(1) or original(*args))
+    trainer = finetune([*options, "--resume_from_checkpoint", "true"])
+    assert len(steps) == 2 and trainer.state.global_step == 2  # two batches make the second step
 
 
 def test_two_processes_measure_every_image_once(pretrained, photos, tmp_path):

@@ -13,6 +13,7 @@ from hf_jepa.data.transforms import pretraining_transform
 from hf_jepa.masking.multiblock import MultiBlockMaskSampler
 from hf_jepa.models.ijepa.configuration_ijepa import IJepaConfig
 from hf_jepa.models.ijepa.modeling_ijepa import IJepaForPreTraining
+from hf_jepa.training.guards import _FiniteWeights, _not_finite
 from hf_jepa.training.pretrain_image import pretrain
 
 
@@ -36,6 +37,14 @@ def test_nan_loss_stops_with_the_step(make_trainer):
         trainer.train()
 
 
+def test_infinity_is_no_better_than_nan(make_trainer):
+    trainer = make_trainer()
+    with pytest.raises(FloatingPointError, match="the loss is inf at step 0"):
+        trainer.log({"loss": float("inf")})
+    trainer.model.predictor.mask_token.data[..., 0] = float("inf")
+    assert _not_finite(trainer.model) == ["predictor.mask_token"]
+
+
 def test_weights_of_nan_are_never_saved(make_trainer, tmp_path):
     spoil = [_SpoilWeights(at=6)]
     trainer = make_trainer("run", max_steps=8, logging_steps=100, save_strategy="steps", save_steps=3, callbacks=spoil)
@@ -45,6 +54,21 @@ def test_weights_of_nan_are_never_saved(make_trainer, tmp_path):
     resumed = make_trainer("run", max_steps=5, logging_steps=1)
     resumed.train(resume_from_checkpoint=True)
     assert resumed.state.global_step == 5
+
+
+def test_weights_of_nan_are_not_saved_at_the_end_of_an_epoch(make_trainer, tmp_path):
+    options = {"max_steps": -1, "num_train_epochs": 2, "logging_steps": 100, "save_strategy": "epoch"}
+    trainer = make_trainer(callbacks=[_SpoilWeights(at=8)], **options)
+    with pytest.raises(FloatingPointError, match="after step 8"):
+        trainer.train()
+    assert not list((tmp_path / "run").glob("checkpoint-*"))
+
+
+def test_one_process_with_such_weights_stops_all(make_trainer, monkeypatch):
+    monkeypatch.setattr("hf_jepa.training.guards.gather_object", lambda names: [*names, "other.weight"])
+    trainer = make_trainer()
+    with pytest.raises(FloatingPointError, match="among them other.weight"):
+        _FiniteWeights(trainer).on_train_end(trainer.args, trainer.state, trainer.control)
 
 
 def test_weights_of_nan_do_not_end_a_run_well(make_trainer):
@@ -65,6 +89,15 @@ def test_data_of_which_nothing_can_be_read_is_refused(make_trainer, batch):
     trainer = make_trainer(dataset=ImageDataset(rows, pretraining_transform(48)), per_device_train_batch_size=batch)
     with pytest.raises(ValueError, match=r"none of the first (20|24) images can be read:\nrow \d+: the content is no"):
         trainer.train()
+
+
+def test_after_one_that_can_be_read_any_number_may_be_skipped(make_trainer):
+    rows = [{"image": Image.new("RGB", (50, 50))}] + [{"image": b"no image"}] * 25
+    dataset = ImageDataset(rows, pretraining_transform(48))
+    trainer = make_trainer()
+    for index in range(len(rows)):
+        trainer.take_skipped(trainer.data_collator([dataset[index]]))
+    assert len(trainer.skipped) == 25
 
 
 def test_a_blank_batch_moves_nothing(make_trainer):

@@ -1,24 +1,32 @@
 """The trainer: exact resume, schedules where they belong, the target encoder once per step, readable reports."""
 
 import dataclasses
+import io
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 import yaml
+from accelerate import Accelerator
 from huggingface_hub import ModelCard
 from PIL import Image
 from transformers import TrainerCallback
 
 from hf_jepa.core.ema import Average
+from hf_jepa.data.augmentations import RandomColorDistortion, RandomGaussianBlur, RandomHorizontalFlip
 from hf_jepa.data.embedded import EmbeddedCrops
 from hf_jepa.data.images import ImageDataset, IterableImageDataset
 from hf_jepa.data.sources import load_images
 from hf_jepa.data.transforms import evaluation_transform, pretraining_transform
+from hf_jepa.evaluation.features import extract_features
+from hf_jepa.evaluation.knn import knn_classify
 from hf_jepa.hub.inspect import inspect_checkpoint
 from hf_jepa.layers.onednn import OneDnnLinear
 from hf_jepa.models.ijepa.configuration_ijepa import IJepaConfig
@@ -31,10 +39,12 @@ from hf_jepa.training.knn_probe import OnlineKnnProbe
 from hf_jepa.training.pretrain_image import (
     MaskArguments,
     PretrainingArguments,
+    add_knn_probe,
     build_dataset,
     build_model,
     pretrain,
 )
+from hf_jepa.training.program import resume_point
 from hf_jepa.training.recipe import parse_recipe
 from hf_jepa.training.schedules import learning_rate_at, momentum_at, weight_decay_at
 from hf_jepa.training.trainer import JepaTrainer
@@ -66,10 +76,12 @@ def test_resume_in_the_middle_of_an_epoch_is_exact(make_trainer, tmp_path, mode,
     assert all(torch.equal(value, expected[name]) for name, value in weights(resumed).items())
 
 
-def test_schedules_and_average_act_once_per_optimizer_step(make_trainer, monkeypatch):
+@pytest.mark.parametrize(("scale", "warmup"), [(1.0, 3), (1.25, 3 / 8)])  # a warm-up below 1 is a share of the run
+def test_schedules_and_average_act_once_per_optimizer_step(make_trainer, monkeypatch, scale, warmup):
     seen = []
     original = Average.__call__
-    trainer = make_trainer(gradient_accumulation_steps=2, max_steps=5, final_weight_decay=0.4, logging_steps=1)
+    options = {"schedule_scale": scale, "warmup_steps": warmup, "final_weight_decay": 0.4}
+    trainer = make_trainer(gradient_accumulation_steps=2, max_steps=8, logging_steps=1, **options)
 
     def record(average, momentum):
         model = trainer.model
@@ -82,9 +94,45 @@ def test_schedules_and_average_act_once_per_optimizer_step(make_trainer, monkeyp
 
     monkeypatch.setattr(Average, "__call__", record)
     trainer.train()
-    assert seen == [(momentum_at(i, 5, 0.996, 1.0), weight_decay_at(i, 5, 0.04, 0.4), 0.0) for i in range(5)]
-    rates = [entry["learning_rate"] for entry in trainer.state.log_history if "loss" in entry]
-    assert rates == pytest.approx([learning_rate_at(i, 5, 3, 2e-4, 1e-3, 1e-6) for i in range(5)])
+    end = int(8 * scale)
+    assert seen == [(momentum_at(i, end, 0.996, 1.0), weight_decay_at(i, end, 0.04, 0.4), 0.0) for i in range(8)]
+    logged = [entry for entry in trainer.state.log_history if "loss" in entry]
+    rates = [entry["learning_rate"] for entry in logged]
+    assert rates == pytest.approx([learning_rate_at(i, end, 3, 2e-4, 1e-3, 1e-6) for i in range(8)])
+    assert [entry["momentum"] for entry in logged] == [momentum for momentum, *_ in seen]
+
+
+def test_the_target_encoder_waits_where_the_optimizer_skips_a_step(make_trainer, monkeypatch):
+    monkeypatch.setattr(Accelerator, "optimizer_step_was_skipped", True)  # as gradients that overflow in float16 do
+    trainer = make_trainer(max_steps=2)
+    before = [p.clone() for p in trainer.model.target_encoder.parameters()]
+    trainer.train()
+    assert all(torch.equal(a, b) for a, b in zip(before, trainer.model.target_encoder.parameters(), strict=True))
+
+
+def test_optimizer_and_clipping_are_those_of_the_recipe_unless_chosen(make_trainer):
+    trainer = make_trainer()
+    optimizer = trainer.create_optimizer()
+    assert (optimizer.defaults["betas"], optimizer.defaults["eps"]) == ((0.9, 0.999), 1e-8)
+    assert trainer.args.max_grad_norm == 0.0
+    chosen = make_trainer(adam_beta1=0.8, adam_beta2=0.97, adam_epsilon=1e-6).create_optimizer()
+    assert (chosen.defaults["betas"], chosen.defaults["eps"]) == ((0.8, 0.97), 1e-6)
+
+
+def test_masks_follow_step_and_epoch_and_are_always_the_same_in_evaluation(make_trainer):
+    trainer = make_trainer()
+    seen, sampler = [], trainer.mask_sampler
+
+    def spy(sample_index, step, epoch):
+        seen.append((step, epoch))
+        return sampler(sample_index, step=step, epoch=epoch)
+
+    trainer.mask_sampler = spy
+    trainer.train()
+    assert seen == [(i, i // 8) for i in range(20)]
+    seen.clear()
+    trainer.evaluate(EmbeddedCrops(16))
+    assert set(seen) == {(0, 0)}
 
 
 def test_frozen_targets_stay(make_trainer):
@@ -221,12 +269,19 @@ def photos(tmp_path):
 
 
 @pytest.mark.parametrize("batch", [8, 1])  # of one image, the broken one has a batch to itself
-def test_corrupt_image_is_named_counted_and_skipped(make_trainer, photos, capsys, batch):
+def test_corrupt_image_is_named_counted_and_skipped(make_trainer, photos, capsys, caplog, batch):
     dataset = ImageDataset(load_images(photos), pretraining_transform(48))
     trainer = make_trainer(dataset=dataset, num_train_epochs=2, max_steps=-1, per_device_train_batch_size=batch)
     trainer.train()
     assert all(parameter.isfinite().all() for parameter in trainer.model.parameters())
     assert len(trainer.skipped) == 1 and "broken.jpg" in next(iter(trainer.skipped))
+    assert caplog.text.count("broken.jpg") == 1  # in two epochs
+    assert re.search(r"skipped images +1\n", capsys.readouterr().out)
+
+
+def test_images_that_other_processes_skipped_are_counted(make_trainer, monkeypatch, capsys):
+    monkeypatch.setattr("hf_jepa.training.skipped.gather_object", lambda files: [*files, "other.jpg: broken"])
+    make_trainer(max_steps=1).train()
     assert re.search(r"skipped images +1\n", capsys.readouterr().out)
 
 
@@ -300,6 +355,41 @@ def test_online_knn_probe_logs_an_accuracy(make_trainer, photos):
     assert list(losses(trainer)) == [2, 4]  # the steps at which both are due
 
 
+def test_online_knn_probe_asks_the_target_encoder_about_test_images(make_trainer, photos, monkeypatch):
+    seen = {"encoders": []}
+
+    def extract(encoder, *args, **kwargs):
+        seen["encoders"].append(encoder)
+        return extract_features(encoder, *args, **kwargs)
+
+    def classify(train_x, train_y, test_x, test_y, **kwargs):
+        seen["rows"] = [len(part) for part in (train_x, train_y, test_x, test_y)]
+        return knn_classify(train_x, train_y, test_x, test_y, **kwargs)
+
+    monkeypatch.setattr("hf_jepa.training.knn_probe.extract_features", extract)
+    monkeypatch.setattr("hf_jepa.training.knn_probe.knn_classify", classify)
+    trainer = make_trainer(max_steps=1)
+    rows = load_images(photos), load_images(photos, "test").select(range(5))
+    train, test = (ImageDataset(part, evaluation_transform(48)) for part in rows)
+    trainer.add_callback(OnlineKnnProbe(trainer, train, test, every=1))
+    trainer.train()
+    assert all(encoder is trainer.model.target_encoder for encoder in seen["encoders"])
+    assert seen["rows"] == [16, 16, 5, 5]
+    with pytest.raises(ValueError, match="positive number of steps, got 0"):
+        OnlineKnnProbe(trainer, train, test, every=0)
+
+
+def test_a_probe_whose_splits_number_classes_differently_is_refused(make_trainer, config_fields, tmp_path):
+    picture = {"bytes": b"", "path": None}
+    for split, labels in (("train", ["cat", "dog", "cow"]), ("test", ["dog", "cow"])):
+        rows = datasets.Dataset.from_dict({"image": [picture] * len(labels), "label": labels})
+        rows.to_parquet(tmp_path / f"{split}-00000-of-00001.parquet")
+    trainer = make_trainer()
+    trainer.processing_class = IJepaImageProcessor.from_config(IJepaConfig(**config_fields))
+    with pytest.raises(ValueError, match="'train' and 'test' number their classes differently"):
+        add_knn_probe(trainer, PretrainingArguments(dataset="embedded", knn_dataset=str(tmp_path)))
+
+
 @pytest.mark.parametrize("path", PRETRAINING, ids=lambda path: path.stem)
 def test_recipes_parse_and_build(path, tmp_path):
     values = yaml.safe_load(path.read_text())
@@ -321,6 +411,107 @@ def test_a_checkpoint_brings_its_own_size(make_trainer, tmp_path):
     model = build_model(VARIANTS["ijepa"], arguments)
     expected = weights(trainer)
     assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
+
+
+def test_a_checkpoint_of_bfloat16_is_continued_in_float32(make_trainer, tmp_path):
+    make_trainer().model.to(torch.bfloat16).save_pretrained(tmp_path / "start")
+    arguments = PretrainingArguments(dataset="embedded", model_name_or_path=str(tmp_path / "start"))
+    model = build_model(VARIANTS["ijepa"], arguments)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+def test_the_card_of_bfloat16_weights_has_the_fingerprint_that_inspection_finds(make_trainer, tmp_path):
+    trainer = make_trainer()
+    trainer.model.to(torch.bfloat16)
+    trainer.save_model()
+    trainer.create_model_card()
+    report, agrees = inspect_checkpoint(tmp_path / "run")
+    assert agrees and "fingerprint agrees" in report
+
+
+def test_data_and_masks_are_those_of_the_recipe(photos, config_fields):
+    config = IJepaConfig(**config_fields)
+    embedded, images, stream = (
+        build_dataset(PretrainingArguments(**options), config, IJepaImageProcessor.from_config(config), seed=3)
+        for options in (
+            {"dataset": "embedded"},
+            {
+                "dataset": str(photos),
+                "crop_scale": [0.9, 1.0],
+                "horizontal_flip": True,
+                "color_distortion": 0.5,
+                "gaussian_blur": True,
+            },
+            {"dataset": str(photos), "streaming": True, "shuffle_buffer": 7},
+        )
+    )
+    assert embedded.seed == images.seed == stream.seed == 3
+    crop, *chosen, _, _ = images.transform.steps  # and, always, to_tensor and Normalize
+    assert crop.scale == (0.9, 1.0)
+    assert [type(step) for step in chosen] == [RandomHorizontalFlip, RandomColorDistortion, RandomGaussianBlur]
+    assert chosen[1].strength == 0.5
+    assert (stream.shuffle_buffer, stream.endless) == (7, True)
+    assert MaskArguments(min_keep=3).sampler(config.grid_size, seed=3).seed == 3
+
+
+def test_labels_of_pretraining_data_may_be_missing(config_fields, tmp_path):
+    picture = io.BytesIO()
+    Image.new("RGB", (50, 50)).save(picture, "png")
+    rows = {"image": [{"bytes": picture.getvalue(), "path": None}] * 2, "label": [None, 1]}
+    datasets.Dataset.from_dict(rows).to_parquet(tmp_path / "train-00000-of-00001.parquet")
+    config = IJepaConfig(**config_fields)
+    arguments = PretrainingArguments(dataset=str(tmp_path))
+    dataset = build_dataset(arguments, config, IJepaImageProcessor.from_config(config), seed=0)
+    assert set(dataset[0]) == set(dataset[1]) == {"pixel_values", "sample_index"}
+
+
+@pytest.fixture
+def run_program(config_fields, tmp_path):
+    """`pretrain` on embedded crops, 4 an optimizer step."""
+
+    def run(name, **options):
+        common = {
+            "dataset": "embedded",
+            "embedded_length": 32,
+            "model_config": json.dumps(config_fields),
+            "min_keep": 3,
+            "per_device_train_batch_size": 4,
+            "output_dir": tmp_path / name,
+            "use_cpu": True,
+            "report_to": "none",
+            "disable_tqdm": True,
+        }
+        return pretrain("ijepa", [f"--{key}={value}" for key, value in (common | options).items()])
+
+    return run
+
+
+def test_the_program_resumes_where_it_is_asked_to(run_program, tmp_path, monkeypatch):
+    run_program("run", max_steps=4, save_steps=2)
+    shutil.rmtree(tmp_path / "run/checkpoint-4")
+    steps, original = [], JepaTrainer.training_step
+    monkeypatch.setattr(JepaTrainer, "training_step", lambda *args: steps.append(1) or original(*args))
+    trainer = run_program("run", max_steps=4, save_steps=2, resume_from_checkpoint="true")
+    assert len(steps) == 2 and trainer.state.global_step == 4
+
+
+def test_the_seed_of_the_program_decides_its_weights(run_program):
+    found = []
+    for seed in (7, 7, 8):
+        found.append(weights(run_program("run", max_steps=1, save_strategy="no", seed=seed)))
+        torch.rand(1)  # whatever else the process draws
+    first, again, other = found
+    assert all(torch.equal(value, again[name]) for name, value in first.items())
+    assert not all(torch.equal(value, other[name]) for name, value in first.items())
+
+
+@pytest.mark.parametrize(
+    ("asked", "meant"),
+    [("true", True), ("last", True), ("false", None), ("no", None), ("False", None), (None, None), ("a/b", "a/b")],
+)
+def test_a_run_resumes_from_what_was_asked_for(asked, meant):
+    training = JepaTrainingArguments(output_dir="unused", use_cpu=True, resume_from_checkpoint=asked)
+    assert resume_point(training) == meant
 
 
 @pytest.mark.parametrize(
@@ -380,6 +571,8 @@ def test_values_of_a_recipe_mean_what_they_do_on_the_command_line(tmp_path):
         (["--optim", "sgd"], "optim='sgd' would change nothing: pretraining has its own AdamW"),
         (["--lr_scheduler_type", "constant"], "lr_scheduler_type=.* would change nothing"),
         (["--learning_rate", "0"], "learning_rate=0.0 must be above 0"),
+        (["--schedule_scale", "0.5"], "schedule_scale=0.5 would end the schedules before the run"),
+        (["--final_momentum", "1.5"], r"final_momentum=1.5 is outside \[0, 1\]"),
         (["--model_config", '{"image_size": [48, 96], "patch_size": 8}'], "crops of the embedded pictures are square"),
     ],
 )
@@ -395,6 +588,12 @@ def test_signals_are_measured_where_they_are_logged(make_trainer, strategy, step
     trainer.train()
     logged = [entry["step"] for entry in trainer.state.log_history if "rankme" in entry]
     assert logged == steps and len(trainer.collapse_monitor.history) == 2  # the summary shows the last
+
+
+def test_signals_of_the_first_step_are_measured_where_it_is_logged(make_trainer):
+    trainer = make_trainer(max_steps=6, logging_steps=5, logging_first_step=True)
+    trainer.train()
+    assert [entry["step"] for entry in trainer.state.log_history if "rankme" in entry] == [1, 5]
 
 
 def test_help_names_every_field(capsys):
