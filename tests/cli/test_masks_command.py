@@ -42,6 +42,8 @@ def test_refusals_name_the_value(tmp_path, capsys):
     assert f"cannot read {text} as an image" in refused(["masks", text, *output], capsys)
     assert "patches of 15" in refused(["masks", "--patch-size", 15, *output], capsys)
     assert "--samples must be at least 1" in refused(["masks", "--samples", 0, *output], capsys)
+    assert "--step must be in [0, 2^63), got -1" in refused(["masks", "--step", -1, *output], capsys)
+    assert "--seed must be in [0, 2^63)" in refused(["masks", "--seed", 2**64, *output], capsys)
     assert "got 3 numbers" in refused(["masks", "--image-size", 32, 32, 32, *output], capsys)
     assert "min_keep=10" in refused(["masks", "--image-size", 64, *output], capsys)
     assert "context_scale" in refused(["masks", "--context-scale", "0.9", "0.1", *output], capsys)

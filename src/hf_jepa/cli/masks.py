@@ -39,6 +39,9 @@ def main(argv: list[str]) -> int:
     image_size, grid_size = _sizes(args.image_size, args.patch_size)
     if args.samples < 1:
         raise ValueError(f"--samples must be at least 1, got {args.samples}")
+    for name in ("step", "seed"):
+        if not 0 <= getattr(args, name) < 2**63:
+            raise ValueError(f"--{name} must be in [0, 2^63), got {getattr(args, name)}")
     image = None if args.image is None else _read_image(args.image, image_size)
 
     import torch
