@@ -21,10 +21,11 @@ class Variant:
         parts: further public names, module suffix -> names.
         native: True where transformers itself owns the `model_type`, which is then never shadowed.
         convertible: whether official weights exist, for which `convert_<name>.py` has `OFFICIAL` (entry of the file ->
-            key map and part of ours), `entries`, `infer_config`, `convert`, `revert`, `fields_not_in_layout` and
-            `released_names`, as I-JEPA's.
+            key map and part of ours), `RELEASED` (architecture -> names of files), `entries`, `infer_config`,
+            `convert`, `revert`, `fields_not_in_layout` and `released_names`, as I-JEPA's.
         weights_license: licence of converted official weights.
-        tiny: config fields of a model that trains in well under a second, for the behaviour suites.
+        tiny: config fields of a model that trains in well under a second, for the behaviour suites; CONTRIBUTING.md
+            says what they ask of it.
     """
 
     name: str

@@ -13,6 +13,7 @@ from hf_jepa.cli.main import main
 from hf_jepa.layers.onednn import use_onednn
 from hf_jepa.models.ijepa.image_processing_ijepa import IJepaImageProcessor
 from hf_jepa.models.ijepa.modeling_ijepa import IJepaForPreTraining
+from hf_jepa.registry import VARIANTS
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +100,8 @@ def test_another_kind_of_model_is_refused(photos, tmp_path, capsys):
     from transformers import ViTConfig
 
     ViTConfig().save_pretrained(tmp_path)
-    assert "type 'vit', expected one of ijepa" in refused(["probe", tmp_path, photos], capsys)
+    known = sorted(variant.config_class().model_type for variant in VARIANTS.values())
+    assert f"type 'vit', expected one of {', '.join(known)}" in refused(["probe", tmp_path, photos], capsys)
 
 
 def test_probe_tells_dark_from_bright(checkpoint, photos, capsys):

@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +12,9 @@ from safetensors.torch import load_file, save_file
 from test_main import refused
 
 from hf_jepa.cli.main import main
+from hf_jepa.hub import inspect
+from hf_jepa.models.ijepa import convert_ijepa
+from hf_jepa.registry import VARIANTS, Variant
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -114,6 +119,78 @@ def test_inspect_says_what_a_fingerprint_covers_and_knows_keys_that_are_no_text(
     assert ", 7" in capsys.readouterr().out
 
 
+class Other(Variant):
+    """A second variant, laid out as I-JEPA but for what `converter` holds."""
+
+    converter: dict = {}
+
+    def module(self, kind: str):
+        assert kind == "convert"
+        return SimpleNamespace(**(vars(convert_ijepa) | self.converter))
+
+
+@pytest.fixture
+def other(monkeypatch):
+    """Puts a second variant before I-JEPA, with these parts of its converter."""
+
+    def put(**converter):
+        ours = VARIANTS["ijepa"]
+        variant = Other(**(vars(ours) | {"name": "other", "title": "Other-JEPA"}))
+        monkeypatch.setattr(Other, "converter", converter)
+        monkeypatch.setattr(inspect, "VARIANTS", {"other": variant, "ijepa": ours})
+
+    return put
+
+
+def refuse(*args, **kwargs):
+    raise ValueError("no such blocks")
+
+
+def test_the_variant_of_an_official_file_is_the_one_that_fits(other, converted, tmp_path, capsys):
+    other(infer_config=refuse)
+    assert main(["inspect", str(OFFICIAL)]) == 0
+    assert "official I-JEPA checkpoint" in capsys.readouterr().out
+    assert main(["convert", str(OFFICIAL), "--output", str(tmp_path / "o"), "--num-attention-heads", "4"]) == 0
+    assert json.loads((tmp_path / "o/config.json").read_text())["model_type"] == "ijepa"
+
+
+def test_of_two_variants_that_fit_the_one_with_more_entries_is_meant(other, capsys):
+    other(OFFICIAL=convert_ijepa.OFFICIAL | {"opt": None})
+    assert inspect.variant_of_file(OFFICIAL).name == "other"
+    assert main(["inspect", str(OFFICIAL)]) == 0
+    assert "official Other-JEPA checkpoint; also holds: scaler" in capsys.readouterr().out
+
+
+def test_a_file_that_fits_two_variants_alike_is_converted_as_neither(other, tmp_path, capsys):
+    other()
+    assert main(["inspect", str(OFFICIAL)]) == 0
+    assert "official Other-JEPA or I-JEPA checkpoint" in capsys.readouterr().out
+    convert = ["convert", OFFICIAL, "--output", tmp_path / "o", "--num-attention-heads", "4"]
+    assert "say which it is by --variant other or --variant ijepa" in refused(convert, capsys)
+    assert not (tmp_path / "o").exists()
+    assert main([*map(str, convert), "--variant", "ijepa"]) == 0
+
+
+def test_a_file_that_fits_no_variant_is_refused_with_the_reason_of_each(other, tmp_path, capsys):
+    other(infer_config=refuse)
+    official = torch.load(OFFICIAL, weights_only=True)
+    torch.save({"encoder": official["encoder"]}, tmp_path / "part.pth.tar")
+    line = refused(["convert", tmp_path / "part.pth.tar", "--output", tmp_path / "o"], capsys)
+    assert "['encoder'], which no variant knows" in line and "I-JEPA has encoder, target_encoder, predictor" in line
+    del official["encoder"]["module.pos_embed"]
+    torch.save(official, tmp_path / "x.pth.tar")
+    line = refused(["convert", tmp_path / "x.pth.tar", "--output", tmp_path / "o"], capsys)
+    assert f"{tmp_path / 'x.pth.tar'}: as Other-JEPA: no such blocks; as I-JEPA: not an official I-JEPA" in line
+
+
+def test_the_variant_to_return_to_is_that_of_the_folder(converted, tmp_path, capsys, monkeypatch):
+    back = ["convert", "--reverse", converted, "--output", tmp_path / "x.pth.tar"]
+    monkeypatch.setitem(VARIANTS, "ijepa", replace(VARIANTS["ijepa"], convertible=False))
+    assert f"{converted} is a model of I-JEPA, which has no official layout" in refused(back, capsys)
+    assert "has no config.json" in refused(["convert", "--reverse", tmp_path, "--output", tmp_path / "x"], capsys)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_convert_and_back(converted, tmp_path):
     assert main(["convert", "--reverse", str(converted), "--output", str(tmp_path / "x.pth.tar")]) == 0
     assert (tmp_path / "x.pth.tar").stat().st_size > 0
@@ -135,6 +212,12 @@ def test_train_runs_a_recipe_with_overrides(tmp_path):
     assert main(["train", "ijepa", str(RECIPE), *map(str, overrides)]) == 0
     assert (output / "model.safetensors").is_file() and (output / "preprocessor_config.json").is_file()
     assert json.loads((output / "trainer_state.json").read_text())["global_step"] == 2
+
+
+def test_train_needs_a_program_of_the_modality(monkeypatch, capsys):
+    monkeypatch.setitem(VARIANTS, "ijepa", replace(VARIANTS["ijepa"], modality="smell"))
+    line = refused(["train", "ijepa", str(RECIPE)], capsys)
+    assert "modality 'smell', which has no program: hf_jepa.training.pretrain_smell is missing" in line
 
 
 def test_train_refuses_unknown_fields_and_missing_recipes(tmp_path, capsys):

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 import hf_jepa
+from hf_jepa.masking import statistics
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,10 +36,10 @@ def blocks(document: Path, *languages: str) -> list[str]:
 
 
 def commands(documents: list[Path]) -> list[str]:
-    """The lines of the bash blocks, in order, without comments and without what cannot run here."""
+    """The lines of the bash blocks, in order and once each, without comments and without what cannot run here."""
     lines = [line for document in documents for block in blocks(document, "bash", "sh") for line in block.splitlines()]
     lines = [line.split(" #")[0].strip() for line in lines]
-    return [line for line in lines if line and not line.startswith(("#", *NOT_RUN))]
+    return list(dict.fromkeys(line for line in lines if line and not line.startswith(("#", *NOT_RUN))))
 
 
 def named(document: Path) -> str:
@@ -67,6 +68,21 @@ def test_local_links_exist(document):
     assert not missing, f"{named(document)} links to files that do not exist: {missing}"
 
 
+def test_the_distribution_of_masks_is_what_the_command_prints(capsys):
+    statistics.main(["--grid-size", "14"])
+    official, corrected = capsys.readouterr().out.split("\ncorrected\n")
+    printed = {"official": official, "corrected": corrected}
+    text = (ROOT / "docs/masking.md").read_text(encoding="utf-8").split("## The distribution")[1]
+    for kind, cells in (("context", "context"), ("one target", "target")):
+        for mode in printed:
+            (row,) = re.findall(rf"\| {kind}, {mode} \| (.*) \|", text)
+            assert f"{cells} by row: 0{row.replace(' | ', ' 0')}\n" in printed[mode], (kind, mode)
+    for label in ("target tokens", "share of the grid in any", "tokens that are never context nor target"):
+        (row,) = re.findall(rf"\| {label}[^|]* \| (.*) \|", text)
+        for mode, cell in zip(printed, row.split(" | "), strict=True):
+            assert re.search(rf"{label}.*?: {cell}\b", printed[mode]), (label, mode)
+
+
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
     """A folder laid out as the documents assume: the scripts beside a photograph and a folder of labelled pictures."""
@@ -85,13 +101,18 @@ def workspace(tmp_path_factory):
     return folder
 
 
+def test_a_command_of_two_documents_runs_once(tmp_path):
+    for name, block in (("a.md", "x 1\ny 2  # why\nmake z"), ("b.md", "# text\ny 2\nx 3")):
+        (tmp_path / name).write_text(f"```bash\n{block}\n```\n```\nnot tried\n```\n")
+    assert commands([tmp_path / "a.md", tmp_path / "b.md"]) == ["x 1", "y 2", "x 3"]
+
+
 def test_commands_run_in_the_order_of_the_readme(workspace):
-    """The commands of the README build on one another, so they run in their order, in one folder."""
+    """Commands build on one another, so all run in one folder: the README's in their order, then what others add."""
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     environment |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    ordered = commands([ROOT / "README.md"])
-    elsewhere = set(commands(DOCUMENTS)) - set(ordered)
-    assert ordered and not elsewhere, f"commands that only other documents name are not run here: {elsewhere}"
-    for line in ordered:
+    lines = commands([ROOT / "README.md", *DOCUMENTS])
+    assert lines
+    for line in lines:
         done = subprocess.run(shlex.split(line), cwd=workspace, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, f"{line}\n{done.stdout[-1500:]}\n{done.stderr[-3000:]}"

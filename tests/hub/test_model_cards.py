@@ -6,9 +6,6 @@ import pytest
 import torch
 import yaml
 
-from hf_jepa.models.ijepa.configuration_ijepa import IJepaConfig
-from hf_jepa.models.ijepa.convert_ijepa import RELEASED, released_names
-from hf_jepa.models.ijepa.modeling_ijepa import IJepaForPreTraining
 from hf_jepa.registry import VARIANTS
 
 
@@ -19,21 +16,25 @@ def facts(path: Path) -> dict:
     return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
-def test_every_released_file_has_one_source_file():
-    files = sorted(facts(path)["official_file"]["value"] for path in CARDS)
-    assert files == sorted(name for names in RELEASED.values() for name in names)
+@pytest.mark.parametrize("name", [name for name, variant in VARIANTS.items() if variant.convertible])
+def test_every_released_file_has_one_source_file(name):
+    files = sorted(facts(path)["official_file"]["value"] for path in CARDS if facts(path)["variant"] == name)
+    released = VARIANTS[name].module("convert").RELEASED
+    assert files == sorted(name for names in released.values() for name in names)
 
 
 @pytest.mark.parametrize("path", CARDS, ids=lambda path: path.stem)
 def test_facts_hold_for_the_architecture(path):
     card = facts(path)
     assert card["name"] == path.stem and card["verified"] is False
-    assert card["weights_license"]["value"] == VARIANTS[card["variant"]].weights_license
-    config = IJepaConfig.from_size(**{key: value for key, value in card["architecture"].items() if key != "source"})
-    assert card["official_file"]["value"] in released_names(config)
+    variant = VARIANTS[card["variant"]]
+    assert card["weights_license"]["value"] == variant.weights_license
+    fields = {key: value for key, value in card["architecture"].items() if key != "source"}
+    config = variant.config_class().from_size(**fields)
+    assert card["official_file"]["value"] in variant.module("convert").released_names(config)
     assert config.loss_type == card["pretraining"]["loss_type"]
     with torch.device("meta"):
-        model = IJepaForPreTraining(config)
+        model = variant.model_class()(config)
     counted = card["trainable_parameters"]
     assert sum(p.numel() for p in model.context_encoder.parameters()) == counted["encoder"]
     assert sum(p.numel() for p in model.predictor.parameters()) == counted["predictor"]

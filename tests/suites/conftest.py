@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from hf_jepa.layers.patch_embedding import pair
 from hf_jepa.registry import VARIANTS
 
 
@@ -10,9 +11,10 @@ def image_batch(config) -> dict:
     """Two images with one context and two target masks."""
     generator = torch.Generator().manual_seed(0)
     rows, columns = config.grid_size
+    assert rows * columns >= 17, f"tiny has {rows * columns} tokens, the masks of this batch take 17"
     order = torch.stack([torch.randperm(rows * columns, generator=generator) for _ in range(2)])
     return {
-        "pixel_values": torch.randn(2, config.num_channels, config.image_size, config.image_size, generator=generator),
+        "pixel_values": torch.randn(2, config.num_channels, *pair(config.image_size), generator=generator),
         "context_mask": [order[:, :9].sort().values],
         "target_mask": [order[:, 9:13].sort().values, order[:, 13:17].sort().values],
     }

@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from hf_jepa.layers.patch_embedding import pair
+
 
 def test_output_and_gradients(model, batch):
     out = model(**batch)
@@ -21,6 +23,8 @@ def test_output_and_gradients(model, batch):
 
 def test_fresh_target_encoder_is_a_frozen_copy(variant, config):
     model = variant.model_class()(config)
+    # Not the class of a variant that this one inherits from: its checkpoints would ask for the other config.
+    assert type(model.target_encoder) is variant.model_class(variant.base_model)
     for target, context in zip(model.target_encoder.parameters(), model.context_encoder.parameters(), strict=True):
         assert torch.equal(target, context) and not target.requires_grad and context.requires_grad
     assert model.context_encoder.training and not model.target_encoder.training
@@ -103,8 +107,8 @@ def test_context_never_sees_what_it_must_predict(model, batch):
     before = model(**batch)
     grid = torch.zeros(2, config.grid_size[0] * config.grid_size[1], dtype=torch.bool)
     grid.scatter_(1, batch["target_mask"][0], True)
-    patch = config.patch_size
-    changed = grid.view(2, 1, *config.grid_size).repeat_interleave(patch, 2).repeat_interleave(patch, 3)
+    height, width = pair(config.patch_size)
+    changed = grid.view(2, 1, *config.grid_size).repeat_interleave(height, 2).repeat_interleave(width, 3)
     batch["pixel_values"] = torch.where(changed, batch["pixel_values"] + 3.0, batch["pixel_values"])
     after = model(**batch)
     assert torch.equal(before.predictions, after.predictions)

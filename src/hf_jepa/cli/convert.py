@@ -16,17 +16,26 @@ def parser() -> argparse.ArgumentParser:
         "hf-jepa convert checkpoint.pth.tar --output runs/converted --num-attention-heads 4",
     )
     convertible = sorted(name for name, variant in VARIANTS.items() if variant.convertible)
-    parser.add_argument("--variant", choices=convertible, default="ijepa", help="what the checkpoint holds")
+    parser.add_argument("--variant", choices=convertible, help="what the checkpoint holds; found out unless given")
     add_arguments(parser)
     return parser
 
 
 def main(argv: list[str]) -> int:
     from hf_jepa.hub.conversion import run
+    from hf_jepa.hub.inspect import variant_of_file, variant_of_folder
 
     named_first = bool(argv) and not argv[0].startswith("-")
     args = parser().parse_args(["--checkpoint", *argv] if named_first else argv)
-    run(args.variant, args)
+    name = args.variant
+    if name is None:
+        variant = variant_of_folder(args.reverse) if args.reverse else variant_of_file(args.checkpoint)
+        if not variant.convertible:
+            raise ValueError(
+                f"{args.reverse} is a model of {variant.title}, which has no official layout to return to"
+            )
+        name = variant.name
+    run(name, args)
     return 0
 
 

@@ -1,9 +1,12 @@
 """`hf-jepa train`: a pretraining run on this machine; `accelerate launch training_scripts/...` is for many devices."""
 
 import argparse
+from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
 
 from hf_jepa.cli.main import command_parser
-from hf_jepa.registry import VARIANTS
+from hf_jepa.registry import VARIANTS, Variant
 
 
 def parser() -> argparse.ArgumentParser:
@@ -19,11 +22,23 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
+def program(variant: Variant) -> Callable:
+    """The pretraining program of the variant's modality.
+
+    Raises:
+        ValueError: there is none.
+    """
+    name = f"hf_jepa.training.pretrain_{variant.modality}"
+    if find_spec(name) is None:
+        raise ValueError(
+            f"{variant.title} is of modality {variant.modality!r}, which has no program: {name} is missing"
+        )
+    return import_module(name).pretrain
+
+
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv[:1])  # what follows the variant is the recipe's
-
-    from hf_jepa.training.pretrain_image import pretrain
-
+    pretrain = program(VARIANTS[args.variant])
     pretrain(args.variant, argv[1:], parser().description, prog=f"hf-jepa train {args.variant}")
     return 0
 

@@ -31,44 +31,88 @@ def inspect_checkpoint(path: str | Path, keys: bool = False) -> tuple[str, bool]
     return _inspect_folder(path, keys) if path.is_dir() else _inspect_official(path, keys)
 
 
-def _inspect_official(path: Path, keys: bool) -> tuple[str, bool]:
-    official = read_torch_checkpoint(path)
+def variant_of_file(path: Path) -> Variant:
+    """The variant that an official file is of, found by trying all converters.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ConversionError: the file cannot be read, fits no variant, or several equally well.
+    """
+    variants = _fitting(read_torch_checkpoint(path), path)
+    if len(variants) > 1:
+        names = " or ".join(f"--variant {variant.name}" for variant in variants)
+        raise ConversionError(f"{path} fits several variants equally well: say which it is by {names}")
+    return variants[0]
+
+
+def variant_of_folder(path: Path) -> Variant:
+    """The variant that the config of a folder names.
+
+    Raises:
+        FileNotFoundError: there is no config.
+        ConversionError: it is not a config.
+        ValueError: of a model of no variant.
+    """
+    if not (path / "config.json").is_file():
+        raise FileNotFoundError(f"{path} has no config.json: it is not a checkpoint")
+    fields = read_json(path / "config.json", "a config")
+    return find_variant(str(fields.get("model_type")), str(path))
+
+
+def _fitting(official: object, path: Path) -> list[Variant]:
+    """The variants whose converters take a file; of those, the ones that have a place for most of its entries."""
     if not isinstance(official, Mapping):
         raise ConversionError(f"{path} holds a {type(official).__name__}, not the entries of a checkpoint")
-    for variant in VARIANTS.values():
-        if not variant.convertible or not set(variant.module("convert").OFFICIAL) <= set(official):
+    layouts = {name: variant.module("convert").OFFICIAL for name, variant in VARIANTS.items() if variant.convertible}
+    fitting, errors = [], {}
+    for name, layout in layouts.items():
+        if not set(layout) <= set(official):
             continue
+        variant = VARIANTS[name]
         module = variant.module("convert")
         try:
             # Heads leave no trace in the tensors: with any number of them, all others must fit.
             module.convert(official, module.infer_config(official, num_attention_heads=1))
         except ValueError as error:
-            raise ConversionError(f"{path}: {error}") from error
-        others = [str(key) for key in official if key not in module.OFFICIAL]
-        lines = [f"official {variant.title} checkpoint; also holds: {', '.join(others) or 'nothing'}"]
-        tensors = {
-            f"{entry}.{key}": value for entry, part in module.entries(official).items() for key, value in part.items()
-        }
-        sizes, broken = _read(tensors.items())
-        return "\n".join([*lines, *_tensors(sizes, keys), _finite(broken)]), not broken
-    raise ConversionError(f"{path} has the entries {sorted(map(str, official))}, which no variant knows")
+            errors[variant.title] = error
+        else:
+            fitting.append(variant)
+    if fitting:
+        most = max(len(layouts[variant.name]) for variant in fitting)
+        return [variant for variant in fitting if len(layouts[variant.name]) == most]
+    if errors:
+        shown = [str(error) if len(errors) == 1 else f"as {title}: {error}" for title, error in errors.items()]
+        raise ConversionError(f"{path}: {'; '.join(shown)}")
+    expected = "; ".join(f"{VARIANTS[name].title} has {', '.join(layout)}" for name, layout in layouts.items())
+    raise ConversionError(f"{path} has the entries {sorted(map(str, official))}, which no variant knows ({expected})")
+
+
+def _inspect_official(path: Path, keys: bool) -> tuple[str, bool]:
+    official = read_torch_checkpoint(path)
+    variants = _fitting(official, path)
+    module = variants[0].module("convert")
+    titles = " or ".join(variant.title for variant in variants)
+    others = [str(key) for key in official if key not in module.OFFICIAL]
+    lines = [f"official {titles} checkpoint; also holds: {', '.join(others) or 'nothing'}"]
+    tensors = {
+        f"{entry}.{key}": value for entry, part in module.entries(official).items() for key, value in part.items()
+    }
+    sizes, broken = _read(tensors.items())
+    return "\n".join([*lines, *_tensors(sizes, keys), _finite(broken)]), not broken
 
 
 def _inspect_folder(path: Path, keys: bool) -> tuple[str, bool]:
-    if not (path / "config.json").is_file():
-        raise FileNotFoundError(f"{path} has no config.json: it is not a checkpoint")
-    fields = read_json(path / "config.json", "a config")
-    variant = find_variant(str(fields.get("model_type")), str(path))
+    variant = variant_of_folder(path)
     config = read_config(variant.config_class(), path)
     sizes, broken = _read(stored_tensors(path))
-    lines = [f"{variant.title} ({', '.join(map(str, config.architectures or ['unknown class']))}), {_sizes(fields)}"]
+    lines = [f"{variant.title} ({', '.join(map(str, config.architectures or ['unknown class']))}), {_sizes(config)}"]
     agrees, verdict = (False, []) if broken else _check_fingerprint(variant, path)
     return "\n".join([*lines, *_tensors(sizes, keys), _finite(broken), *verdict]), agrees
 
 
-def _sizes(config: dict) -> str:
+def _sizes(config) -> str:
     names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "image_size", "patch_size")
-    return ", ".join(f"{name} {config[name]}" for name in names if name in config)
+    return ", ".join(f"{name} {getattr(config, name)}" for name in names if hasattr(config, name))
 
 
 def _read(tensors) -> tuple[dict[str, tuple[int, ...]], list[str]]:
@@ -120,4 +164,4 @@ def _check_fingerprint(variant: Variant, path: Path) -> tuple[bool, list[str]]:
     return True, [f"fingerprint agrees with the weights of {variant.base_model} (the target encoder, no other part)"]
 
 
-__all__ = ["inspect_checkpoint"]
+__all__ = ["inspect_checkpoint", "variant_of_file", "variant_of_folder"]

@@ -85,6 +85,8 @@ def _table(grid_size: int, num_steps: int, batch_size: int, min_keep: int) -> st
             lengths = torch.tensor(getattr(measured, f"{kind}_lengths"), dtype=torch.float64)
             lines.append(f"  {kind} tokens: mean {lengths.mean():.1f}, {lengths.min():.0f} to {lengths.max():.0f}")
         lines.append(f"  share of the grid in any target: {measured.any_target_probability.mean():.3f}")
+        never = (measured.context_probability + measured.any_target_probability == 0).sum()
+        lines.append(f"  tokens that are never context nor target: {never} of {grid_size**2}")
         for label, axis in (("row", 1), ("column", 0)):
             for kind in ("context", "target"):
                 values = getattr(measured, f"{kind}_probability").mean(dim=axis).tolist()
