@@ -26,14 +26,14 @@ class OneDnnLinear(nn.Linear):
 
     def _applies(self, input: torch.Tensor) -> bool:
         return (
-            input.device.type == self.weight.device.type == "cpu"
+            not torch.compiler.is_compiling()
+            and not torch.jit.is_tracing()
+            and input.device.type == self.weight.device.type == "cpu"
             and input.dtype == self.weight.dtype == torch.float32
             and type(self.weight) is nn.Parameter
             and input.ndim > 1
             and input.numel() > 0
             and not torch.is_autocast_enabled("cpu")
-            and not torch.compiler.is_compiling()
-            and not torch.jit.is_tracing()
         )
 
 
