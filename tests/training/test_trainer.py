@@ -232,13 +232,43 @@ def test_a_run_without_teacher_and_scale_is_not_called_healthy(make_trainer):
     assert trainer.collapse_monitor.verdict in ("shrinking", "collapsed"), trainer.summary()
 
 
-def test_the_monitor_remembers_what_was_before_it_resumed(make_trainer, tmp_path):
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_the_monitor_remembers_what_was_before_it_resumed(make_trainer, tmp_path, accumulation):
     options = {"save_strategy": "steps", "save_steps": 4, "logging_steps": 2}
+    options |= {"gradient_accumulation_steps": accumulation, "per_device_train_batch_size": 8 // accumulation}
     whole = make_trainer("whole", max_steps=8, **options)
     whole.train()
     resumed = make_trainer("resumed", max_steps=8, **options)
     resumed.train(resume_from_checkpoint=str(tmp_path / "whole/checkpoint-4"))
     assert resumed.collapse_monitor.history == whole.collapse_monitor.history and len(whole.state.log_history) > 4
+
+
+def test_the_monitor_takes_the_mean_over_the_processes(make_trainer, monkeypatch):
+    def with_another(found):
+        (own,) = found
+        return [own, dataclasses.replace(own, rankme=own.rankme + 2.0), None]  # one process had nothing to compare
+
+    trainer = make_trainer(max_steps=1, logging_steps=1)
+    trainer.train()
+    monkeypatch.setattr("hf_jepa.training.trainer.gather_object", with_another)
+    both = make_trainer(max_steps=1, logging_steps=1)
+    both.train()
+    assert both.summary()["rankme"] == pytest.approx(trainer.summary()["rankme"] + 1.0)
+
+
+def test_the_parts_of_a_regularised_loss_are_logged(make_trainer):
+    class Regularised(IJepaForPreTraining):
+        def forward(self, *args, **kwargs):
+            output = super().forward(*args, **kwargs)
+            output.regularization_loss = output.predictions.square().mean()
+            output.loss = output.prediction_loss + output.regularization_loss
+            return output
+
+    trainer = make_trainer(max_steps=2, logging_steps=1)
+    trainer.model.__class__ = Regularised
+    trainer.train()
+    for entry in trainer.state.log_history[:2]:
+        assert entry["prediction_loss"] + entry["regularization_loss"] == pytest.approx(entry["loss"], rel=1e-4)
 
 
 def test_a_batch_of_one_image_trains_without_a_verdict(make_trainer):
