@@ -47,6 +47,24 @@ def test_what_is_equal_stays_as_it_is():
     assert torch.equal(target.weight, source.weight)
 
 
+def test_tensors_are_paired_by_name():
+    target, source = nn.Module(), nn.Module()
+    for module, names in ((target, "ab"), (source, "ba")):
+        for name in names:
+            setattr(module, name, nn.Parameter(torch.full((2,), float(ord(name)) if module is source else 0.0)))
+    Average(target, source)(0.0)
+    assert target.a.tolist() == [float(ord("a"))] * 2 and target.b.tolist() == [float(ord("b"))] * 2
+    with pytest.raises(ValueError, match="no average: 2 tensors are not in both modules, or unlike: c"):
+        target.c, source.d = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))
+        Average(target, source)
+
+
+def test_a_compiled_source_is_followed():
+    target, source = pair()
+    Average(target, torch.compile(source))(0.0)
+    assert torch.equal(target.weight, source.weight)
+
+
 @pytest.mark.parametrize("left_over", [float("nan"), float("inf")])
 def test_a_copy_forgets_whatever_was_there(left_over):
     target, source = pair()

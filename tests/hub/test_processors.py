@@ -41,7 +41,21 @@ def test_defaults_of_the_vit_processor_give_way_to_how_the_weights_were_trained(
 
 def test_a_processor_that_does_not_normalise_has_neutral_statistics():
     processor = IJepaImageProcessor.from_config(CONFIG, do_normalize=False)
-    assert pixel_statistics(processor) == ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    assert pixel_statistics(processor) == ((0.0,), (1.0,))
+
+
+def test_a_model_of_one_channel_uses_what_is_saved(tmp_path):
+    grey = IJepaConfig(image_size=32, num_channels=1)
+    with pytest.raises(ValueError, match="the model wants 1 channels"):
+        load_processor(None, grey)
+    IJepaImageProcessor.from_config(CONFIG, image_mean=0.2, image_std=0.3).save_pretrained(tmp_path)
+    assert pixel_statistics(load_processor(str(tmp_path), grey)) == ((0.2,), (0.3,))
+
+
+def test_a_processor_nested_in_a_file_of_several_is_found(tmp_path):
+    saved = IJepaImageProcessor.from_config(CONFIG, image_mean=[0.1] * 3).to_dict()
+    (tmp_path / "processor_config.json").write_text(json.dumps({"image_processor": saved}))
+    assert pixel_statistics(load_processor(str(tmp_path), CONFIG))[0] == (0.1, 0.1, 0.1)
 
 
 @pytest.mark.parametrize("size", [(50, 40), (32, 32)])

@@ -45,6 +45,18 @@ def test_made_on_the_meta_device_and_initialised_later(variant, config):  # trap
         assert torch.equal(target, context) and not target.requires_grad and context.requires_grad
 
 
+def test_layers_that_a_subclass_adds_to_both_encoders_start_alike(variant, config):
+    class Deeper(variant.model_class()):
+        def __init__(self, config):
+            super().__init__(config)
+            for encoder in (self.target_encoder, self.context_encoder):
+                encoder.added = nn.Linear(8, 8)
+            self.post_init()
+
+    model = Deeper(config)
+    assert torch.equal(model.target_encoder.added.weight, model.context_encoder.added.weight)
+
+
 def test_initialising_again_changes_nothing(variant, model, tmp_path):
     model.save_pretrained(tmp_path)
     for again in (model, variant.model_class().from_pretrained(tmp_path)):

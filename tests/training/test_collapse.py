@@ -135,6 +135,11 @@ def test_what_no_longer_falls_is_healthy():
     assert set(flat[12:]) == {"healthy"}
 
 
+@pytest.mark.parametrize("before", [20, 100, 400])
+def test_a_sudden_fall_shows_soon_however_long_the_run(before):
+    assert "shrinking" in verdicts([0.6] * before + [0.1] * 6)
+
+
 def test_a_verdict_that_gets_worse_is_told_once(caplog):
     verdicts([0.8, 0.3, 0.2, 0.1])
     (message,) = [record.message for record in caplog.records if record.name.startswith("hf_jepa")]

@@ -1,6 +1,11 @@
 """Evaluation during a run: every image that can be read counts once, whatever the batches."""
 
+import os
+import runpy
+import subprocess
+import sys
 from io import BytesIO
+from pathlib import Path
 
 import datasets
 import pytest
@@ -12,6 +17,7 @@ from hf_jepa.data.transforms import evaluation_transform
 from hf_jepa.models.ijepa.configuration_ijepa import IJepaConfig
 from hf_jepa.models.ijepa.modeling_ijepa import IJepaForImageClassification
 from hf_jepa.training.finetuning import FineTuningArguments, ImageClassificationTrainer
+from hf_jepa.training.trainer import JepaTrainer
 
 
 TRANSFORM = evaluation_transform(48)
@@ -88,3 +94,52 @@ def test_the_best_model_is_found_where_the_data_is_less_than_a_batch(make_traine
     trainer.train()
     measured = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
     assert len(measured) == 2 and trainer.state.best_metric == min(measured)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"batch_eval_metrics": True}, "leave out batch_eval_metrics"), ({"eval_do_concat_batches": False}, "leave out")],
+)
+def test_options_that_evaluation_cannot_follow_are_refused(make_trainer, options, message):
+    with pytest.raises(ValueError, match=message):
+        make_trainer(**options)
+
+
+def test_metrics_of_pretraining_are_its_loss(make_trainer):
+    trainer = make_trainer()
+    with pytest.raises(ValueError, match="compute_metrics: pretraining measures its loss"):
+        JepaTrainer(trainer.model, trainer.args, trainer.mask_sampler, compute_metrics=lambda measured: {})
+
+
+EVALUATE = """
+import sys
+sys.path[:0] = sys.argv[1:]
+from conftest import CONFIG
+from hf_jepa import ImageCollator, IJepaConfig, IJepaForPreTraining, JepaTrainer, JepaTrainingArguments
+from hf_jepa import MultiBlockMaskSampler
+from test_evaluation import rows
+import torch
+torch.manual_seed(0)
+model = IJepaForPreTraining(IJepaConfig(**CONFIG))
+args = JepaTrainingArguments("unused", per_device_eval_batch_size=4, use_cpu=True, report_to="none", disable_tqdm=True)
+sampler = MultiBlockMaskSampler(model.config.grid_size, min_keep=3)
+trainer = JepaTrainer(model, args, sampler, data_collator=ImageCollator())
+loss = [trainer.evaluate(rows(10, unreadable))["eval_loss"] for unreadable in (0, 3)]
+if args.process_index == 0:
+    print(args.world_size, *loss)
+"""
+
+
+def test_two_processes_measure_what_one_does(tmp_path, monkeypatch):
+    """Ten images in batches of four leave the second process nothing but filling in its last one."""
+    (tmp_path / "evaluate.py").write_text(EVALUATE)
+    folder = str(Path(__file__).parent)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "evaluate.py"]
+    options = {"capture_output": True, "text": True, "cwd": tmp_path, "env": os.environ | {"OMP_NUM_THREADS": "1"}}
+    done = subprocess.run([*command, folder], **options)
+    assert done.returncode == 0, done.stderr[-3000:]
+    processes, *found = map(float, done.stdout.split()[-3:])
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", folder])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    alone = runpy.run_path(str(tmp_path / "evaluate.py"))["loss"]
+    assert processes == 2 and found == pytest.approx(alone, rel=1e-6) and alone[0] == pytest.approx(alone[1], rel=1e-6)

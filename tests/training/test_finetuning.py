@@ -255,6 +255,22 @@ def test_images_are_normalised_as_the_processor_says(photos):
         assert plain[0]["pixel_values"].min() >= 0 and plain[0]["pixel_values"].max() <= 0.5
 
 
+def test_other_sizes_in_training_and_evaluation_are_told(pretrained, photos, tmp_path, caplog):
+    IJepaImageProcessor.from_config(IJepaConfig(image_size=32)).save_pretrained(pretrained)
+    options = [
+        "--model_name_or_path",
+        str(pretrained),
+        "--dataset",
+        str(photos),
+        "--output_dir",
+        str(tmp_path / "out"),
+    ]
+    options += ["--max_steps", "1", "--use_cpu", "true", "--report_to", "none", "--eval_strategy", "no"]
+    trainer = finetune(options)
+    assert "training crops have 48 pixels, but images for evaluation (32, 32)" in caplog.text
+    assert trainer.processing_class.crop_size["height"] == 32
+
+
 @pytest.mark.parametrize("mode", ["probe", "lora", "full"])
 def test_resume_is_exact(pretrained, photos, tmp_path, mode):
     """In the middle of an epoch of random crops."""

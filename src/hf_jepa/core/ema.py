@@ -40,7 +40,7 @@ class Average:
         tensors, source_tensors = (_named_tensors(module) for module in (target, source))
         if unlike := [name for name in tensors | source_tensors if not _alike(name, tensors, source_tensors)]:
             raise ValueError(f"no average: {len(unlike)} tensors are not in both modules, or unlike: {unlike[0]}")
-        self.target, self.source = list(tensors.values()), list(source_tensors.values())
+        self.target, self.source = list(tensors.values()), [source_tensors[name] for name in tensors]
         dtypes, source_dtypes = ({tensor.dtype for tensor in tensors} for tensors in (self.target, self.source))
         self._too_coarse = bool(dtypes & {torch.bfloat16, torch.float16})
         self._same_dtypes = dtypes == source_dtypes
@@ -100,6 +100,7 @@ class Average:
 
 
 def _named_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
+    module = getattr(module, "_orig_mod", module)  # of one that is compiled
     return dict(module.named_parameters()) | dict(module.named_buffers())
 
 

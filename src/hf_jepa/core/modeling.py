@@ -18,6 +18,11 @@ logger = logging.get_logger(__name__)
 # What transformers may pass to any forward; `interpolate_pos_encoding` is what our encoders do in any case.
 _RUNTIME_OPTIONS = {*TransformersKwargs.__annotations__, "use_cache", "interpolate_pos_encoding"}
 
+_HINTS = {
+    "bool_masked_pos": ": give the tokens to keep by context_mask",
+    "sample_index": ": JepaTrainer and ImageClassificationTrainer take it out of the batch",
+}
+
 
 def runtime_options(model: nn.Module, kwargs: dict[str, Any]) -> dict[str, Any]:
     """Further arguments of a forward, without those that are None, as peft and pipelines pass them.
@@ -27,8 +32,7 @@ def runtime_options(model: nn.Module, kwargs: dict[str, Any]) -> dict[str, Any]:
     """
     kwargs = {name: value for name, value in kwargs.items() if value is not None}
     if unknown := [name for name in kwargs if name not in _RUNTIME_OPTIONS]:
-        hint = ": give the tokens to keep by context_mask" if unknown[0] == "bool_masked_pos" else ""
-        raise TypeError(f"{type(model).__name__} has no argument {unknown[0]!r}{hint}")
+        raise TypeError(f"{type(model).__name__} has no argument {unknown[0]!r}{_HINTS.get(unknown[0], '')}")
     return kwargs
 
 
@@ -101,7 +105,9 @@ class JepaPreTrainingMixin:
 
         A model made on the meta device is initialised by `model.to_empty(device=...)` and then this.
         """
-        initialised = getattr(self, "_is_hf_initialized", False)  # also true of a loaded model
+        # Also true of a loaded model; not where a subclass has added layers to the encoders.
+        parts = (self, *self.target_encoder.modules())
+        initialised = all(getattr(part, "_is_hf_initialized", False) for part in parts)
         super().init_weights()
         self.target_encoder.requires_grad_(False).eval()
         if not initialised and self.device.type != "meta":

@@ -97,7 +97,7 @@ def new_name(output: Path) -> Iterator[Path]:
     output.parent.mkdir(parents=True, exist_ok=True)
     with _own_folder(output.parent, output.name) as own:
         yield own / output.name
-        (own / output.name).rename(output)
+        (own / output.name).replace(output)
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """The image processor of a checkpoint, and the transform that it makes for a data set."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,8 @@ from hf_jepa.registry import find_variant
 
 
 logger = logging.get_logger(__name__)
+
+FILE_NAMES = ("preprocessor_config.json", "processor_config.json")
 
 
 def load_processor(checkpoint: str | None, config: PreTrainedConfig, as_saved: bool = False) -> Callable:
@@ -30,13 +32,15 @@ def load_processor(checkpoint: str | None, config: PreTrainedConfig, as_saved: b
         >>> load_processor(None, IJepaConfig(image_size=64)).crop_size["height"]
         64
     """
-    own = find_variant(config.model_type, checkpoint or config.model_type).image_processor(config)
-    name = "preprocessor_config.json"
-    if checkpoint is None or not cached_file(checkpoint, name, _raise_exceptions_for_missing_entries=False):
-        return own
+    variant = find_variant(config.model_type, checkpoint or config.model_type)
+    if checkpoint is None or not any(
+        cached_file(checkpoint, name, _raise_exceptions_for_missing_entries=False) for name in FILE_NAMES
+    ):
+        return variant.image_processor(config)
     saved = AutoImageProcessor.from_pretrained(checkpoint)
     if as_saved or not _is_untouched_vit_processor(saved):
         return saved
+    own = variant.image_processor(config)
     logger.warning(
         f"{checkpoint} has the ViT processor at its defaults (mean and std 0.5), which is not how the weights were "
         f"trained: images are prepared by {type(own).__name__} instead, with mean {list(own.image_mean)}"
@@ -45,16 +49,19 @@ def load_processor(checkpoint: str | None, config: PreTrainedConfig, as_saved: b
 
 
 def _is_untouched_vit_processor(processor: Any) -> bool:
-    return type(processor).__name__.startswith("ViTImageProcessor") and all(
-        value == 0.5 for value in (*processor.image_mean, *processor.image_std)
-    )
+    if not type(processor).__name__.startswith("ViTImageProcessor") or not processor.do_normalize:
+        return False
+    return {value for values in pixel_statistics(processor) for value in values} == {0.5}
 
 
 def pixel_statistics(processor: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation that a processor normalises with."""
-    if not processor.do_normalize:
-        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    return tuple(processor.image_mean), tuple(processor.image_std)
+    """Mean and standard deviation that a processor normalises with, per channel or one for all."""
+    if not processor.do_normalize or processor.image_mean is None or processor.image_std is None:
+        return (0.0,), (1.0,)
+    return tuple(
+        tuple(values) if isinstance(values, Sequence) else (values,)
+        for values in (processor.image_mean, processor.image_std)
+    )
 
 
 class ProcessorTransform:

@@ -50,6 +50,11 @@ class JepaTrainingArguments(KernelArguments, TrainingArguments):
                 "schedules and loss, set by learning_rate, start_learning_rate, final_learning_rate, weight_decay, "
                 "final_weight_decay, adam_* and the config of the model"
             )
+        if self.batch_eval_metrics or not self.eval_do_concat_batches:
+            raise ValueError(
+                "evaluation measures the loss over all batches: leave out batch_eval_metrics and "
+                "eval_do_concat_batches"
+            )
         super().__post_init__()
         if self.label_names is None:
             self.label_names = []  # the targets are made by the model

@@ -23,7 +23,8 @@ COLLAPSED_SHARE = 0.05  # of the targets' energy: below it, images are indisting
 COLLAPSED_RANK = 2.0
 # Below this part of the best value so far and still falling: shrinking. The rank varies more from batch to batch.
 SHRINKING = {"image_share": 0.5, "rankme": 0.25}
-STEADY = 0.95  # the last quarter of a run's signals over the quarter before: from here on it is not falling
+WINDOW = 10  # of the last signals are compared with as many before; a quarter of all while there are fewer than 40
+STEADY = 0.95  # their medians, one over the other: from here on it is not falling
 
 ADVICE = {
     "healthy": "targets tell images apart",
@@ -95,6 +96,8 @@ def collapse_signals(
         image.flatten() * (position.max() + 1) + position.flatten()
     )  # blocks of an image may overlap
     centred = _without_position_mean(targets[once], position.flatten()[once])
+    # Before the return: where weights are sharded, all processes must take part in this pass of the target encoder.
+    context_target_cosine = _context_target_cosine(model, inputs, output.context)
     if len(centred) == 0:
         return None
     energy = targets.square().mean()
@@ -105,7 +108,7 @@ def collapse_signals(
         target_std=variance.sqrt().item(),
         image_share=(variance / energy.clamp_min(1e-12)).sqrt().item(),
         rankme=rankme(varied.cpu()) if varied.square().sum() > 0 else 1.0,
-        context_target_cosine=_context_target_cosine(model, inputs, output.context),
+        context_target_cosine=context_target_cosine,
         prediction_target_cosine=cosine_similarity(predictions, targets, dim=-1).mean().item(),
     )
 
@@ -194,8 +197,8 @@ class CollapseMonitor:
 
 
 def _is_falling(values: list[float]) -> bool:
-    quarter = max(1, len(values) // 4)
-    return median(values[-quarter:]) < STEADY * median(values[-2 * quarter : -quarter])
+    window = min(max(1, len(values) // 4), WINDOW)
+    return median(values[-window:]) < STEADY * median(values[-2 * window : -window])
 
 
 __all__ = ["ADVICE", "CollapseMonitor", "CollapseSignals", "collapse_signals", "mean_signals"]

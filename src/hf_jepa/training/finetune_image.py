@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch.utils.data import Dataset, Subset
 from transformers import AutoConfig
 from transformers.utils import is_matplotlib_available, logging
@@ -15,7 +16,7 @@ from hf_jepa.data.columns import check_same_classes
 from hf_jepa.data.embedded import LabelledCrops
 from hf_jepa.data.images import ImageCollator, ImageDataset
 from hf_jepa.data.sources import load_images
-from hf_jepa.data.transforms import pretraining_transform
+from hf_jepa.data.transforms import height_width, pretraining_transform
 from hf_jepa.evaluation.low_shot import low_shot_indices
 from hf_jepa.hub.files import new_name
 from hf_jepa.hub.processors import ProcessorTransform, load_processor, pixel_statistics
@@ -198,6 +199,12 @@ def finetune(argv: Sequence[str], description: str | None = None) -> ImageClassi
     config = AutoConfig.from_pretrained(checkpoint)
     variant = find_variant(config.model_type, checkpoint)
     processor = load_processor(checkpoint, config)
+    shown = tuple(ProcessorTransform(processor)(Image.new("RGB", (512, 512))).shape[1:])
+    if shown != height_width(config.image_size):
+        logger.warning(
+            f"training crops have {config.image_size} pixels, but images for evaluation {shown}: the processor of "
+            f"{checkpoint} says so; correct it if that is not meant"
+        )
     train, test, class_names = build_datasets(arguments, processor, config.image_size, training.seed)
     model = load_classifier(variant, checkpoint, class_names, arguments.mode)
     trainer = ImageClassificationTrainer(

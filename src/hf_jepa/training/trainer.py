@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.utils import gather_object
+from torch import nn
 from torch.utils.data import IterableDataset
 from transformers import EvalPrediction, IntervalStrategy, Trainer, TrainerCallback
 from transformers.utils import logging
@@ -15,6 +16,7 @@ from transformers.utils import logging
 from hf_jepa.core.ema import Average
 from hf_jepa.core.modeling import JepaPreTrainingMixin
 from hf_jepa.core.outputs import JepaForPreTrainingOutput
+from hf_jepa.losses.prediction import prediction_loss
 from hf_jepa.masking.masks import Masks
 from hf_jepa.training.arguments import JepaTrainingArguments
 from hf_jepa.training.collapse import ADVICE, CollapseMonitor, CollapseSignals, collapse_signals, mean_signals
@@ -81,10 +83,11 @@ class JepaTrainer(RunCardMixin, SkippedImagesMixin, KernelMixin, GuardMixin, Tra
         if isinstance(kwargs.get("train_dataset"), IterableDataset):
             # Every process reads the stream itself: the first one could not send the names of skipped images.
             args.accelerator_config.dispatch_batches = False
-        kwargs.setdefault("compute_metrics", _mean_loss)
+        if kwargs.pop("compute_metrics", None) is not None:
+            raise ValueError("compute_metrics: pretraining measures its loss; features are judged by OnlineKnnProbe")
         # Before those of the user, which then see the target encoder of the step.
         callbacks = [SetEpochCallback(), _Schedules(self), *(callbacks or [])]
-        super().__init__(model=model, args=args, callbacks=callbacks, **kwargs)
+        super().__init__(model=model, args=args, callbacks=callbacks, compute_metrics=_mean_loss, **kwargs)
         self.mask_sampler = mask_sampler
         self.collapse_monitor = CollapseMonitor() if args.collapse_monitor else None
         self._details: dict[str, float] = {}
@@ -95,12 +98,23 @@ class JepaTrainer(RunCardMixin, SkippedImagesMixin, KernelMixin, GuardMixin, Tra
         return super().training_step(model, self._add_masks(inputs), num_items_in_batch)
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """Evaluation measures the loss, on masks that are the same at every evaluation."""
+        """Evaluation measures the loss of every image, on masks that are the same at every evaluation.
+
+        Returns:
+            None, the losses (B,), the sample indices (B,) that they belong to, -1 in the place of unreadable images.
+        """
+        sample_index = inputs["sample_index"].to(self.args.device)
         inputs = self._prepare_inputs(self._add_masks(inputs, step=0, epoch=0))
         with torch.no_grad(), self.compute_loss_context_manager():
-            loss = model(**inputs).loss
-        rows = 0 if self._batch_is_blank else len(inputs["target_mask"][0])
-        return None, loss.view(1), torch.full_like(loss, rows).view(1)
+            outputs = model(**inputs)
+        by_image = (-1, len(inputs["target_mask"][0]))
+        predictions, targets = (x.unflatten(0, by_image).unbind(1) for x in (outputs.predictions, outputs.targets))
+        kind = self.model.config.loss_type
+        losses = torch.stack([prediction_loss(*pair, kind) for pair in zip(predictions, targets, strict=True)])
+        losses = losses + (outputs.loss - outputs.prediction_loss)  # a regulariser is one number for the batch
+        missing = max(0, self.args.eval_batch_size - len(sample_index))  # all processes hand in equally many
+        losses = nn.functional.pad(losses[: len(sample_index)], (0, missing))
+        return None, losses, nn.functional.pad(sample_index, (0, missing), value=-1)
 
     def compute_loss(self, model, inputs, return_outputs: bool = False, num_items_in_batch=None):
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
@@ -218,11 +232,12 @@ class JepaTrainer(RunCardMixin, SkippedImagesMixin, KernelMixin, GuardMixin, Tra
         }
 
 
-def _mean_loss(batches: EvalPrediction) -> dict[str, float]:
-    """`eval_loss`: the mean over images that could be read, from the losses of batches and their numbers of images."""
-    if not batches.label_ids.sum():
+def _mean_loss(measured: EvalPrediction) -> dict[str, float]:
+    """`eval_loss`: the mean over images that could be read, each once, although processes fill up their batches."""
+    losses = {index: loss for index, loss in zip(measured.label_ids, measured.predictions, strict=True) if index >= 0}
+    if not losses:
         raise ValueError("none of the evaluation images can be read")
-    return {"loss": float(np.average(batches.predictions, weights=batches.label_ids))}
+    return {"loss": float(np.mean(list(losses.values()), dtype=np.float64))}
 
 
 class _Schedules(TrainerCallback):
