@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from PIL import Image
 
 from hf_jepa.data.embedded import EmbeddedCrops
 from hf_jepa.data.images import ImageCollator
@@ -62,3 +63,18 @@ def make_trainer(tmp_path):
         )
 
     return make
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Two classes in train and test, and one file that is no image."""
+    generator = torch.Generator().manual_seed(0)
+    for split in ("train", "test"):
+        for label, level in (("dark", 60), ("light", 180)):
+            folder = tmp_path / "photos" / split / label
+            folder.mkdir(parents=True)
+            for i in range(8):
+                pixels = (torch.randn(56, 60, 3, generator=generator) * 25 + level).clamp(0, 255).byte().numpy()
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+    (tmp_path / "photos/train/dark/broken.jpg").write_bytes(b"not an image")
+    return tmp_path / "photos"
