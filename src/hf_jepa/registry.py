@@ -105,6 +105,32 @@ VARIANTS = {
                 "pred_num_hidden_layers": 2,
             },
         ),
+        Variant(
+            name="vjepa2",
+            title="V-JEPA 2",
+            paper="2506.09985",
+            modality="video",
+            config="VJepa2Config",
+            base_model="VJepa2Model",
+            pretraining_model="VJepa2ForPreTraining",
+            heads={},
+            parts={"modeling": ("VJepa2Encoder", "VJepa2Predictor")},
+            native=True,
+            convertible=False,
+            weights_license="mit",
+            tiny={
+                "hidden_size": 32,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 4,
+                "mlp_ratio": 2.0,
+                "crop_size": 32,
+                "patch_size": 8,
+                "frames_per_clip": 4,
+                "pred_hidden_size": 24,
+                "pred_num_hidden_layers": 2,
+                "pred_num_attention_heads": 2,
+            },
+        ),
     )
 }
 

@@ -80,7 +80,8 @@ class JepaPreTrainingMixin:
     """The contract of a `...ForPreTraining` model with a context encoder, a target encoder and a predictor.
 
     A class that mixes this in builds `self.context_encoder`, `self.predictor` and, under the name `base_model_prefix`,
-    the target encoder: the encoder that users want, and the one that `AutoModel` finds in the checkpoint. Its
+    the target encoder: the encoder that users want, and the one that `AutoModel` finds in the checkpoint. Where that
+    base model holds the predictor too, `target_encoder_name` and `predictor_name` say where the two are. Its
     `encode_targets(inputs, masks)` gives the normalised target embeddings of the tokens of each mask.
 
     Example:
@@ -95,10 +96,17 @@ class JepaPreTrainingMixin:
     # For `Trainer`: the loss is the mean of a batch, whatever labels the data set has.
     accepts_loss_kwargs = False
 
+    target_encoder_name: str | None = None  # of the module; `base_model_prefix` when unset
+    predictor_name = "predictor"
+
     @property
     def target_encoder(self) -> PreTrainedModel:
         """The encoder that makes the targets; it never receives a gradient."""
-        return getattr(self, self.base_model_prefix)
+        return self.get_submodule(self._target_encoder_name)
+
+    @property
+    def _target_encoder_name(self) -> str:
+        return self.target_encoder_name or self.base_model_prefix
 
     def init_weights(self) -> None:
         """Initialise what has no weights yet, as `post_init` does; a new target encoder starts as a frozen copy.
@@ -192,7 +200,7 @@ class JepaPreTrainingMixin:
         if not ignore:
             raise ValueError(f"{found}. Check the config, or start them afresh by ignore_mismatched_sizes=True.")
         logger.warning(f"{found}. They start from a fresh initialisation.")
-        prefix, state = f"{self.base_model_prefix}.", self.state_dict()
+        prefix, state = f"{self._target_encoder_name}.", self.state_dict()
         for key, *_ in mismatched:
             if key.startswith(prefix):
                 state[key].copy_(state[f"context_encoder.{key.removeprefix(prefix)}"])
@@ -201,11 +209,11 @@ class JepaPreTrainingMixin:
         """Fill in whole parts that a checkpoint lacks; refuse partial ones."""
         missing = set(info["missing_keys"])
         parts = {
-            "target encoder": self.base_model_prefix,
+            "target encoder": self._target_encoder_name,
             "context encoder": "context_encoder",
-            "predictor": "predictor",
+            "predictor": self.predictor_name,
         }
-        own = {name for name, _ in self.named_children()} - set(parts.values())
+        own = {name for name, _ in self.named_children()} - {prefix.split(".")[0] for prefix in parts.values()}
         parts |= {name: name for name in sorted(own)}  # what a subclass adds
         absent = []
         for part, prefix in parts.items():

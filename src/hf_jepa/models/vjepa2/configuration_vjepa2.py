@@ -1,0 +1,135 @@
+"""V-JEPA 2 configuration: native transformers' `VJEPA2Config` plus the objective and what the native class lacks."""
+
+from huggingface_hub.dataclasses import strict
+from transformers.activations import ACT2FN
+from transformers.models.vjepa2.configuration_vjepa2 import VJEPA2Config as NativeVJepa2Config
+
+from hf_jepa.core.configuration import JepaConfigMixin
+from hf_jepa.layers.patch_embedding import pair
+from hf_jepa.layers.rotary import LAYOUTS, rotary_axis_dim
+
+
+# The encoders of the official code. Ratios that are no short decimals are fractions: 48 / 11 gives exactly 6144.
+SIZES = {
+    "vit_tiny": {"hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3},
+    "vit_small": {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6},
+    "vit_base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12},
+    "vit_large": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16},
+    "vit_huge": {"hidden_size": 1280, "num_hidden_layers": 32, "num_attention_heads": 16},
+    "vit_giant": {"hidden_size": 1408, "num_hidden_layers": 40, "num_attention_heads": 22, "mlp_ratio": 48 / 11},
+}
+
+
+@strict
+class VJepa2Config(JepaConfigMixin, NativeVJepa2Config):
+    """Configuration of a V-JEPA 2: native fields for encoder and predictor, and the objective.
+
+    `model_type` stays "vjepa2", so a checkpoint also loads in stock transformers (its target encoder and predictor).
+
+    Args:
+        hidden_size, num_hidden_layers, num_attention_heads, mlp_ratio, hidden_act, qkv_bias, layer_norm_eps,
+            initializer_range, attention_probs_dropout_prob, drop_path_rate, in_chans, tubelet_size: the encoder, as
+            in the native class.
+        crop_size, patch_size: pixels, an int or (height, width) (the native class wants an int). With
+            `frames_per_clip` they say what the model is trained on; clips of any size that divides into tubelets are
+            welcome at run time, and their positions are those of their own grid.
+        pred_hidden_size, pred_num_hidden_layers, pred_num_attention_heads, pred_mlp_ratio: the predictor.
+        pred_num_mask_tokens, pred_zero_init_mask_tokens: its learnt mask tokens, of which a forward uses one, see
+            `mask_index` of `VJepa2Model`.
+        num_pooler_layers, pooler_num_attention_heads, pooler_layer_norm_eps, classifier_layers: the attentive
+            classifier, see `VJepa2ForVideoClassification`.
+        use_silu: gated (SwiGLU) feed-forward networks; `wide_silu`: of two thirds of the hidden width, rounded up to a
+            multiple of 8.
+        rope_layout: "tiled", which the released weights were trained with, or "interleaved", a true rotation; see
+            `rotary_tables`.
+        rope_interpolation: stretch rows and columns to the positions of a grid of `rope_grid_size` a side, so that
+            positions stay in the range that was trained; False counts tokens.
+        rescale_residual_init: divide the initial scale of the layers that write into the residual stream by sqrt(2 l).
+        target_source, target_normalization, loss_type: see `JepaConfigMixin`.
+
+    Example:
+        >>> from hf_jepa import VJepa2Config
+        >>> config = VJepa2Config.from_size("vit_giant", crop_size=384)
+        >>> config.intermediate_size, config.grid_size
+        (6144, (32, 24, 24))
+    """
+
+    attribute_map = {"image_size": "crop_size", "num_channels": "in_chans"}
+
+    crop_size: int | list[int] | tuple[int, int] = 256
+    use_silu: bool = False
+    wide_silu: bool = True
+    rope_layout: str = "tiled"
+    rope_interpolation: bool = False
+    rope_grid_size: int = 16
+    rescale_residual_init: bool = True
+    pooler_num_attention_heads: int | None = None
+    pooler_layer_norm_eps: float | None = None
+    classifier_layers: list[int] | tuple[int, ...] | None = None
+    loss_type: str = "l1"
+    base_model_fsdp_plan = {"encoder.layer.*": "free_full_weight", "encoder.layernorm": "keep_full_weight"}
+
+    @classmethod
+    def from_size(cls, size: str, **overrides) -> "VJepa2Config":
+        """The config of a named size (`vit_tiny` ... `vit_giant`), any field of which can be overridden."""
+        if size not in SIZES:
+            raise ValueError(f"size {size!r} is not one of {', '.join(SIZES)}")
+        return cls(**(SIZES[size] | overrides))
+
+    @property
+    def grid_size(self) -> tuple[int, int, int]:
+        """(frames, rows, columns) of the token grid of `frames_per_clip` frames at `crop_size`."""
+        (height, width), patch = pair(self.crop_size), pair(self.patch_size)
+        return self.frames_per_clip // self.tubelet_size, height // patch[0], width // patch[1]
+
+    @property
+    def intermediate_size(self) -> int:
+        """Hidden width of the encoder's feed-forward networks."""
+        return self.mlp_width(self.hidden_size, self.mlp_ratio)
+
+    def mlp_width(self, dim: int, ratio: float) -> int:
+        """Hidden width of a feed-forward network on tokens of width `dim`."""
+        width = int(dim * ratio)
+        return (int(width * 2 / 3) + 7) // 8 * 8 if self.use_silu and self.wide_silu else width
+
+    def validate_geometry(self):
+        for name in ("crop_size", "patch_size"):
+            if not isinstance(size := getattr(self, name), int) and len(size) != 2:
+                raise ValueError(f"{name} {size} is neither a number of pixels nor (height, width)")
+        (height, width), patch = pair(self.crop_size), pair(self.patch_size)
+        if min(patch) < 1 or min(height, width) < 1 or height % patch[0] or width % patch[1]:
+            raise ValueError(f"crop_size {self.crop_size} does not divide into patches of {self.patch_size} pixels")
+        if self.tubelet_size < 1 or self.frames_per_clip < 1 or self.frames_per_clip % self.tubelet_size:
+            raise ValueError(
+                f"frames_per_clip {self.frames_per_clip} does not divide into tubelets of {self.tubelet_size} frames"
+            )
+        counts = ("num_hidden_layers", "pred_num_hidden_layers", "pred_num_mask_tokens", "in_chans", "rope_grid_size")
+        for name in counts:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for prefix in ("", "pred_"):
+            width, heads = getattr(self, f"{prefix}hidden_size"), getattr(self, f"{prefix}num_attention_heads")
+            if heads < 1 or width < 1 or width % heads:
+                raise ValueError(f"{prefix}hidden_size {width} must be a multiple of its {heads} attention heads")
+            self._validate_heads(f"{prefix}hidden_size {width} in {heads} heads", width // heads)
+            if not 1 <= self.mlp_width(width, getattr(self, f"{prefix}mlp_ratio")) < 2**31:
+                raise ValueError(f"{prefix}mlp_ratio {getattr(self, f'{prefix}mlp_ratio')} gives no width")
+        for name in ("layer_norm_eps", "initializer_range"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        for name in ("attention_probs_dropout_prob", "attention_dropout", "drop_path_rate"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+        if self.hidden_act not in ACT2FN:
+            raise ValueError(f"hidden_act={self.hidden_act!r} is not one of {', '.join(ACT2FN)}")
+
+    def _validate_heads(self, what: str, head_dim: int) -> None:
+        if self.rope_layout not in LAYOUTS:
+            raise ValueError(f"rope_layout={self.rope_layout!r} is not one of {', '.join(LAYOUTS)}")
+        try:
+            rotary_axis_dim(head_dim)
+        except ValueError as error:
+            raise ValueError(f"{what}: {error}") from error
+
+
+__all__ = ["SIZES", "VJepa2Config"]

@@ -1,0 +1,520 @@
+"""V-JEPA 2 (Assran et al. 2025, arXiv 2506.09985): predict the embeddings of large blocks of a video from the rest.
+
+Differs from V-JEPA: positions are rotary in every attention of encoder and predictor, and the predictor has a head
+count of its own and one mask token per clip length. Modules are named as in native transformers, whose `VJEPA2Model`
+holds the encoder and the predictor; there the target encoder is.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.models.vjepa2.modeling_vjepa2 import (
+    VJEPA2WithMaskedInputModelOutput,
+    VJEPA2WithMaskedInputPredictorOutput,
+)
+from transformers.utils import can_return_tuple
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from hf_jepa.core.clips import (
+    ClipMasks,
+    Clips,
+    VideoFeatures,
+    as_group_masks,
+    as_groups,
+    layer_indices,
+    require_pairs,
+)
+from hf_jepa.core.modeling import JepaPreTrainedModel, JepaPreTrainingMixin, runtime_options
+from hf_jepa.core.outputs import JepaForPreTrainingOutput
+from hf_jepa.layers.packed_transformer import PackedAttention, PackedTransformerLayer, Rotary
+from hf_jepa.layers.packing import Packing
+from hf_jepa.layers.patch_embedding import TubeletEmbedding, as_clips, pair
+from hf_jepa.layers.rotary import grid_positions, rotary_tables
+from hf_jepa.layers.tokens import take_tokens
+from hf_jepa.losses.prediction import normalize_targets, prediction_loss
+from hf_jepa.models.vjepa2.configuration_vjepa2 import VJepa2Config
+
+
+Grid = tuple[int, int, int]
+
+
+def transformer_layers(config: VJepa2Config, depth: int, dim: int, num_heads: int, mlp_ratio: float) -> nn.ModuleList:
+    """The layers of the encoder or the predictor; stochastic depth rises along them."""
+    return nn.ModuleList(
+        PackedTransformerLayer(
+            config,
+            dim,
+            num_heads,
+            config.mlp_width(dim, mlp_ratio),
+            layer_norm_eps=config.layer_norm_eps,
+            qkv_bias=config.qkv_bias,
+            hidden_act=config.hidden_act,
+            attention_dropout=config.attention_probs_dropout_prob,
+            swiglu=config.use_silu,
+            drop_path=config.drop_path_rate * index / max(1, depth - 1),
+            residual_init_divisor=(2.0 * (index + 1)) ** 0.5 if config.rescale_residual_init else 1.0,
+        )
+        for index in range(depth)
+    )
+
+
+def rotary_for(
+    config: VJepa2Config, head_dim: int, indices: Sequence[torch.Tensor], grids: Sequence[Grid], packing: Packing
+) -> Rotary:
+    """The packed rotary tables of tokens, from their indices (B or 1, N) on the grids of their clips."""
+    tables = []
+    for index, grid in zip(indices, grids, strict=True):
+        frame, row, column = grid_positions(index, grid)
+        if config.rope_interpolation:
+            row, column = (
+                place * ((config.rope_grid_size - 1) / max(1, extent - 1))
+                for place, extent in zip((row, column), grid[1:], strict=True)
+            )
+        tables.append(rotary_tables((frame, row, column), head_dim, config.rope_layout))
+    cos, sin = (packing.join([table.unsqueeze(2) for table in tables_]) for tables_ in zip(*tables, strict=True))
+    return cos, sin
+
+
+class VJepa2Embeddings(nn.Module):
+    """Tubelets to tokens; positions enter in the attention."""
+
+    def __init__(self, config: VJepa2Config):
+        super().__init__()
+        self.config = config
+        self.patch_embeddings = TubeletEmbedding(
+            config.in_chans, config.hidden_size, config.tubelet_size, pair(config.patch_size)
+        )
+
+    def clips(self, pixel_values_videos: torch.Tensor) -> torch.Tensor:
+        """(B, T, C, H, W); an image, or a clip of one frame, becomes a static clip of one tubelet."""
+        return as_clips(pixel_values_videos, self.config.in_chans, static_frames=self.config.tubelet_size)
+
+    def grid_size(self, clips: torch.Tensor) -> Grid:
+        return self.patch_embeddings.grid_size(clips)
+
+    def forward(self, clips: torch.Tensor, masks: Sequence[torch.Tensor] | None) -> list[torch.Tensor]:
+        """(B, T, C, H, W) -> [(B, N, D)], or one (B, K_i, D) per mask."""
+        return self.patch_embeddings(clips, masks)
+
+
+class VJepa2PredictorEmbeddings(nn.Module):
+    """Context tokens to the predictor's width, and the learnt mask tokens."""
+
+    def __init__(self, config: VJepa2Config):
+        super().__init__()
+        self.predictor_embeddings = nn.Linear(config.hidden_size, config.pred_hidden_size)
+        self.mask_tokens = nn.Parameter(torch.zeros(config.pred_num_mask_tokens, 1, 1, config.pred_hidden_size))
+
+    def forward(self, context: torch.Tensor, num_targets: int, mask_index: int) -> torch.Tensor:
+        """(B, N, D) -> (B, N + num_targets, P): the context, then mask tokens."""
+        x = self.predictor_embeddings(context)
+        queries = self.mask_tokens[mask_index % len(self.mask_tokens)].to(x.dtype)
+        return torch.cat([x, queries.expand(len(x), num_targets, -1)], dim=1)
+
+
+class VJepa2Predictor(nn.Module):
+    """A narrow transformer that fills mask tokens at target positions from the encoded context.
+
+    The official code sorts context and mask tokens by position. Attention with rotary positions does not depend on
+    the order of its tokens, so they are left as they are, and the last layer computes the targets alone.
+
+    Args:
+        config: its `pred_*` fields size the predictor.
+
+    Example:
+        >>> from hf_jepa import VJepa2Config, VJepa2Predictor
+        >>> config = VJepa2Config(hidden_size=32, num_attention_heads=2, pred_hidden_size=24,
+        ...                       pred_num_attention_heads=2, pred_num_hidden_layers=1)
+        >>> context_mask, target_mask = torch.tensor([[0, 1, 4]]), torch.tensor([[10, 11]])
+        >>> (predictions,) = VJepa2Predictor(config)(
+        ...     [torch.randn(1, 3, 32)], [context_mask], [target_mask], [(2, 4, 4)], [0])
+        >>> predictions.shape
+        torch.Size([1, 2, 32])
+    """
+
+    def __init__(self, config: VJepa2Config):
+        super().__init__()
+        self.config = config
+        dim, heads = config.pred_hidden_size, config.pred_num_attention_heads
+        self.embeddings = VJepa2PredictorEmbeddings(config)
+        self.layer = transformer_layers(config, config.pred_num_hidden_layers, dim, heads, config.pred_mlp_ratio)
+        self.layernorm = nn.LayerNorm(dim, eps=config.layer_norm_eps)
+        self.proj = nn.Linear(dim, config.hidden_size)
+
+    def forward(
+        self,
+        context: Sequence[torch.Tensor],
+        context_mask: Sequence[torch.Tensor],
+        target_mask: Sequence[torch.Tensor],
+        grid_sizes: Sequence[Grid],
+        mask_index: Sequence[int],
+    ) -> tuple[torch.Tensor, ...]:
+        """Predict every target from its context, all pairs in one pass.
+
+        Args:
+            context: M tensors (B_i, N_i, D) of encoded context tokens.
+            context_mask: M LongTensors (B_i, N_i), their indices.
+            target_mask: M LongTensors (B_i, K_i), the tokens to predict. Indices beyond the grid lie in the future.
+            grid_sizes: of each pair the (frames, rows, columns) of its clips' tokens. (The official predictor takes
+                the configured square grid whatever the clips are: pass `config.grid_size` for that.)
+            mask_index: of each pair the learnt mask token to use.
+
+        Returns:
+            M tensors (B_i, K_i, D).
+        """
+        x, packing, rotary, kept = self._embed(context, context_mask, target_mask, grid_sizes, mask_index)
+        for layer in self.layer[:-1]:
+            x = layer(x, packing, rotary)
+        x = self.layer[-1](x, packing, rotary, kept)
+        return tuple(kept.split(self.proj(self.layernorm(x))))
+
+    def _embed(self, context, context_mask, target_mask, grid_sizes, mask_index):
+        """Packed tokens [context; mask tokens], their packing and rotary tables, and the packing of the latter."""
+        lengths = [mask.shape[1] for mask in target_mask]
+        parts = [
+            self.embeddings(tokens, length, index)
+            for tokens, length, index in zip(context, lengths, mask_index, strict=True)
+        ]
+        packing = Packing([part.shape[:2] for part in parts])
+        indices = [torch.cat(pair_, dim=1) for pair_ in zip(context_mask, target_mask, strict=True)]
+        head_dim = self.layer[0].attention.head_dim
+        rotary = rotary_for(self.config, head_dim, indices, grid_sizes, packing)
+        return packing.join(parts), packing, rotary, packing.last(lengths)
+
+
+class VJepa2PreTrainedModel(JepaPreTrainedModel):
+    """Flags and initialisation of all V-JEPA 2 classes."""
+
+    config: VJepa2Config
+    base_model_prefix = "vjepa2"
+    main_input_name = "pixel_values_videos"
+    input_modalities = ("video",)
+    _no_split_modules = ["VJepa2Embeddings", "VJepa2PredictorEmbeddings", "PackedTransformerLayer"]
+    _can_record_outputs = {"hidden_states": PackedTransformerLayer, "attentions": PackedAttention}
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        super()._init_weights(module)
+        if isinstance(module, VJepa2PredictorEmbeddings):
+            if self.config.pred_zero_init_mask_tokens:
+                init.zeros_(module.mask_tokens)
+            else:
+                init.trunc_normal_(module.mask_tokens, std=self.config.initializer_range)
+
+
+class VJepa2Encoder(VJepa2PreTrainedModel):
+    """The V-JEPA 2 encoder: a ViT over tubelets with rotary positions that can be shown part of a clip.
+
+    Example:
+        >>> import torch
+        >>> from hf_jepa import VJepa2Config, VJepa2Encoder
+        >>> encoder = VJepa2Encoder(VJepa2Config(hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+        ...                                      crop_size=32, patch_size=8, frames_per_clip=4)).eval()
+        >>> clip = torch.randn(1, 4, 3, 32, 32)
+        >>> encoder(clip).last_hidden_state.shape
+        torch.Size([1, 32, 32])
+        >>> masks = [torch.tensor([[0, 5, 9]]), torch.tensor([[3, 4]])]
+        >>> [tokens.shape[1] for tokens in encoder(clip, context_mask=masks).last_hidden_state]
+        [3, 2]
+    """
+
+    embeddings_class = VJepa2Embeddings
+
+    def __init__(self, config: VJepa2Config):
+        super().__init__(config)
+        config = self.config
+        self.embeddings = self.embeddings_class(config)
+        self.layer = transformer_layers(
+            config, config.num_hidden_layers, config.hidden_size, config.num_attention_heads, config.mlp_ratio
+        )
+        self._make_norms()
+        self.post_init()
+
+    def _make_norms(self) -> None:
+        self.layernorm = nn.LayerNorm(self.config.hidden_size, eps=self.config.layer_norm_eps)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embeddings.patch_embeddings.proj
+
+    def token_grid(self, pixel_values_videos: torch.Tensor) -> Grid:
+        """(frames, rows, columns) of the tokens of clips (B, T, C, H, W) or images (B, C, H, W)."""
+        return self.embeddings.grid_size(self.embeddings.clips(pixel_values_videos))
+
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(self, pixel_values_videos: Clips, context_mask: ClipMasks | None = None, **kwargs) -> BaseModelOutput:
+        """Encode clips, or the visible parts of them.
+
+        Args:
+            pixel_values_videos: (B, T, C, H, W), images (B, C, H, W), or a list of such groups of any sizes.
+            context_mask: LongTensor (B, K) of token indices to keep, row-major over (time, height, width), or a list
+                of such tensors of any lengths; for several groups a list of lists. Tokens are dropped before the first
+                layer and keep the order of the mask. All masks of all groups are encoded in one pass.
+
+        Returns:
+            `last_hidden_state` (B, N, D) or (B, K, D). For a list of masks or groups a tuple of such tensors, ordered
+            (group, mask).
+
+        Raises:
+            TypeError: an argument that the model does not know.
+            ValueError: clips that do not divide into tubelets, an unusable mask.
+        """
+        kwargs = runtime_options(self, kwargs)
+        parts, _ = self._encode(pixel_values_videos, context_mask, **kwargs)
+        alone = isinstance(pixel_values_videos, torch.Tensor) and isinstance(context_mask, torch.Tensor | None)
+        return BaseModelOutput(last_hidden_state=parts[0] if alone else tuple(parts))
+
+    def _encode(
+        self, clips: Clips, context_mask: ClipMasks | None, levels: Sequence[int] = (), **kwargs
+    ) -> tuple[list[torch.Tensor], list[list[torch.Tensor]]]:
+        """The tokens of every (group, mask), and those after each of some layers, all behind the final norm."""
+        groups = [self.embeddings.clips(group) for group in as_groups(clips)]
+        masks = [None] * len(groups) if context_mask is None else as_group_masks(context_mask, groups, "context_mask")
+        parts, indices, grids = [], [], []
+        for group, group_masks in zip(groups, masks, strict=True):
+            parts += self.embeddings(group, group_masks)
+            everything = [torch.arange(parts[-1].shape[1], device=group.device).unsqueeze(0)]
+            indices += everything if group_masks is None else group_masks
+            grids += [self.embeddings.grid_size(group)] * len(group_masks or everything)
+        packing = Packing([part.shape[:2] for part in parts])
+        rotary = rotary_for(self.config, self.layer[0].attention.head_dim, indices, grids, packing)
+        hidden_states, kept = packing.join(parts), {}
+        for index, layer in enumerate(self.layer):
+            hidden_states = layer(hidden_states, packing, rotary=rotary, **kwargs)
+            if index in levels:
+                kept[index] = packing.split(self.normed(hidden_states, index))
+        return packing.split(self.normed(hidden_states, len(self.layer) - 1)), [kept[index] for index in levels]
+
+    def normed(self, hidden_states: torch.Tensor, index: int) -> torch.Tensor:
+        """The output of layer `index` behind the final norm."""
+        return self.layernorm(hidden_states)
+
+    def get_video_features(self, pixel_values_videos: torch.Tensor, layers: Sequence[int] = ()) -> VideoFeatures:
+        """Features in the shape of the clips, of the last layer and of others.
+
+        Args:
+            pixel_values_videos: (B, T, C, H, W) or images (B, C, H, W).
+            layers: layers wanted beside the last, counted from 0 or from the end by negative numbers.
+
+        Returns:
+            `grid` (B, T', H', W', D), `pooled` (B, D), `layers`, one grid each, all behind the final norm.
+
+        Raises:
+            ValueError: a layer that does not exist.
+        """
+        grid = self.token_grid(pixel_values_videos)
+        levels = layer_indices(layers, len(self.layer))
+        (tokens,), kept = self._encode(pixel_values_videos, None, levels)
+        return VideoFeatures(
+            grid=tokens.unflatten(1, grid),
+            pooled=tokens.mean(dim=1),
+            layers=tuple(level[0].unflatten(1, grid) for level in kept),
+        )
+
+
+class VJepa2Model(VJepa2PreTrainedModel):
+    """Encoder and predictor of V-JEPA 2, as in native `VJEPA2Model`; the predictor runs only when it is asked for.
+
+    Unlike in the native class, `context_mask` hides the other tokens from the encoder, there may be several masks, and
+    positions are right for clips of any size.
+
+    Example:
+        >>> import torch
+        >>> from hf_jepa import VJepa2Config, VJepa2Model
+        >>> model = VJepa2Model(VJepa2Config(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, crop_size=32,
+        ...     patch_size=8, frames_per_clip=4, pred_hidden_size=24, pred_num_attention_heads=2,
+        ...     pred_num_hidden_layers=1)).eval()
+        >>> clip = torch.randn(1, 4, 3, 32, 48)
+        >>> model(clip).last_hidden_state.shape
+        torch.Size([1, 48, 32])
+        >>> model.get_video_features(clip).grid.shape
+        torch.Size([1, 2, 4, 6, 32])
+        >>> future = torch.arange(48, 72).unsqueeze(0)  # the next two frames
+        >>> model(clip, target_mask=future).predictor_output.last_hidden_state.shape
+        torch.Size([1, 24, 32])
+    """
+
+    _keys_to_ignore_on_load_unexpected = [r"^context_encoder\.", r"^classifier\.", r"^pooler\."]
+    encoder_class = VJepa2Encoder
+    predictor_class = VJepa2Predictor
+
+    def __init__(self, config: VJepa2Config):
+        super().__init__(config)
+        self.encoder = self.encoder_class(self.config)
+        self.predictor = self.predictor_class(self.config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.encoder.get_input_embeddings()
+
+    def token_grid(self, pixel_values_videos: torch.Tensor) -> Grid:
+        """(frames, rows, columns) of the tokens of clips (B, T, C, H, W) or images (B, C, H, W)."""
+        return self.encoder.token_grid(pixel_values_videos)
+
+    def get_video_features(self, pixel_values_videos: torch.Tensor, layers: Sequence[int] = ()) -> VideoFeatures:
+        """Features in the shape of the clips, see `VJepa2Encoder.get_video_features`."""
+        return self.encoder.get_video_features(pixel_values_videos, layers)
+
+    @can_return_tuple
+    @merge_with_config_defaults
+    def forward(
+        self,
+        pixel_values_videos: Clips,
+        context_mask: ClipMasks | None = None,
+        target_mask: ClipMasks | None = None,
+        mask_index: int = 1,
+        skip_predictor: bool = False,
+        **kwargs,
+    ) -> VJEPA2WithMaskedInputModelOutput:
+        """Encode clips, or their visible parts, and predict others where they are named.
+
+        Args:
+            pixel_values_videos: (B, T, C, H, W), images (B, C, H, W), or a list of such groups.
+            context_mask: token indices that the encoder sees, see `VJepa2Encoder`; everything when unset.
+            target_mask: token indices to predict, one mask for each context. Indices beyond the grid lie in the
+                future: with S tokens per frame pair, `N + S * k + 0 ... S - 1` is pair k after the clip.
+            mask_index: the learnt mask token. Native classes and the official protocols use 1; pretraining on clips of
+                one length trains token 0 alone, so for such models pass 0.
+            skip_predictor: predict nothing, as callers of the native class ask for.
+
+        Returns:
+            `last_hidden_state` as the encoder's; with a `target_mask` also `predictor_output.last_hidden_state`
+            (B, K, D), or a tuple of such tensors ordered (group, mask).
+        """
+        encoded = self.encoder(pixel_values_videos, context_mask=context_mask, **kwargs, return_dict=True)
+        predictor_output = None
+        if target_mask is not None and not skip_predictor:
+            predictor_output = VJEPA2WithMaskedInputPredictorOutput(
+                last_hidden_state=self._predict(
+                    encoded.last_hidden_state, pixel_values_videos, context_mask, target_mask, mask_index
+                )
+            )
+        return VJEPA2WithMaskedInputModelOutput(
+            last_hidden_state=encoded.last_hidden_state,
+            masked_hidden_state=None if context_mask is None else encoded.last_hidden_state,
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
+            predictor_output=predictor_output,
+        )
+
+    def _predict(self, encoded, clips: Clips, context_mask, target_mask, mask_index: int):
+        groups = as_groups(clips)
+        targets = as_group_masks(target_mask, groups, "target_mask")
+        parts = [encoded] if isinstance(encoded, torch.Tensor) else list(encoded)
+        if context_mask is None:
+            contexts = [
+                [torch.arange(part.shape[1], device=part.device).expand(len(part), -1)] * len(group_targets)
+                for part, group_targets in zip(parts, targets, strict=True)
+            ]
+            parts = [part for part, group in zip(parts, targets, strict=True) for _ in group]
+        else:
+            contexts = as_group_masks(context_mask, groups, "context_mask")
+        require_pairs(contexts, targets)
+        flat = [[mask for group in masks for mask in group] for masks in (contexts, targets)]
+        grids = [self.token_grid(group) for group, masks in zip(groups, targets, strict=True) for _ in masks]
+        predictions = self.predictor(parts, *flat, grids, [mask_index] * len(grids))
+        return predictions[0] if isinstance(target_mask, torch.Tensor) else predictions
+
+
+class VJepa2ForPreTraining(JepaPreTrainingMixin, VJepa2PreTrainedModel):
+    """Context encoder, target encoder and predictor (both in `vjepa2`) with the V-JEPA 2 loss.
+
+    Example:
+        >>> import torch
+        >>> from hf_jepa import VJepa2Config, VJepa2ForPreTraining
+        >>> model = VJepa2ForPreTraining(VJepa2Config(hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+        ...     crop_size=32, patch_size=8, frames_per_clip=4, pred_hidden_size=24, pred_num_attention_heads=2,
+        ...     pred_num_hidden_layers=1))
+        >>> order = torch.randperm(32).unsqueeze(0)
+        >>> out = model(torch.randn(1, 4, 3, 32, 32), context_mask=[order[:, :8], order[:, :4]],
+        ...             target_mask=[order[:, 8:20], order[:, 4:]])
+        >>> out.loss.backward()
+        >>> model.update_target_encoder(0.999)
+        >>> [tuple(prediction.shape) for prediction in out.predictions]
+        [(1, 12, 32), (1, 28, 32)]
+    """
+
+    # Beside a 16-bit model the target encoder stays float32: its average would not move otherwise.
+    _keep_in_fp32_modules_strict = ["vjepa2.encoder"]
+    target_encoder_name = "vjepa2.encoder"
+    predictor_name = "vjepa2.predictor"
+    base_model_class = VJepa2Model
+
+    def __init__(self, config: VJepa2Config):
+        super().__init__(config)
+        self.vjepa2 = self.base_model_class(self.config)
+        self.context_encoder = self.base_model_class.encoder_class(self.config)
+        self.post_init()
+
+    @property
+    def predictor(self) -> VJepa2Predictor:
+        """Predicts targets from contexts."""
+        return self.vjepa2.predictor
+
+    @can_return_tuple
+    @merge_with_config_defaults
+    def forward(
+        self, pixel_values_videos: Clips, context_mask: ClipMasks, target_mask: ClipMasks, **kwargs
+    ) -> JepaForPreTrainingOutput:
+        """One prediction of every target from the context it is paired with.
+
+        Args:
+            pixel_values_videos: (B, T, C, H, W), or a list of groups of clips of one length each. Group g uses mask
+                token g, as the official multi-length training does.
+            context_mask: M LongTensors (B, N_i) of the tokens the context encoder may see; for several groups a list
+                of such lists.
+            target_mask: M LongTensors (B, K_i) of the tokens to predict from context i.
+
+        Returns:
+            `JepaForPreTrainingOutput`; `predictions`, `targets` (B, K_i, D) and `context` (B, N_i, D) are tuples
+            ordered (group, mask). The loss is the mean over these of the mean over all their elements.
+        """
+        groups = as_groups(pixel_values_videos)
+        contexts = as_group_masks(context_mask, groups, "context_mask")
+        targets = as_group_masks(target_mask, groups, "target_mask")
+        require_pairs(contexts, targets)
+        context = self.context_encoder(groups, context_mask=contexts, **kwargs, return_dict=True)
+        owner = [g for g, masks in enumerate(targets) for _ in masks]  # the group of every pair
+        grids = [self.context_encoder.token_grid(group) for group in groups]
+        predictions = self.predictor(
+            context.last_hidden_state,
+            [mask for masks in contexts for mask in masks],
+            [mask for masks in targets for mask in masks],
+            [grids[g] for g in owner],
+            owner,
+        )
+        wanted = self.encode_targets(groups, targets)
+        losses = [prediction_loss(*pair_, self.config.loss_type) for pair_ in zip(predictions, wanted, strict=True)]
+        loss = torch.stack(losses).mean()
+        return JepaForPreTrainingOutput(
+            loss=loss,
+            prediction_loss=loss,
+            predictions=predictions,
+            targets=wanted,
+            context=context.last_hidden_state,
+            hidden_states=context.hidden_states,
+            attentions=context.attentions,
+        )
+
+    @torch.no_grad()
+    def encode_targets(self, pixel_values_videos: Clips, target_mask: ClipMasks) -> tuple[torch.Tensor, ...]:
+        """Normalised target embeddings of each mask's tokens, (B, K_i, D) each, ordered (group, mask)."""
+        groups = as_groups(pixel_values_videos)
+        masks = as_group_masks(target_mask, groups, "target_mask")
+        encoded = self.target_encoder(groups, return_dict=True).last_hidden_state
+        normed = [normalize_targets(tokens, self.config.target_normalization) for tokens in encoded]
+        return tuple(take_tokens(x, mask) for x, group in zip(normed, masks, strict=True) for mask in group)
+
+
+__all__ = [
+    "VJepa2Embeddings",
+    "VJepa2Encoder",
+    "VJepa2ForPreTraining",
+    "VJepa2Model",
+    "VJepa2PreTrainedModel",
+    "VJepa2Predictor",
+]
