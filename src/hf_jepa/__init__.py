@@ -25,6 +25,7 @@ _SHARED = {
     "hf_jepa.evaluation.linear": ("linear_probe",),
     "hf_jepa.evaluation.low_shot": ("low_shot_indices",),
     "hf_jepa.evaluation.metrics": ("alpha_req", "effective_rank", "lidar", "participation_ratio", "rankme"),
+    "hf_jepa.layers.attentive_pooler": ("AttentivePooler",),
     "hf_jepa.layers.onednn": ("use_onednn",),
     "hf_jepa.losses.prediction": ("normalize_targets", "prediction_loss"),
     "hf_jepa.masking.build": ("build_mask_sampler",),
