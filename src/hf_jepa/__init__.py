@@ -27,6 +27,7 @@ _SHARED = {
     "hf_jepa.evaluation.metrics": ("alpha_req", "effective_rank", "lidar", "participation_ratio", "rankme"),
     "hf_jepa.layers.attentive_pooler": ("AttentivePooler",),
     "hf_jepa.layers.onednn": ("use_onednn",),
+    "hf_jepa.layers.views": ("join_clips", "view_loss", "view_probabilities"),
     "hf_jepa.losses.prediction": ("normalize_targets", "prediction_loss"),
     "hf_jepa.masking.build": ("build_mask_sampler",),
     "hf_jepa.masking.masks": ("Masks",),
