@@ -40,7 +40,12 @@ _SHARED = {
     "hf_jepa.training.finetuning": ("FineTuningArguments", "ImageClassificationTrainer"),
     "hf_jepa.training.knn_probe": ("OnlineKnnProbe",),
     "hf_jepa.training.recipe": ("parse_recipe",),
-    "hf_jepa.training.schedules": ("learning_rate_at", "momentum_at", "weight_decay_at"),
+    "hf_jepa.training.schedules": (
+        "context_loss_weight_at",
+        "learning_rate_at",
+        "momentum_at",
+        "weight_decay_at",
+    ),
     "hf_jepa.training.trainer": ("JepaTrainer",),
     "hf_jepa.visualization.masks": ("draw_masks",),
 }
