@@ -113,8 +113,11 @@ VARIANTS = {
             config="VJepa2Config",
             base_model="VJepa2Model",
             pretraining_model="VJepa2ForPreTraining",
-            heads={},
-            parts={"modeling": ("VJepa2Encoder", "VJepa2Predictor")},
+            heads={"AutoModelForVideoClassification": "VJepa2ForVideoClassification"},
+            parts={
+                "modeling": ("VJepa2Encoder", "VJepa2Predictor"),
+                "anticipation": ("VJepa2ForActionAnticipation",),
+            },
             native=True,
             convertible=False,
             weights_license="mit",

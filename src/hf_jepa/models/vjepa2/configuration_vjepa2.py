@@ -38,6 +38,7 @@ class VJepa2Config(JepaConfigMixin, NativeVJepa2Config):
             `mask_index` of `VJepa2Model`.
         num_pooler_layers, pooler_num_attention_heads, pooler_layer_norm_eps, classifier_layers: the attentive
             classifier, see `VJepa2ForVideoClassification`.
+        num_verbs, num_nouns, num_actions: classes of `VJepa2ForActionAnticipation`; 0 leaves a classifier out.
         use_silu: gated (SwiGLU) feed-forward networks; `wide_silu`: of two thirds of the hidden width, rounded up to a
             multiple of 8.
         rope_layout: "tiled", which the released weights were trained with, or "interleaved", a true rotation; see
@@ -63,9 +64,12 @@ class VJepa2Config(JepaConfigMixin, NativeVJepa2Config):
     rope_interpolation: bool = False
     rope_grid_size: int = 16
     rescale_residual_init: bool = True
-    pooler_num_attention_heads: int | None = None
-    pooler_layer_norm_eps: float | None = None
+    pooler_num_attention_heads: int = 16
+    pooler_layer_norm_eps: float = 1e-5
     classifier_layers: list[int] | tuple[int, ...] | None = None
+    num_verbs: int = 0
+    num_nouns: int = 0
+    num_actions: int = 0
     loss_type: str = "l1"
     base_model_fsdp_plan = {"encoder.layer.*": "free_full_weight", "encoder.layernorm": "keep_full_weight"}
 

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 from transformers import initialization as init
-from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.vjepa2.modeling_vjepa2 import (
     VJEPA2WithMaskedInputModelOutput,
     VJEPA2WithMaskedInputPredictorOutput,
@@ -22,6 +21,7 @@ from transformers.utils.output_capturing import capture_outputs
 from hf_jepa.core.clips import (
     ClipMasks,
     Clips,
+    VideoEncoderOutput,
     VideoFeatures,
     as_group_masks,
     as_groups,
@@ -30,6 +30,7 @@ from hf_jepa.core.clips import (
 )
 from hf_jepa.core.modeling import JepaPreTrainedModel, JepaPreTrainingMixin, runtime_options
 from hf_jepa.core.outputs import JepaForPreTrainingOutput
+from hf_jepa.core.video_classification import VideoClassificationMixin, attentive_classifier
 from hf_jepa.layers.packed_transformer import PackedAttention, PackedTransformerLayer, Rotary
 from hf_jepa.layers.packing import Packing
 from hf_jepa.layers.patch_embedding import TubeletEmbedding, as_clips, pair
@@ -246,7 +247,13 @@ class VJepa2Encoder(VJepa2PreTrainedModel):
 
     @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)
-    def forward(self, pixel_values_videos: Clips, context_mask: ClipMasks | None = None, **kwargs) -> BaseModelOutput:
+    def forward(
+        self,
+        pixel_values_videos: Clips,
+        context_mask: ClipMasks | None = None,
+        levels: Sequence[int] = (),
+        **kwargs,
+    ) -> VideoEncoderOutput:
         """Encode clips, or the visible parts of them.
 
         Args:
@@ -254,25 +261,19 @@ class VJepa2Encoder(VJepa2PreTrainedModel):
             context_mask: LongTensor (B, K) of token indices to keep, row-major over (time, height, width), or a list
                 of such tensors of any lengths; for several groups a list of lists. Tokens are dropped before the first
                 layer and keep the order of the mask. All masks of all groups are encoded in one pass.
+            levels: layers whose tokens are wanted too, counted from 0 or from the end by negative numbers.
 
         Returns:
-            `last_hidden_state` (B, N, D) or (B, K, D). For a list of masks or groups a tuple of such tensors, ordered
-            (group, mask).
+            `last_hidden_state` (B, N, D) or (B, K, D), and one such tensor for each of the `levels`. For a list of
+            masks or groups these are tuples of tensors, ordered (group, mask).
 
         Raises:
             TypeError: an argument that the model does not know.
-            ValueError: clips that do not divide into tubelets, an unusable mask.
+            ValueError: clips that do not divide into tubelets, an unusable mask, a layer that does not exist.
         """
         kwargs = runtime_options(self, kwargs)
-        parts, _ = self._encode(pixel_values_videos, context_mask, **kwargs)
-        alone = isinstance(pixel_values_videos, torch.Tensor) and isinstance(context_mask, torch.Tensor | None)
-        return BaseModelOutput(last_hidden_state=parts[0] if alone else tuple(parts))
-
-    def _encode(
-        self, clips: Clips, context_mask: ClipMasks | None, levels: Sequence[int] = (), **kwargs
-    ) -> tuple[list[torch.Tensor], list[list[torch.Tensor]]]:
-        """The tokens of every (group, mask), and those after each of some layers, all behind the final norm."""
-        groups = [self.embeddings.clips(group) for group in as_groups(clips)]
+        levels = layer_indices(levels, len(self.layer))
+        groups = [self.embeddings.clips(group) for group in as_groups(pixel_values_videos)]
         masks = [None] * len(groups) if context_mask is None else as_group_masks(context_mask, groups, "context_mask")
         parts, indices, grids = [], [], []
         for group, group_masks in zip(groups, masks, strict=True):
@@ -287,7 +288,10 @@ class VJepa2Encoder(VJepa2PreTrainedModel):
             hidden_states = layer(hidden_states, packing, rotary=rotary, **kwargs)
             if index in levels:
                 kept[index] = packing.split(self.normed(hidden_states, index))
-        return packing.split(self.normed(hidden_states, len(self.layer) - 1)), [kept[index] for index in levels]
+        last = packing.split(self.normed(hidden_states, len(self.layer) - 1))
+        alone = isinstance(pixel_values_videos, torch.Tensor) and isinstance(context_mask, torch.Tensor | None)
+        last, *kept = (split[0] if alone else tuple(split) for split in (last, *(kept[index] for index in levels)))
+        return VideoEncoderOutput(last_hidden_state=last, levels=tuple(kept) if levels else None)
 
     def normed(self, hidden_states: torch.Tensor, index: int) -> torch.Tensor:
         """The output of layer `index` behind the final norm."""
@@ -307,12 +311,11 @@ class VJepa2Encoder(VJepa2PreTrainedModel):
             ValueError: a layer that does not exist.
         """
         grid = self.token_grid(pixel_values_videos)
-        levels = layer_indices(layers, len(self.layer))
-        (tokens,), kept = self._encode(pixel_values_videos, None, levels)
+        encoded = self(pixel_values_videos, levels=layers, return_dict=True)
         return VideoFeatures(
-            grid=tokens.unflatten(1, grid),
-            pooled=tokens.mean(dim=1),
-            layers=tuple(level[0].unflatten(1, grid) for level in kept),
+            grid=encoded.last_hidden_state.unflatten(1, grid),
+            pooled=encoded.last_hidden_state.mean(dim=1),
+            layers=tuple(level.unflatten(1, grid) for level in encoded.levels or ()),
         )
 
 
@@ -420,6 +423,35 @@ class VJepa2Model(VJepa2PreTrainedModel):
         return predictions[0] if isinstance(target_mask, torch.Tensor) else predictions
 
 
+class VJepa2ForVideoClassification(VideoClassificationMixin, VJepa2PreTrainedModel):
+    """The encoder with an attentive classifier on its tokens, under the names of the native class.
+
+    `num_pooler_layers`, `pooler_num_attention_heads` and `pooler_layer_norm_eps` of the config are those of the
+    official probes (3, 16 and 1e-5, whatever the encoder), so that converted probes are the same function; the native
+    class takes the encoder's heads and epsilon instead. `classifier_layers` are the encoder's layers whose tokens are
+    read, the last one alone when unset.
+
+    Example:
+        >>> import torch
+        >>> from hf_jepa import VJepa2Config, VJepa2ForVideoClassification
+        >>> model = VJepa2ForVideoClassification(VJepa2Config(hidden_size=32, num_hidden_layers=2,
+        ...     num_attention_heads=2, crop_size=32, patch_size=8, frames_per_clip=4, pred_num_hidden_layers=1,
+        ...     num_labels=5, classifier_layers=[0, 1]))
+        >>> model(torch.randn(2, 4, 3, 32, 32)).logits.shape
+        torch.Size([2, 5])
+        >>> model(torch.randn(2, 8, 3, 4, 3, 32, 32)).logits.shape  # 8 segments in 3 views of each video
+        torch.Size([2, 5])
+    """
+
+    _keys_to_ignore_on_load_unexpected = [r"^context_encoder\."]
+
+    def __init__(self, config: VJepa2Config):
+        super().__init__(config)
+        self.vjepa2 = VJepa2Model(self.config)
+        self.pooler, self.classifier = attentive_classifier(self.config)
+        self.post_init()
+
+
 class VJepa2ForPreTraining(JepaPreTrainingMixin, VJepa2PreTrainedModel):
     """Context encoder, target encoder and predictor (both in `vjepa2`) with the V-JEPA 2 loss.
 
@@ -514,6 +546,7 @@ __all__ = [
     "VJepa2Embeddings",
     "VJepa2Encoder",
     "VJepa2ForPreTraining",
+    "VJepa2ForVideoClassification",
     "VJepa2Model",
     "VJepa2PreTrainedModel",
     "VJepa2Predictor",
