@@ -36,11 +36,11 @@ def load_processor(checkpoint: str | None, config: PreTrainedConfig, as_saved: b
     if checkpoint is None or not any(
         cached_file(checkpoint, name, _raise_exceptions_for_missing_entries=False) for name in FILE_NAMES
     ):
-        return variant.image_processor(config)
+        return variant.processor(config)
     saved = AutoImageProcessor.from_pretrained(checkpoint)
     if as_saved or not _is_untouched_vit_processor(saved):
         return saved
-    own = variant.image_processor(config)
+    own = variant.processor(config)
     logger.warning(
         f"{checkpoint} has the ViT processor at its defaults (mean and std 0.5), which is not how the weights were "
         f"trained: images are prepared by {type(own).__name__} instead, with mean {list(own.image_mean)}"
