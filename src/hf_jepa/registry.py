@@ -132,7 +132,7 @@ VARIANTS = {
                 "anticipation": ("VJepa2ForActionAnticipation",),
             },
             native=True,
-            convertible=False,
+            convertible=True,
             weights_license="mit",
             tiny={
                 "hidden_size": 32,
