@@ -158,7 +158,7 @@ VARIANTS = {
             heads={},
             parts={"modeling": ("VJepa21Encoder", "VJepa21Predictor")},
             native=False,
-            convertible=False,
+            convertible=True,
             weights_license="mit",
             tiny={
                 "hidden_size": 32,
