@@ -9,6 +9,7 @@ from transformers.utils import ModelOutput
 from hf_jepa.layers.tokens import as_mask_list
 
 
+Grid = tuple[int, int, int]  # (frames, rows, columns) of the tokens of a clip
 Clips = torch.Tensor | Sequence[torch.Tensor]
 ClipMasks = torch.Tensor | Sequence[torch.Tensor] | Sequence[Sequence[torch.Tensor]]
 
@@ -100,4 +101,13 @@ def layer_indices(layers: Sequence[int], depth: int) -> list[int]:
     return [layer % depth for layer in layers]
 
 
-__all__ = ["VideoFeatures", "as_group_masks", "as_groups", "layer_indices", "require_pairs"]
+__all__ = [
+    "ClipMasks",
+    "Clips",
+    "Grid",
+    "VideoFeatures",
+    "as_group_masks",
+    "as_groups",
+    "layer_indices",
+    "require_pairs",
+]
