@@ -62,6 +62,11 @@ class VideoConfigMixin(JepaConfigMixin):
         for name in ("attention_probs_dropout_prob", "attention_dropout", "drop_path_rate"):
             if not 0 <= getattr(self, name, 0.0) < 1:  # not every variant has them all
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+        if not self.pooler_layer_norm_eps > 0 or self.num_pooler_layers < 0:
+            raise ValueError(
+                f"pooler_layer_norm_eps {self.pooler_layer_norm_eps} must be above 0, num_pooler_layers "
+                f"{self.num_pooler_layers} not below"
+            )
         if self.hidden_act not in ACT2FN:
             raise ValueError(f"hidden_act={self.hidden_act!r} is not one of {', '.join(ACT2FN)}")
 

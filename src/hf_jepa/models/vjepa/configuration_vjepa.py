@@ -40,6 +40,8 @@ class VJepaConfig(VideoConfigMixin, PreTrainedConfig):
         rescale_residual_init: divide the initial scale of the layers that write into the residual stream by sqrt(2 l).
             The official classes do it and the official training undoes it.
         variance_coefficient: weight of the `variance_loss` of the predictions; 0 leaves it out.
+        num_pooler_layers, pooler_num_attention_heads, pooler_layer_norm_eps, classifier_layers: the attentive
+            classifier, see `VJepaForVideoClassification`; the encoder's heads when unset, as in the official code.
         target_source, target_normalization, loss_type: see `JepaConfigMixin`.
 
     Example:
@@ -75,6 +77,10 @@ class VJepaConfig(VideoConfigMixin, PreTrainedConfig):
     position_resize: str = "trilinear"
     rescale_residual_init: bool = False
     variance_coefficient: float | int = 0.0
+    num_pooler_layers: int = 0
+    pooler_num_attention_heads: int | None = None
+    pooler_layer_norm_eps: float = 1e-5
+    classifier_layers: list[int] | tuple[int, ...] | None = None
     loss_type: str = "l1"
     base_model_fsdp_plan = {"layer.*": "free_full_weight", "layernorm": "keep_full_weight"}
 
@@ -82,6 +88,8 @@ class VJepaConfig(VideoConfigMixin, PreTrainedConfig):
         super().__post_init__(**kwargs)
         if self.pred_num_attention_heads is None:
             self.pred_num_attention_heads = self.num_attention_heads
+        if self.pooler_num_attention_heads is None:
+            self.pooler_num_attention_heads = self.num_attention_heads
 
     @classmethod
     def from_size(cls, size: str, **overrides) -> "VJepaConfig":
