@@ -102,7 +102,7 @@ def test_short_blocks_start_at_any_frame_and_have_any_length():
     starts = by_frame[lengths == 4].argmax(axis=1)
     np.testing.assert_allclose(np.bincount(starts) / len(starts), 0.2, atol=0.06)
     areas = covered.reshape(4000, 8, 100).any(axis=1).sum(axis=1)
-    assert 27 <= areas.min() and areas.max() <= 33
+    assert areas.min() >= 27 and areas.max() <= 33
 
 
 def test_masks_of_a_clip_do_not_depend_on_its_batch(sampler):
