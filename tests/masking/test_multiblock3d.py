@@ -1,7 +1,9 @@
 """The default masks of clips: what they promise for every batch, and what they look like on average."""
 
 import math
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from hf_jepa.masking.block_mask import VJEPA21_IMAGE_MASKS, VJEPA_MASKS, BlockMa
 from hf_jepa.masking.build import build_video_mask_sampler
 from hf_jepa.masking.multiblock3d import MultiBlock3dMaskSampler
 from hf_jepa.masking.multiblock3d_official import OfficialMultiBlock3dMaskSampler
-from hf_jepa.masking.video_statistics import _table, measure_video_masks
+from hf_jepa.masking.video_statistics import _table, main, measure_video_masks
 
 
 SHORT, LONG = VJEPA_MASKS
@@ -260,3 +262,18 @@ def test_build_video_mask_sampler_chooses_by_name_and_refuses_the_rest():
         build_video_mask_sampler("official", grid_size=grid, seed=0)
     with pytest.raises(TypeError, match="num_block"):
         build_video_mask_sampler(grid_size=grid, masks=[{"num_block": 8, "spatial_scale": 0.15}])
+
+
+def test_the_documented_distribution_is_what_the_command_prints(capsys):
+    main([])
+    printed = capsys.readouterr().out.split("\n\n")[1:]
+    text = (Path(__file__).parents[2] / "docs/masking.md").read_text(encoding="utf-8")
+    for section in printed:
+        mode = section.split(",")[0]
+        pair = "short-range" if ", 8 blocks" in section else "long-range"
+        for kind in ("context", "target"):
+            (row,) = re.findall(rf"\| {pair} {kind}, {mode} \| (.*) \|", text)
+            assert f"{kind} by frame: 0{row.replace(' | ', ' 0')}\n" in section
+            (row,) = re.findall(rf"\| {pair}: {kind} tokens \| (.*) \|", text)
+            assert row.split(" | ")[mode == "corrected"].removeprefix("mean ") in section
+    assert len(printed) == 4
