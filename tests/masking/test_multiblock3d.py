@@ -13,6 +13,7 @@ from hf_jepa.masking.block_mask import VJEPA21_IMAGE_MASKS, VJEPA_MASKS, BlockMa
 from hf_jepa.masking.build import build_video_mask_sampler
 from hf_jepa.masking.multiblock3d import MultiBlock3dMaskSampler
 from hf_jepa.masking.multiblock3d_official import OfficialMultiBlock3dMaskSampler
+from hf_jepa.masking.random_tube import OfficialRandomTubeMaskSampler
 from hf_jepa.masking.video_statistics import _table, main, measure_video_masks
 
 
@@ -277,3 +278,19 @@ def test_the_documented_distribution_is_what_the_command_prints(capsys):
             (row,) = re.findall(rf"\| {pair}: {kind} tokens \| (.*) \|", text)
             assert row.split(" | ")[mode == "corrected"].removeprefix("mean ") in section
     assert len(printed) == 4
+
+
+def test_equal_settings_of_two_pairs_give_different_masks():
+    first, second = MultiBlock3dMaskSampler((4, 8, 8), [SHORT, SHORT])(torch.arange(8), step=0).target_mask
+    assert first.shape == second.shape and (first != second).any(dim=1).all()
+
+
+def test_measuring_restores_the_global_generators_and_reads_its_own_seed():
+    sampler = OfficialRandomTubeMaskSampler((1, 4, 4), ratio=0.5)
+    torch.manual_seed(3)
+    np.random.seed(3)
+    state, numpy_state = torch.random.get_rng_state(), np.random.get_state()[1].copy()
+    first, again, other = (measure_video_masks(sampler, 2, 4, global_seed=seed)[0] for seed in (0, 0, 1))
+    assert torch.equal(torch.random.get_rng_state(), state) and (np.random.get_state()[1] == numpy_state).all()
+    assert torch.equal(first.context_probability, again.context_probability)
+    assert not torch.equal(first.context_probability, other.context_probability)
