@@ -17,7 +17,15 @@ from hf_jepa.data.decoding import DECODE_ERRORS, decode_image
 
 
 class VideoError(ValueError):
-    """A video that cannot be read, or not in the way that was asked for."""
+    """A video that cannot be read, or not in the way that was asked for.
+
+    Example:
+        >>> try:
+        ...     open_video(b"")
+        ... except VideoError as error:
+        ...     print(error)
+        the file is empty (0 bytes)
+    """
 
 
 # What reading a video may raise on damaged input; anything else is a bug and stays one.
