@@ -86,6 +86,19 @@ def test_a_container_that_seeks_too_late_is_read_from_the_start(tmp_path):
         assert numbers_of(video.read([0, 20, 50])) == [0, 20, 50]
 
 
+def test_frames_are_not_taken_from_a_place_after_their_key_frame(tmp_path):
+    """A decoder that begins behind a key frame may still give frames, in wrong colours."""
+    path = write_video(tmp_path / "a.mp4", 60, g="12", bf="2")
+    with open_video(path) as video, av.open(str(path)) as plain:
+        key = video._keys[2]
+        frames = [frame for i, frame in enumerate(plain.decode(video=0)) if i >= key.index - 2 and i != key.index]
+        video._container.close()
+        landed = types.SimpleNamespace(seek=lambda *args, **options: None, decode=lambda stream: iter(frames))
+        video._container = types.SimpleNamespace(**vars(landed), close=lambda: None)
+        assert list(video._decode_from(key, key.pts)) == []
+        assert numbers_of(video.read([key.index + 3])) == [key.index + 3]
+
+
 def test_variable_frame_rate_goes_by_time(tmp_path):
     times = [i * 40 for i in range(20)] + [800 + i * 200 for i in range(20)]  # 25, then 5 frames per second
     path = write_video(tmp_path / "a.mkv", 40, times=times, bf="2", g="10")

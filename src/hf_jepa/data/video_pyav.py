@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hf_jepa.data.video_readers import VideoError, VideoReader, _at_least_one
+from hf_jepa.data.video_readers import VideoError, VideoReader, at_least_one
 
 
 SEEK_GAIN = 8  # frames that must be skipped for a seek to pay
@@ -56,7 +56,7 @@ class PyAvReader(VideoReader):
         except VideoError:
             self.close()
             raise
-        self.num_frames = _at_least_one(len(times))
+        self.num_frames = at_least_one(len(times))
         self._set_rate(times)
 
     def _open(self) -> None:
