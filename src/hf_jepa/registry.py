@@ -77,8 +77,9 @@ class Variant:
         """The part that prepares inputs: "image_processing" or "video_processing"; None where there is none."""
         return next((kind for kind in ("image_processing", "video_processing") if kind in self.parts), None)
 
-    def processor(self, config):
-        """The image or video processor for the input size of a config.
+    @property
+    def processor_class(self):
+        """The class of its image or video processor.
 
         Raises:
             ValueError: the variant names none.
@@ -88,7 +89,15 @@ class Variant:
                 f"{self.title} names no processor: add {self.modality}_processing_{self.name}.py to its parts"
             )
         (name,) = self.parts[self.processing]
-        return getattr(self.module(self.processing), name).from_config(config)
+        return getattr(self.module(self.processing), name)
+
+    def processor(self, config):
+        """The image or video processor for the input size of a config.
+
+        Raises:
+            ValueError: the variant names none.
+        """
+        return self.processor_class.from_config(config)
 
 
 VARIANTS = {
