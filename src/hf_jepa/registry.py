@@ -182,6 +182,33 @@ VARIANTS = {
                 "pred_num_attention_heads": 2,
             },
         ),
+        Variant(
+            name="vjepa2_1",
+            title="V-JEPA 2.1",
+            paper="2603.14482",
+            modality="video",
+            config="VJepa21Config",
+            base_model="VJepa21Model",
+            pretraining_model="VJepa21ForPreTraining",
+            heads={},
+            parts={"modeling": ("VJepa21Encoder", "VJepa21Predictor")},
+            native=False,
+            convertible=False,
+            weights_license="mit",
+            tiny={
+                "hidden_size": 32,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 4,
+                "mlp_ratio": 2.0,
+                "crop_size": 32,
+                "patch_size": 8,
+                "frames_per_clip": 4,
+                "levels": [0, 1],
+                "pred_hidden_size": 24,
+                "pred_num_hidden_layers": 2,
+                "pred_num_attention_heads": 2,
+            },
+        ),
     )
 }
 
