@@ -77,8 +77,9 @@ class Variant:
         """The part that prepares inputs: "image_processing" or "video_processing"; None where there is none."""
         return next((kind for kind in ("image_processing", "video_processing") if kind in self.parts), None)
 
-    def processor(self, config):
-        """The image or video processor for the input size of a config.
+    @property
+    def processor_class(self):
+        """The class of its image or video processor.
 
         Raises:
             ValueError: the variant names none.
@@ -88,7 +89,15 @@ class Variant:
                 f"{self.title} names no processor: add {self.modality}_processing_{self.name}.py to its parts"
             )
         (name,) = self.parts[self.processing]
-        return getattr(self.module(self.processing), name).from_config(config)
+        return getattr(self.module(self.processing), name)
+
+    def processor(self, config):
+        """The image or video processor for the input size of a config.
+
+        Raises:
+            ValueError: the variant names none.
+        """
+        return self.processor_class.from_config(config)
 
 
 VARIANTS = {
@@ -116,6 +125,32 @@ VARIANTS = {
                 "patch_size": 4,
                 "pred_hidden_size": 24,
                 "pred_num_hidden_layers": 2,
+            },
+        ),
+        Variant(
+            name="vjepa",
+            title="V-JEPA",
+            paper="2404.08471",
+            modality="video",
+            config="VJepaConfig",
+            base_model="VJepaModel",
+            pretraining_model="VJepaForPreTraining",
+            heads={"AutoModelForVideoClassification": "VJepaForVideoClassification"},
+            parts={"modeling": ("VJepaPredictor",)},
+            native=False,
+            convertible=False,
+            weights_license="cc-by-nc-4.0",
+            tiny={
+                "hidden_size": 32,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 4,
+                "mlp_ratio": 2.0,
+                "crop_size": 32,
+                "patch_size": 8,
+                "frames_per_clip": 4,
+                "pred_hidden_size": 24,
+                "pred_num_hidden_layers": 2,
+                "pred_num_attention_heads": 2,
             },
         ),
         Variant(

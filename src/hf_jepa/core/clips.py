@@ -10,6 +10,7 @@ from transformers.utils import ModelOutput
 from hf_jepa.layers.tokens import as_mask_list
 
 
+Grid = tuple[int, int, int]  # (frames, rows, columns) of the tokens of a clip
 Clips = torch.Tensor | Sequence[torch.Tensor]
 ClipMasks = torch.Tensor | Sequence[torch.Tensor] | Sequence[Sequence[torch.Tensor]]
 
@@ -114,4 +115,14 @@ def layer_indices(layers: Sequence[int], depth: int) -> list[int]:
     return [layer % depth for layer in layers]
 
 
-__all__ = ["VideoEncoderOutput", "VideoFeatures", "as_group_masks", "as_groups", "layer_indices", "require_pairs"]
+__all__ = [
+    "ClipMasks",
+    "Clips",
+    "Grid",
+    "VideoEncoderOutput",
+    "VideoFeatures",
+    "as_group_masks",
+    "as_groups",
+    "layer_indices",
+    "require_pairs",
+]

@@ -9,7 +9,7 @@ from transformers import VJEPA2ForVideoClassification
 from hf_jepa.hub.files import read_torch_checkpoint
 from hf_jepa.models.vjepa2.anticipation_vjepa2 import VJepa2ForActionAnticipation
 from hf_jepa.models.vjepa2.configuration_vjepa2 import VJepa2Config
-from hf_jepa.models.vjepa2.modeling_vjepa2 import VJepa2ForPreTraining, VJepa2ForVideoClassification
+from hf_jepa.models.vjepa2.modeling_vjepa2 import VJepa2ForVideoClassification
 from hf_jepa.registry import VARIANTS
 
 
@@ -46,49 +46,6 @@ def test_heads_and_epsilon_of_the_pooler_are_its_own():
     assert ours.pooler.cross_attention_layer.layer_norm1.eps == 1e-5
     with pytest.raises(ValueError, match="hidden_size 32 must be a multiple of pooler_num_attention_heads 5"):
         classifier(pooler_num_attention_heads=5)
-
-
-@torch.no_grad()
-def test_levels_are_read_together():
-    both, last = classifier(classifier_layers=[0, 1]), classifier()
-    last.load_state_dict(both.state_dict())
-    assert (both(clips(2)).logits - last(clips(2)).logits).abs().max() > 1e-4
-    levels = both.vjepa2.encoder(clips(2), levels=[0, 1]).levels
-    pooled = both.pooler(torch.cat(levels, dim=1))[:, 0]
-    torch.testing.assert_close(both.classifier(pooled), both(clips(2)).logits, **CLOSE)
-
-
-def test_segments_are_joined_and_views_averaged():
-    model, videos, labels = classifier(), clips(2, 3, 2), torch.tensor([1, 4])
-    out = model(videos, labels=labels)
-    logits = []
-    for view in range(2):
-        tokens = [model.vjepa2(videos[:, segment, view]).last_hidden_state for segment in range(3)]
-        logits.append(model.classifier(model.pooler(torch.cat(tokens, dim=1))[:, 0]))
-    expected = torch.stack([x.softmax(-1) for x in logits]).mean(0)
-    torch.testing.assert_close(out.logits.exp(), expected, **CLOSE)
-    losses = [torch.nn.functional.cross_entropy(x, labels) for x in logits]
-    torch.testing.assert_close(out.loss, torch.stack(losses).mean(), **CLOSE)
-    out.loss.backward()
-    assert all(p.grad is not None for p in model.pooler.parameters())
-
-
-def test_loss_of_one_clip():
-    model, labels = classifier(), torch.tensor([0, 3])
-    out = model(clips(2), labels=labels)
-    torch.testing.assert_close(out.loss, torch.nn.functional.cross_entropy(out.logits, labels))
-
-
-def test_it_starts_from_a_pretraining_checkpoint(tmp_path):
-    torch.manual_seed(0)
-    pretrained = VJepa2ForPreTraining(VJepa2Config(**TINY))
-    pretrained.save_pretrained(tmp_path)
-    model, info = VJepa2ForVideoClassification.from_pretrained(tmp_path, num_labels=7, output_loading_info=True)
-    assert {key.split(".")[0] for key in info["missing_keys"]} == {"pooler", "classifier"}
-    assert not info["unexpected_keys"]
-    for name, value in pretrained.vjepa2.state_dict().items():
-        assert torch.equal(model.vjepa2.state_dict()[name], value), name
-    assert 0.005 < model.pooler.query_tokens.std() < 0.05  # not left at zero
 
 
 def anticipation() -> tuple[VJepa2ForActionAnticipation, dict, dict]:
