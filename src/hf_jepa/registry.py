@@ -138,7 +138,7 @@ VARIANTS = {
             heads={"AutoModelForVideoClassification": "VJepaForVideoClassification"},
             parts={"modeling": ("VJepaPredictor",)},
             native=False,
-            convertible=False,
+            convertible=True,
             weights_license="cc-by-nc-4.0",
             tiny={
                 "hidden_size": 32,
