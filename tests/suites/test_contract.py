@@ -23,7 +23,13 @@ def test_output_and_gradients(model, batch):
     without = [name for name, p in trained if p.grad is None or not p.grad.abs().sum() > 0]
     # A key bias shifts all scores of a query alike, so its gradient is zero up to rounding.
     # What embeds images, where clips and images have embeddings of their own, learns from images alone.
-    silent = ("k_proj.bias", "key.bias", ".image", "image_patch_embeddings.proj.weight", "image_patch_embeddings.proj.bias")
+    silent = (
+        "k_proj.bias",
+        "key.bias",
+        ".image",
+        "image_patch_embeddings.proj.weight",
+        "image_patch_embeddings.proj.bias",
+    )
     assert [name for name in without if not name.endswith(silent)] == []
 
 
