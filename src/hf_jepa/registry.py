@@ -24,7 +24,7 @@ class Variant:
         weights_license: licence of converted official weights.
         tiny: config fields of a model that trains in well under a second, for the behaviour suites; CONTRIBUTING.md
             says what they ask of it.
-        processor_of: the variant whose image or video processor this one uses; None where it has its own.
+        processor_of: the variant whose processor prepares its inputs too, where it has none in its own folder.
     """
 
     name: str
@@ -75,25 +75,15 @@ class Variant:
         return model.get_submodule(place.partition(".")[2]) if place else model
 
     @property
-    def processing(self) -> str | None:
-        """The part that prepares inputs: "image_processing" or "video_processing"; None where there is none."""
-        return next((kind for kind in ("image_processing", "video_processing") if kind in self.parts), None)
-
-    @property
     def processor_class(self):
-        """The class of its image or video processor.
-
-        Raises:
-            ValueError: the variant names none.
-        """
+        """The class of its image or video processor; None where it names none."""
         if self.processor_of is not None:
             return VARIANTS[self.processor_of].processor_class
-        if self.processing is None:
-            raise ValueError(
-                f"{self.title} names no processor: add {self.modality}_processing_{self.name}.py to its parts"
-            )
-        (name,) = self.parts[self.processing]
-        return getattr(self.module(self.processing), name)
+        kind = f"{self.modality}_processing"
+        if kind not in self.parts:
+            return None
+        (name,) = self.parts[kind]
+        return getattr(self.module(kind), name)
 
     def processor(self, config):
         """The image or video processor for the input size of a config.
@@ -101,6 +91,10 @@ class Variant:
         Raises:
             ValueError: the variant names none.
         """
+        if self.processor_class is None:
+            raise ValueError(
+                f"{self.title} names no processor: add {self.modality}_processing_{self.name}.py to its parts"
+            )
         return self.processor_class.from_config(config)
 
 
@@ -144,7 +138,6 @@ VARIANTS = {
             native=False,
             convertible=True,
             weights_license="cc-by-nc-4.0",
-            processor_of="vjepa2",
             tiny={
                 "hidden_size": 32,
                 "num_hidden_layers": 2,
@@ -157,6 +150,7 @@ VARIANTS = {
                 "pred_num_hidden_layers": 2,
                 "pred_num_attention_heads": 2,
             },
+            processor_of="vjepa2",
         ),
         Variant(
             name="vjepa2",
@@ -201,7 +195,6 @@ VARIANTS = {
             native=False,
             convertible=True,
             weights_license="mit",
-            processor_of="vjepa2",
             tiny={
                 "hidden_size": 32,
                 "num_hidden_layers": 2,
@@ -215,6 +208,7 @@ VARIANTS = {
                 "pred_num_hidden_layers": 2,
                 "pred_num_attention_heads": 2,
             },
+            processor_of="vjepa2",
         ),
     )
 }
