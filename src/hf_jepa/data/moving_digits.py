@@ -1,0 +1,197 @@
+"""Moving digits: videos that need no download, in which everything is known.
+
+Two handwritten digits of scikit-learn's `load_digits` (UCI optical recognition set, 1797 digits of 8x8 pixels) are
+enlarged to 16x16 and fly over a dark canvas of 64x64, reflected at its borders. What they are, where they are and how
+fast they move is known exactly, and no digit image is in both splits.
+"""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from hf_jepa.data.shared_epoch import SharedEpoch
+from hf_jepa.data.transforms import sample_rng
+
+
+CANVAS = 64  # side in pixels
+GLYPH = 16
+REACH = CANVAS - GLYPH  # largest coordinate of a digit's upper left corner
+SPEED = (2.0, 4.0)  # pixels per frame
+MEAN, STD = 0.0376, 0.1661  # of the pixels of many clips
+
+
+class DigitClips(NamedTuple):
+    """A batch of clips and all that is known about them.
+
+    Attributes:
+        pixel_values_videos: float32 (B, T, C, 64, 64), standardised.
+        digits: int64 (B, 2), the classes, the smaller one first.
+        position: float32 (B, T, 2, 2), row and column of the upper left corner of each digit, in pixels, 0..48.
+        velocity: float32 (B, T, 2, 2), rows and columns per frame; a reflection turns its sign.
+    """
+
+    pixel_values_videos: torch.Tensor
+    digits: torch.Tensor
+    position: torch.Tensor
+    velocity: torch.Tensor
+
+
+@lru_cache(maxsize=1)
+def _digits() -> tuple[np.ndarray, np.ndarray]:
+    """All digits enlarged, float32 (1797, 16, 16) in [0, 1], and their classes."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise ImportError('the digits come with scikit-learn: run `pip install "hf_jepa[viz]"`') from error
+    data = load_digits()
+    glyphs = (data.images / 16).astype(np.float32).repeat(2, axis=1).repeat(2, axis=2)
+    return glyphs, data.target.astype(np.int64)
+
+
+def glyph_numbers(split: str) -> np.ndarray:
+    """Which of the 1797 digit images belong to a split: every fifth is for testing.
+
+    Example:
+        >>> len(glyph_numbers("train")), glyph_numbers("test")[:3].tolist()
+        (1438, [4, 9, 14])
+    """
+    if split not in ("train", "test"):
+        raise ValueError(f"split {split!r} is not one of train, test")
+    numbers = np.arange(1797)
+    return numbers[(numbers % 5 == 4) == (split == "test")]
+
+
+class MovingDigits(Dataset):
+    """Endless clips of moving digits: clip `index` of an epoch is a pure function of (seed, epoch, index).
+
+    Args:
+        length: clips per epoch.
+        split: "train" or "test", which digit images are used.
+        num_frames: T.
+        channels: 3 equal ones, for ordinary models, or 1.
+        jump_frame: at this frame the first digit of each clip (the smaller class) is suddenly half the canvas away, in
+            both directions, and flies on; None for videos without surprise. Everything else is as without the jump.
+        seed: of the clips.
+
+    Raises:
+        ValueError: a length or number of frames below 1, a jump outside of the clip, other channels.
+
+    Example:
+        >>> clips = MovingDigits(length=100, num_frames=8)
+        >>> clips[7]["pixel_values_videos"].shape, clips[7]["sample_index"]
+        (torch.Size([8, 3, 64, 64]), 7)
+        >>> clips.batch([1, 2, 3]).velocity.shape
+        torch.Size([3, 8, 2, 2])
+    """
+
+    def __init__(
+        self,
+        length: int,
+        split: str = "train",
+        num_frames: int = 16,
+        channels: int = 3,
+        jump_frame: int | None = None,
+        seed: int = 0,
+    ):
+        if length < 1:
+            raise ValueError(f"an epoch needs at least one clip, got length={length}")
+        if num_frames < 1:
+            raise ValueError(f"a clip needs at least one frame, got num_frames={num_frames}")
+        if channels not in (1, 3):
+            raise ValueError(f"channels must be 1 or 3, got {channels}")
+        if jump_frame is not None and not 0 < jump_frame < num_frames:
+            raise ValueError(f"jump_frame must be in 1..{num_frames - 1}, got {jump_frame}")
+        self.length, self.num_frames, self.channels = length, num_frames, channels
+        self.jump_frame, self.seed = jump_frame, seed
+        self.glyphs = glyph_numbers(split)
+        self._epoch = SharedEpoch(seed)
+
+    def __len__(self) -> int:
+        return self.length
+
+    @property
+    def epoch(self) -> int:
+        """The epoch whose clips are in use."""
+        return self._epoch.get()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the clips of an epoch, in running persistent workers too."""
+        self._epoch.set(epoch)
+
+    def __getitem__(self, index: int) -> dict:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: list[int]) -> list[dict]:
+        """A batch of samples at once; PyTorch's loader calls this where it exists."""
+        clips = self.batch(indices).pixel_values_videos
+        return [
+            {"pixel_values_videos": clip, "sample_index": int(index)}
+            for clip, index in zip(clips, indices, strict=True)
+        ]
+
+    def batch(self, indices: list[int]) -> DigitClips:
+        """Clips with all that is known about them, for probes and surprise curves.
+
+        Args:
+            indices: of clips, 0..length - 1.
+
+        Returns:
+            the clips in that order.
+
+        Raises:
+            IndexError: an index out of range.
+        """
+        if wrong := [index for index in indices if not 0 <= index < self.length]:
+            raise IndexError(f"index {wrong[0]} is out of range for {self.length} clips")
+        epoch = self._epoch.get()
+        uniform = np.stack([sample_rng(self.seed, epoch, int(index)).random((2, 5)) for index in indices])  # (B, 2, 5)
+        glyphs, classes = _digits()
+        chosen = self.glyphs[(uniform[..., 0] * len(self.glyphs)).astype(np.int64)]  # (B, 2)
+        chosen = np.take_along_axis(chosen, np.argsort(classes[chosen], axis=1, kind="stable"), axis=1)
+        angle = 2 * np.pi * uniform[..., 1]
+        speed = SPEED[0] + (SPEED[1] - SPEED[0]) * uniform[..., 2]
+        velocity = speed[..., None] * np.stack([np.sin(angle), np.cos(angle)], axis=-1)  # (B, 2, 2): row, column
+        position, velocity = self._fly(uniform[..., 3:] * REACH, velocity)
+        pixels = (_draw(glyphs[chosen], np.rint(position).astype(np.int64)) - MEAN) / STD
+        pixels = torch.from_numpy(pixels).unsqueeze(2).expand(-1, -1, self.channels, -1, -1)
+        as_float = (torch.from_numpy(values.astype(np.float32)) for values in (position, velocity))
+        return DigitClips(pixels, torch.from_numpy(classes[chosen]), *as_float)
+
+    def _fly(self, start: np.ndarray, velocity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Positions and velocities (B, T, 2, 2) from those of the first frame (B, 2, 2)."""
+        time = np.arange(self.num_frames)[:, None, None]
+        position, direction = _reflect(start[:, None] + velocity[:, None] * time)
+        speed = velocity[:, None] * direction
+        if self.jump_frame is not None:
+            j = self.jump_frame
+            here = position[:, j, :1]  # (B, 1, 2)
+            there = np.where(here < REACH / 2, here + REACH / 2, here - REACH / 2)
+            after, direction = _reflect(there[:, None] + speed[:, j, :1][:, None] * (time[j:] - j))
+            speed[:, j:, :1] = speed[:, j, :1][:, None] * direction
+            position[:, j:, :1] = after
+        return position, speed
+
+
+def _reflect(free: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Coordinates of a free flight, folded into 0..REACH, and the sign that the direction has by then."""
+    folded = np.mod(free, 2 * REACH)
+    back = folded > REACH
+    return np.where(back, 2 * REACH - folded, folded), np.where(back, -1.0, 1.0)
+
+
+def _draw(glyphs: np.ndarray, corner: np.ndarray) -> np.ndarray:
+    """Paint digits (B, 2, 16, 16) at integer corners (B, T, 2, 2) on a canvas; where they meet, the brighter wins."""
+    batch, frames = corner.shape[:2]
+    canvas = np.zeros((batch, frames, CANVAS * CANVAS), np.float32)
+    offset = (np.arange(GLYPH)[:, None] * CANVAS + np.arange(GLYPH)).ravel()
+    for k in range(glyphs.shape[1]):
+        place = (corner[:, :, k, 0] * CANVAS + corner[:, :, k, 1])[..., None] + offset  # (B, T, 256)
+        painted = np.maximum(np.take_along_axis(canvas, place, 2), glyphs[:, k].reshape(batch, 1, -1))
+        np.put_along_axis(canvas, place, painted, 2)
+    return canvas.reshape(batch, frames, CANVAS, CANVAS)
+
+
+__all__ = ["DigitClips", "MovingDigits", "glyph_numbers"]

@@ -1,0 +1,163 @@
+"""Open a data set of videos: a folder, a list in a csv file, parquet files, or a Hub id."""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hf_jepa.data.sources import SPLIT_FOLDERS
+from hf_jepa.data.video_columns import standard_video_columns
+from hf_jepa.data.video_readers import is_image_path, natural_order
+
+
+if TYPE_CHECKING:
+    import datasets
+
+VIDEO_SUFFIXES = (
+    ".mp4",
+    ".mkv",
+    ".webm",
+    ".avi",
+    ".mov",
+    ".m4v",
+    ".mpg",
+    ".mpeg",
+    ".ts",
+    ".wmv",
+    ".flv",
+    ".3gp",
+    ".ogv",
+)
+
+
+def load_videos(
+    name_or_path: str | Path,
+    split: str = "train",
+    video_column: str | None = None,
+    label_column: str | None = None,
+    **load_options: Any,
+) -> "datasets.Dataset":
+    """Open a data set of videos; nothing is decoded.
+
+    A folder holds video files and folders of frame images, which are clips too. It is either divided into `train`,
+    `validation` (or `val`), `test`, or is all one training split. Clips that lie in folders (`run/1.mp4`,
+    `run/clip_7/001.jpg`) have the name of that folder as label. A csv file is a list in the official form, one
+    "path label" per line without a header; paths are relative to the file, labels are integers or left out.
+
+    Args:
+        name_or_path: what exists on disk is taken from there, everything else is a Hub id.
+        split: also in slice form, "train[:10%]", for parquet files and Hub ids.
+        video_column, label_column: found by type or name unless given; of parquet files and Hub ids.
+        load_options: passed to `datasets.load_dataset`, for example `name` (configuration) or `revision`.
+
+    Returns:
+        a data set with the columns `video` (undecoded bytes or path) and, where there are labels, `label` (integer).
+
+    Raises:
+        FileNotFoundError: a path that does not exist, or a folder without videos.
+        ValueError: an unknown split or column, clips with and without label, a line that is not of that form.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> root = Path(tempfile.mkdtemp())
+        >>> for clip in ("run/1", "walk/2"):
+        ...     (root / clip).mkdir(parents=True)
+        ...     Image.new("RGB", (8, 8)).save(root / clip / "000.png")
+        >>> load_videos(root).features["label"].names
+        ['run', 'walk']
+    """
+    import datasets
+
+    path = Path(name_or_path).expanduser()
+    if path.is_dir() and not (any(path.glob("*.parquet")) or any(path.glob("*/*.parquet"))):
+        return _from_folder(path, split)
+    if path.suffix.lower() in (".csv", ".txt"):
+        return _from_list(path, split)
+    if path.exists():
+        where = {"data_dir": str(path)} if path.is_dir() else {"data_files": str(path)}
+        if path.is_file() and path.suffix != ".parquet":
+            raise ValueError(f"{path} is neither a folder, nor a .csv list, nor a parquet file")
+        dataset = datasets.load_dataset("parquet", split=split, **where, **load_options)
+    elif len(path.parts) <= 2 and not str(name_or_path).startswith((".", "/", "~")):
+        dataset = datasets.load_dataset(str(name_or_path), split=split, **load_options)
+    else:
+        raise FileNotFoundError(f"no such file or folder: {name_or_path}")
+    return standard_video_columns(dataset, video_column, label_column)
+
+
+def _from_folder(root: Path, split: str) -> "datasets.Dataset":
+    folder = _split_folder(root, split)
+    clips = _clips(folder)
+    if not clips:
+        raise FileNotFoundError(f"{folder} holds neither videos nor folders of frame images")
+    depths = {len(clip.relative_to(folder).parts) for clip in clips}
+    if depths == {1}:
+        return _dataset([str(clip) for clip in clips])
+    if depths != {2}:
+        raise ValueError(
+            f"clips of {folder} lie {' and '.join(map(str, sorted(depths)))} levels deep: put all of them in it, or "
+            "all of them in one folder per class, or write a csv list"
+        )
+    # Classes of all splits, so that every split numbers them alike.
+    parts = [folder] if folder == root else [entry for entry in root.iterdir() if entry.name in _known_splits()]
+    names = sorted({clip.relative_to(part).parts[0] for part in parts for clip in _clips(part)})
+    numbers = [names.index(clip.relative_to(folder).parts[0]) for clip in clips]
+    return _dataset([str(clip) for clip in clips], numbers, names)
+
+
+def _clips(folder: Path) -> list[Path]:
+    """Video files, and folders that hold images, in a fixed order."""
+    files = {entry for entry in folder.rglob("*") if entry.is_file()}
+    videos = {file for file in files if file.suffix.lower() in VIDEO_SUFFIXES}
+    frames = {file.parent for file in files if is_image_path(file) and file.parent != folder}
+    return sorted(videos | frames, key=lambda clip: [natural_order(Path(part)) for part in clip.parts])
+
+
+def _known_splits() -> dict[str, str]:
+    return {folder: name for name, known in SPLIT_FOLDERS.items() for folder in known}
+
+
+def _split_folder(root: Path, split: str) -> Path:
+    """The folder of a split; the root itself where it is not divided."""
+    split_of = _known_splits()
+    folders = {entry.name for entry in root.iterdir() if entry.is_dir()}
+    found = {split_of[name]: name for name in sorted(folders & set(split_of))}
+    if not ("train" in found or (folders and folders <= set(split_of))):
+        if split != "train":
+            raise ValueError(
+                f"{root} has no split {split!r}: it is not divided into train, validation and test folders"
+            )
+        return root
+    if split not in found:
+        raise ValueError(f"{root} has no split {split!r}, only {sorted(found)}")
+    return root / found[split]
+
+
+def _from_list(path: Path, split: str) -> "datasets.Dataset":
+    if split != "train":
+        raise ValueError(
+            f"a list of videos has no split {split!r}: give every split a file of its own, and split='train'"
+        )
+    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not lines:
+        raise ValueError(f"{path} lists no videos")
+    rows = [re.fullmatch(r"(.+?)(?:[ ,;\t]+(-?\d+))?", line).groups() for line in lines]
+    labelled = sum(label is not None for _, label in rows)
+    if labelled not in (0, len(rows)):
+        line = next(i for i, (_, label) in enumerate(rows) if label is None)
+        raise ValueError(f"{path} line {line + 1} has no integer label, others have: {lines[line]!r}")
+    videos = [video if "://" in video else str(path.parent / video) for video, _ in rows]
+    return _dataset(videos, [int(label) for _, label in rows] if labelled else None)
+
+
+def _dataset(videos: list[str], labels: list[int] | None = None, names: list[str] | None = None) -> "datasets.Dataset":
+    import datasets
+
+    columns, features = {"video": videos}, {"video": datasets.Video(decode=False)}
+    if labels is not None:
+        columns["label"] = labels
+        features["label"] = datasets.ClassLabel(names=names) if names else datasets.Value("int64")
+    return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
+
+
+__all__ = ["load_videos"]
