@@ -1,5 +1,7 @@
 """Tiny models and batches of every registered variant."""
 
+import math
+
 import pytest
 import torch
 
@@ -7,12 +9,17 @@ from hf_jepa.layers.patch_embedding import pair
 from hf_jepa.registry import VARIANTS
 
 
+def token_orders(config, generator) -> torch.Tensor:
+    """The tokens of two samples in random order."""
+    tokens = math.prod(config.grid_size)
+    assert tokens >= 17, f"tiny has {tokens} tokens, the masks of this batch take 17"
+    return torch.stack([torch.randperm(tokens, generator=generator) for _ in range(2)])
+
+
 def image_batch(config) -> dict:
     """Two images with one context and two target masks."""
     generator = torch.Generator().manual_seed(0)
-    rows, columns = config.grid_size
-    assert rows * columns >= 17, f"tiny has {rows * columns} tokens, the masks of this batch take 17"
-    order = torch.stack([torch.randperm(rows * columns, generator=generator) for _ in range(2)])
+    order = token_orders(config, generator)
     return {
         "pixel_values": torch.randn(2, config.num_channels, *pair(config.image_size), generator=generator),
         "context_mask": [order[:, :9].sort().values],
@@ -20,7 +27,30 @@ def image_batch(config) -> dict:
     }
 
 
-BATCHES = {"image": image_batch}  # a modality, not a variant, adds a line here
+def video_batch(config) -> dict:
+    """Two clips with two pairs of masks, all of different lengths."""
+    generator = torch.Generator().manual_seed(0)
+    order = token_orders(config, generator)
+    size = (2, config.frames_per_clip, config.num_channels, *pair(config.image_size))
+    return {
+        "pixel_values_videos": torch.randn(size, generator=generator),
+        "context_mask": [order[:, :9].sort().values, order[:, 11:17].sort().values],
+        "target_mask": [order[:, 9:13].sort().values, order[:, :7].sort().values],
+    }
+
+
+BATCHES = {"image": image_batch, "video": video_batch}  # a modality, not a variant, adds a line here
+
+
+def parts(x) -> list[torch.Tensor]:
+    """The tensors of an output that is one tensor, or one per mask."""
+    return [x] if isinstance(x, torch.Tensor) else list(x)
+
+
+def same_parts(first, second) -> bool:
+    """Whether two such outputs are equal."""
+    pairs = zip(parts(first), parts(second), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
 
 
 @pytest.fixture(params=list(VARIANTS))
