@@ -39,10 +39,15 @@ _SHARED = {
     "hf_jepa.layers.views": ("join_clips", "view_loss", "view_probabilities"),
     "hf_jepa.losses.focal": ("sigmoid_focal_loss",),
     "hf_jepa.losses.prediction": ("normalize_targets", "prediction_loss"),
-    "hf_jepa.masking.build": ("build_mask_sampler",),
+    "hf_jepa.masking.block_mask": ("BlockMask",),
+    "hf_jepa.masking.build": ("build_mask_sampler", "build_video_mask_sampler"),
     "hf_jepa.masking.masks": ("Masks",),
+    "hf_jepa.masking.multi_sequence": ("MultiSequenceMaskSampler",),
     "hf_jepa.masking.multiblock": ("MultiBlockMaskSampler",),
+    "hf_jepa.masking.multiblock3d": ("MultiBlock3dMaskSampler",),
+    "hf_jepa.masking.multiblock3d_official": ("OfficialMultiBlock3dMaskSampler",),
     "hf_jepa.masking.multiblock_official": ("OfficialMultiBlockMaskSampler",),
+    "hf_jepa.masking.random_tube": ("OfficialRandomTubeMaskSampler", "RandomTubeMaskSampler"),
     "hf_jepa.training.arguments": ("JepaTrainingArguments",),
     "hf_jepa.training.collapse": ("CollapseMonitor", "collapse_signals"),
     "hf_jepa.training.finetuning": ("FineTuningArguments", "ImageClassificationTrainer"),
@@ -56,6 +61,7 @@ _SHARED = {
     ),
     "hf_jepa.training.trainer": ("JepaTrainer",),
     "hf_jepa.visualization.masks": ("draw_masks",),
+    "hf_jepa.visualization.video_masks": ("draw_video_masks",),
 }
 _MODULE_OF = {name: module for module, names in _SHARED.items() for name in names}
 for _variant in VARIANTS.values():

@@ -11,7 +11,14 @@ import numpy as np
 import torch
 
 from hf_jepa.masking.counter_rng import hash_integers, uniform
-from hf_jepa.masking.masks import Masks, batch_indices, box_indices, keep_random_tokens, rasterize_boxes
+from hf_jepa.masking.masks import (
+    Masks,
+    batch_indices,
+    block_size,
+    box_indices,
+    keep_random_tokens,
+    rasterize_boxes,
+)
 from hf_jepa.masking.settings import MultiBlockSettings
 
 
@@ -104,10 +111,10 @@ class MultiBlockMaskSampler(MultiBlockSettings):
 
     def _target_size(self, scale_level: np.ndarray, aspect_level: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         scale, aspect = _at_level(self.target_scale, scale_level), _at_level(self.target_aspect_ratio, aspect_level)
-        return _block_size(scale, aspect, self.grid_size)
+        return block_size(scale, aspect, self.grid_size)
 
     def _context_size(self, scale_level: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return _block_size(_at_level(self.context_scale, scale_level), 1.0, self.grid_size)
+        return block_size(_at_level(self.context_scale, scale_level), 1.0, self.grid_size)
 
     def _all_block_sizes(self) -> tuple[np.ndarray, np.ndarray]:
         """Every target size (S, 2) and context size (S', 2) that any step can draw."""
@@ -173,16 +180,6 @@ class MultiBlockMaskSampler(MultiBlockSettings):
 
 def _at_level(bounds: tuple[float, float], level: np.ndarray) -> np.ndarray:
     return bounds[0] + level / (_LEVELS - 1) * (bounds[1] - bounds[0])
-
-
-def _block_size(scale, aspect, grid_size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Height and width of blocks of a share of the grid; the width makes up for the rounding of the height."""
-    rows, columns = grid_size
-    area = scale * rows * columns
-    lowest = np.maximum(np.rint(area / columns), 1)  # a block as wide as the grid
-    height = np.clip(np.rint(np.sqrt(area * aspect)), lowest, rows)
-    width = np.clip(np.rint(area / height), 1, columns)
-    return height.astype(np.int64), width.astype(np.int64)
 
 
 __all__ = ["MultiBlockMaskSampler"]

@@ -1,7 +1,20 @@
 """Settings of multi-block masking, shared and checked once for both of its modes."""
 
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from numbers import Integral, Real
+
+
+def as_range(name: str, given: Sequence[float], largest: float) -> tuple[float, float]:
+    """Check a range of a setting and return it as two floats.
+
+    Raises:
+        ValueError: not two numbers (low, high) with 0 < low <= high <= largest.
+    """
+    values = tuple(float(value) for value in ([given] if isinstance(given, Real) else given))
+    if len(values) != 2 or not 0 < values[0] <= values[1] <= largest:
+        raise ValueError(f"{name} must be a range (low, high) with 0 < low <= high <= {largest}, got {given}")
+    return values
 
 
 @dataclass(frozen=True)
@@ -38,13 +51,7 @@ class MultiBlockSettings:
             raise ValueError(f"grid_size must be a positive number or (rows, columns), got {self.grid_size}")
         object.__setattr__(self, "grid_size", grid)
         for name, largest in (("context_scale", 1.0), ("target_scale", 1.0), ("target_aspect_ratio", float("inf"))):
-            given = getattr(self, name)
-            values = tuple(float(value) for value in ([given] if isinstance(given, Real) else given))
-            if len(values) != 2 or not 0 < values[0] <= values[1] <= largest:
-                raise ValueError(
-                    f"{name} must be a range (low, high) with 0 < low <= high <= {largest}, got {getattr(self, name)}"
-                )
-            object.__setattr__(self, name, values)
+            object.__setattr__(self, name, as_range(name, getattr(self, name), largest))
         for name, smallest in (("num_context_masks", 1), ("num_target_masks", 1), ("min_keep", 0)):
             if getattr(self, name) < smallest:
                 raise ValueError(f"{name} must be at least {smallest}, got {getattr(self, name)}")
@@ -70,4 +77,4 @@ class MultiBlockSettings:
         )
 
 
-__all__ = ["MultiBlockSettings"]
+__all__ = ["MultiBlockSettings", "as_range"]

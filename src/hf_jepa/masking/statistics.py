@@ -12,12 +12,13 @@ from hf_jepa.masking.multiblock_official import OfficialMultiBlockMaskSampler
 
 @dataclass(frozen=True)
 class MaskStatistics:
-    """Averages over many batches of masks.
+    """Averages over many batches of masks; tensors have the shape of the token grid.
 
     Args:
-        context_probability: float64 tensor (rows, columns), how often a token is in a context.
-        target_probability: float64 tensor (rows, columns), how often a token is in a target block.
-        any_target_probability: float64 tensor (rows, columns), how often a token is in any target of its image.
+        context_probability: float64 tensor, how often a token is in a context.
+        target_probability: float64 tensor, how often a token is in a target: one block of an image, all blocks of a
+            mask pair of a clip.
+        any_target_probability: float64 tensor, how often a token is in any target of its image or mask pair.
         context_lengths, target_lengths: tokens of a context or target, one number per batch.
     """
 
