@@ -18,9 +18,7 @@ class ClippingMixin:
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         if self.args.clip_after_warmup and (self.is_deepspeed_enabled or self.is_fsdp_enabled):
-            raise ValueError(
-                "clip_after_warmup: DeepSpeed and FSDP clip the whole model, leave it out"
-            )
+            raise ValueError("clip_after_warmup: DeepSpeed and FSDP clip the whole model, leave it out")
 
     def _clip_grad_norm(self: Trainer, model: nn.Module):
         if not self.args.clip_after_warmup:
