@@ -40,6 +40,12 @@ class JepaTrainingArguments(KernelArguments, TrainingArguments):
     final_weight_decay: float = field(default=0.4, metadata={"help": "Weight decay at the end."})
     start_momentum: float = field(default=0.996, metadata={"help": "Momentum of the target encoder at the start."})
     final_momentum: float = field(default=1.0, metadata={"help": "Momentum of the target encoder at the end."})
+    context_loss_start_step: int = field(
+        default=0, metadata={"help": "Last step without the loss on visible tokens (V-JEPA 2.1)."}
+    )
+    context_loss_end_step: int = field(
+        default=0, metadata={"help": "Step from which on that loss has its full weight; 0: always."}
+    )
     schedule_scale: float = field(
         default=1.0, metadata={"help": "Length of the schedules over the length of the run (official: ipe_scale)."}
     )
@@ -75,6 +81,11 @@ class JepaTrainingArguments(KernelArguments, TrainingArguments):
         for name in ("start_momentum", "final_momentum"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name}={getattr(self, name)} is outside [0, 1]")
+        if not 0 <= self.context_loss_start_step <= self.context_loss_end_step:
+            raise ValueError(
+                f"the context loss cannot grow from step context_loss_start_step={self.context_loss_start_step} to "
+                f"context_loss_end_step={self.context_loss_end_step}"
+            )
         if self.clip_after_warmup and not self.max_grad_norm > 0:
             raise ValueError(f"clip_after_warmup: max_grad_norm={self.max_grad_norm} clips nothing, say to what")
         if self.schedule_scale < 1.0:

@@ -150,7 +150,8 @@ def _context_target_cosine(
     contexts = [x[:MAX_IMAGES] for x in by_mask(context, len(flat_masks(inputs["context_mask"])[0]))]
     cosines = []
     for seen, target in zip(contexts, by_mask(targets, len(groups[0][0])), strict=True):
-        seen = normalize_targets(seen, model.config.target_normalization)
+        levels = seen.unflatten(-1, (-1, model.config.hidden_size))  # of the encoder, normalised each
+        seen = normalize_targets(levels, model.config.target_normalization).flatten(-2)
         cosines.append(cosine_similarity(seen.float(), target.float(), dim=-1).flatten())
     return torch.cat(cosines).mean().item()
 

@@ -29,7 +29,7 @@ from hf_jepa.training.kernels import KernelMixin
 from hf_jepa.training.optimizer import build_optimizer
 from hf_jepa.training.reports import format_table
 from hf_jepa.training.run_cards import RunCardMixin
-from hf_jepa.training.schedules import learning_rate_at, momentum_at, weight_decay_at
+from hf_jepa.training.schedules import context_loss_weight_at, learning_rate_at, momentum_at, weight_decay_at
 from hf_jepa.training.skipped import SkippedImagesMixin
 
 
@@ -101,7 +101,11 @@ class JepaTrainer(RunCardMixin, SkippedImagesMixin, ClippingMixin, KernelMixin, 
     # --- a step -------------------------------------------------------------------------------------------------
 
     def training_step(self, model, inputs: dict[str, Any], num_items_in_batch=None) -> torch.Tensor:
-        return super().training_step(model, self._add_masks(inputs), num_items_in_batch)
+        inputs = self._add_masks(inputs)
+        if (end := self.args.context_loss_end_step) > 0:
+            scale = context_loss_weight_at(self.state.global_step, 1.0, self.args.context_loss_start_step, end)
+            inputs["context_loss_scale"] = torch.tensor(scale)  # as a number it would be compiled anew at every step
+        return super().training_step(model, inputs, num_items_in_batch)
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """Evaluation measures the loss of every sample, on masks that are the same at every evaluation.
