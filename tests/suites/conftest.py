@@ -42,17 +42,6 @@ def video_batch(config) -> dict:
 BATCHES = {"image": image_batch, "video": video_batch}  # a modality, not a variant, adds a line here
 
 
-def parts(x) -> list[torch.Tensor]:
-    """The tensors of an output that is one tensor, or one per mask."""
-    return [x] if isinstance(x, torch.Tensor) else list(x)
-
-
-def same_parts(first, second) -> bool:
-    """Whether two such outputs are equal."""
-    pairs = zip(parts(first), parts(second), strict=True)
-    return all(torch.equal(a, b) for a, b in pairs)
-
-
 @pytest.fixture(params=list(VARIANTS))
 def variant(request):
     return VARIANTS[request.param]

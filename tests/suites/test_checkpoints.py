@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from conftest import same_parts
 from huggingface_hub.errors import StrictDataclassClassValidationError
+from outputs import same_parts
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModelForPreTraining

@@ -6,7 +6,7 @@ import re
 
 import pytest
 import torch
-from conftest import parts, same_parts
+from outputs import parts, same_parts
 from torch import nn
 
 from hf_jepa.layers.patch_embedding import pair

@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import ModelOutput
 
 from hf_jepa.layers.tokens import as_mask_list
 
 
+Grid = tuple[int, int, int]  # (frames, rows, columns) of the tokens of a clip
 Clips = torch.Tensor | Sequence[torch.Tensor]
 ClipMasks = torch.Tensor | Sequence[torch.Tensor] | Sequence[Sequence[torch.Tensor]]
 
@@ -67,6 +69,19 @@ def require_pairs(context_mask: list[list[torch.Tensor]], target_mask: list[list
 
 
 @dataclass
+class VideoEncoderOutput(BaseModelOutput):
+    """Output of a video encoder.
+
+    Args:
+        last_hidden_state: (B, N, D), or a tuple of such tensors ordered (group, mask).
+        hidden_states, attentions: when asked for.
+        levels: the tokens (B, N, D) after each layer asked for, behind the final norm, or tuples as above.
+    """
+
+    levels: tuple | None = None
+
+
+@dataclass
 class VideoFeatures(ModelOutput):
     """What an encoder says about clips, in the shape of the clips.
 
@@ -100,4 +115,14 @@ def layer_indices(layers: Sequence[int], depth: int) -> list[int]:
     return [layer % depth for layer in layers]
 
 
-__all__ = ["VideoFeatures", "as_group_masks", "as_groups", "layer_indices", "require_pairs"]
+__all__ = [
+    "ClipMasks",
+    "Clips",
+    "Grid",
+    "VideoEncoderOutput",
+    "VideoFeatures",
+    "as_group_masks",
+    "as_groups",
+    "layer_indices",
+    "require_pairs",
+]

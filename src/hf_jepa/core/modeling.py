@@ -10,6 +10,7 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import TransformersKwargs, logging
 
 from hf_jepa.core.ema import Average
+from hf_jepa.layers.attentive_pooler import AttentivePooler
 
 
 logger = logging.get_logger(__name__)
@@ -68,7 +69,9 @@ class JepaPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
         super()._init_weights(module)  # LayerNorm to (1, 0)
-        if isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+        if isinstance(module, AttentivePooler):
+            init.trunc_normal_(module.query_tokens, std=self.config.initializer_range)
+        elif isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)):
             init.trunc_normal_(
                 module.weight, std=self.config.initializer_range / getattr(module, "_init_divisor", 1.0)
             )

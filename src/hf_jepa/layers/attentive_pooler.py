@@ -100,10 +100,6 @@ class AttentivePooler(nn.Module):
     `join_clips`). Parameters have the names of native transformers' `VJEPA2AttentivePooler`, whose heads and epsilon
     however are those of its encoder, so that native classifiers with a ViT-g are another function.
 
-    The model that holds a pooler initialises the queries in its `_init_weights`, where transformers hands over every
-    module with parameters of its own: `if isinstance(module, AttentivePooler): init.trunc_normal_(module.query_tokens,
-    std=self.config.initializer_range)`. Linear layers need nothing more than their `_init_divisor`.
-
     Differences from the official code: checkpoints of V-JEPA 1 hold a projection `xattn.proj` that is never applied
     nor trained. It has no place here; on the way back a conversion writes the identity, the one matrix with which a
     reader that does apply it computes the same. V-JEPA 1's further layers of a deeper probe (they act on the query)

@@ -58,7 +58,7 @@ def rotary_tables(
 
     Example:
         >>> cos, sin = rotary_tables(grid_positions(torch.arange(8), (2, 2, 2)), 12, "interleaved")
-        >>> cos.shape, sin[1, 8:10].round(decimals=2).tolist()
+        >>> cos.shape, [round(number, 2) for number in sin[1, 8:10].tolist()]
         (torch.Size([8, 12]), [-0.84, 0.84])
     """
     if layout not in LAYOUTS:

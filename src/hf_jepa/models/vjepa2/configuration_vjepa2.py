@@ -1,11 +1,9 @@
 """V-JEPA 2 configuration: native transformers' `VJEPA2Config` plus the objective and what the native class lacks."""
 
 from huggingface_hub.dataclasses import strict
-from transformers.activations import ACT2FN
 from transformers.models.vjepa2.configuration_vjepa2 import VJEPA2Config as NativeVJepa2Config
 
-from hf_jepa.core.configuration import JepaConfigMixin
-from hf_jepa.layers.patch_embedding import pair
+from hf_jepa.core.video_configuration import VideoConfigMixin
 from hf_jepa.layers.rotary import LAYOUTS, rotary_axis_dim
 
 
@@ -21,7 +19,7 @@ SIZES = {
 
 
 @strict
-class VJepa2Config(JepaConfigMixin, NativeVJepa2Config):
+class VJepa2Config(VideoConfigMixin, NativeVJepa2Config):
     """Configuration of a V-JEPA 2: native fields for encoder and predictor, and the objective.
 
     `model_type` stays "vjepa2", so a checkpoint also loads in stock transformers (its target encoder and predictor).
@@ -38,6 +36,7 @@ class VJepa2Config(JepaConfigMixin, NativeVJepa2Config):
             `mask_index` of `VJepa2Model`.
         num_pooler_layers, pooler_num_attention_heads, pooler_layer_norm_eps, classifier_layers: the attentive
             classifier, see `VJepa2ForVideoClassification`.
+        num_verbs, num_nouns, num_actions: classes of `VJepa2ForActionAnticipation`; 0 leaves a classifier out.
         use_silu: gated (SwiGLU) feed-forward networks; `wide_silu`: of two thirds of the hidden width, rounded up to a
             multiple of 8.
         rope_layout: "tiled", which the released weights were trained with, or "interleaved", a true rotation; see
@@ -54,8 +53,6 @@ class VJepa2Config(JepaConfigMixin, NativeVJepa2Config):
         (6144, (32, 24, 24))
     """
 
-    attribute_map = {"image_size": "crop_size", "num_channels": "in_chans"}
-
     crop_size: int | list[int] | tuple[int, int] = 256
     use_silu: bool = False
     wide_silu: bool = True
@@ -63,9 +60,12 @@ class VJepa2Config(JepaConfigMixin, NativeVJepa2Config):
     rope_interpolation: bool = False
     rope_grid_size: int = 16
     rescale_residual_init: bool = True
-    pooler_num_attention_heads: int | None = None
-    pooler_layer_norm_eps: float | None = None
+    pooler_num_attention_heads: int = 16
+    pooler_layer_norm_eps: float = 1e-5
     classifier_layers: list[int] | tuple[int, ...] | None = None
+    num_verbs: int = 0
+    num_nouns: int = 0
+    num_actions: int = 0
     loss_type: str = "l1"
     base_model_fsdp_plan = {"encoder.layer.*": "free_full_weight", "encoder.layernorm": "keep_full_weight"}
 
@@ -76,60 +76,22 @@ class VJepa2Config(JepaConfigMixin, NativeVJepa2Config):
             raise ValueError(f"size {size!r} is not one of {', '.join(SIZES)}")
         return cls(**(SIZES[size] | overrides))
 
-    @property
-    def grid_size(self) -> tuple[int, int, int]:
-        """(frames, rows, columns) of the token grid of `frames_per_clip` frames at `crop_size`."""
-        (height, width), patch = pair(self.crop_size), pair(self.patch_size)
-        return self.frames_per_clip // self.tubelet_size, height // patch[0], width // patch[1]
-
-    @property
-    def intermediate_size(self) -> int:
-        """Hidden width of the encoder's feed-forward networks."""
-        return self.mlp_width(self.hidden_size, self.mlp_ratio)
-
     def mlp_width(self, dim: int, ratio: float) -> int:
         """Hidden width of a feed-forward network on tokens of width `dim`."""
-        width = int(dim * ratio)
+        width = super().mlp_width(dim, ratio)
         return (int(width * 2 / 3) + 7) // 8 * 8 if self.use_silu and self.wide_silu else width
 
-    def validate_geometry(self):
-        for name in ("crop_size", "patch_size"):
-            if not isinstance(size := getattr(self, name), int) and len(size) != 2:
-                raise ValueError(f"{name} {size} is neither a number of pixels nor (height, width)")
-        (height, width), patch = pair(self.crop_size), pair(self.patch_size)
-        if min(patch) < 1 or min(height, width) < 1 or height % patch[0] or width % patch[1]:
-            raise ValueError(f"crop_size {self.crop_size} does not divide into patches of {self.patch_size} pixels")
-        if self.tubelet_size < 1 or self.frames_per_clip < 1 or self.frames_per_clip % self.tubelet_size:
-            raise ValueError(
-                f"frames_per_clip {self.frames_per_clip} does not divide into tubelets of {self.tubelet_size} frames"
-            )
-        counts = ("num_hidden_layers", "pred_num_hidden_layers", "pred_num_mask_tokens", "in_chans", "rope_grid_size")
-        for name in counts:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for prefix in ("", "pred_"):
-            width, heads = getattr(self, f"{prefix}hidden_size"), getattr(self, f"{prefix}num_attention_heads")
-            if heads < 1 or width < 1 or width % heads:
-                raise ValueError(f"{prefix}hidden_size {width} must be a multiple of its {heads} attention heads")
-            self._validate_heads(f"{prefix}hidden_size {width} in {heads} heads", width // heads)
-            if not 1 <= self.mlp_width(width, getattr(self, f"{prefix}mlp_ratio")) < 2**31:
-                raise ValueError(f"{prefix}mlp_ratio {getattr(self, f'{prefix}mlp_ratio')} gives no width")
-        for name in ("layer_norm_eps", "initializer_range"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
-        for name in ("attention_probs_dropout_prob", "attention_dropout", "drop_path_rate"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
-        if self.hidden_act not in ACT2FN:
-            raise ValueError(f"hidden_act={self.hidden_act!r} is not one of {', '.join(ACT2FN)}")
-
-    def _validate_heads(self, what: str, head_dim: int) -> None:
+    def validate_rotary(self):
+        if self.rope_grid_size < 1:
+            raise ValueError(f"rope_grid_size must be at least 1, got {self.rope_grid_size}")
         if self.rope_layout not in LAYOUTS:
             raise ValueError(f"rope_layout={self.rope_layout!r} is not one of {', '.join(LAYOUTS)}")
-        try:
-            rotary_axis_dim(head_dim)
-        except ValueError as error:
-            raise ValueError(f"{what}: {error}") from error
+        for prefix in ("", "pred_"):
+            width, heads = getattr(self, f"{prefix}hidden_size"), getattr(self, f"{prefix}num_attention_heads")
+            try:
+                rotary_axis_dim(width // heads)
+            except ValueError as error:
+                raise ValueError(f"{prefix}hidden_size {width} in {heads} heads: {error}") from error
 
 
 __all__ = ["SIZES", "VJepa2Config"]

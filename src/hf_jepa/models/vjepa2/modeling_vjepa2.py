@@ -10,36 +10,30 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 from transformers import initialization as init
-from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.vjepa2.modeling_vjepa2 import (
     VJEPA2WithMaskedInputModelOutput,
     VJEPA2WithMaskedInputPredictorOutput,
 )
 from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
-from transformers.utils.output_capturing import capture_outputs
 
 from hf_jepa.core.clips import (
     ClipMasks,
     Clips,
+    Grid,
     VideoFeatures,
     as_group_masks,
     as_groups,
-    layer_indices,
     require_pairs,
 )
-from hf_jepa.core.modeling import JepaPreTrainedModel, JepaPreTrainingMixin, runtime_options
-from hf_jepa.core.outputs import JepaForPreTrainingOutput
+from hf_jepa.core.modeling import JepaPreTrainedModel
+from hf_jepa.core.video import VideoEncoderMixin, VideoPreTrainingMixin
+from hf_jepa.core.video_classification import VideoClassificationMixin, attentive_classifier
 from hf_jepa.layers.packed_transformer import PackedAttention, PackedTransformerLayer, Rotary
 from hf_jepa.layers.packing import Packing
 from hf_jepa.layers.patch_embedding import TubeletEmbedding, as_clips, pair
 from hf_jepa.layers.rotary import grid_positions, rotary_tables
-from hf_jepa.layers.tokens import take_tokens
-from hf_jepa.losses.prediction import normalize_targets, prediction_loss
 from hf_jepa.models.vjepa2.configuration_vjepa2 import VJepa2Config
-
-
-Grid = tuple[int, int, int]
 
 
 def transformer_layers(config: VJepa2Config, depth: int, dim: int, num_heads: int, mlp_ratio: float) -> nn.ModuleList:
@@ -206,7 +200,7 @@ class VJepa2PreTrainedModel(JepaPreTrainedModel):
                 init.trunc_normal_(module.mask_tokens, std=self.config.initializer_range)
 
 
-class VJepa2Encoder(VJepa2PreTrainedModel):
+class VJepa2Encoder(VideoEncoderMixin, VJepa2PreTrainedModel):
     """The V-JEPA 2 encoder: a ViT over tubelets with rotary positions that can be shown part of a clip.
 
     Example:
@@ -237,83 +231,8 @@ class VJepa2Encoder(VJepa2PreTrainedModel):
     def _make_norms(self) -> None:
         self.layernorm = nn.LayerNorm(self.config.hidden_size, eps=self.config.layer_norm_eps)
 
-    def get_input_embeddings(self) -> nn.Module:
-        return self.embeddings.patch_embeddings.proj
-
-    def token_grid(self, pixel_values_videos: torch.Tensor) -> Grid:
-        """(frames, rows, columns) of the tokens of clips (B, T, C, H, W) or images (B, C, H, W)."""
-        return self.embeddings.grid_size(self.embeddings.clips(pixel_values_videos))
-
-    @merge_with_config_defaults
-    @capture_outputs(tie_last_hidden_states=False)
-    def forward(self, pixel_values_videos: Clips, context_mask: ClipMasks | None = None, **kwargs) -> BaseModelOutput:
-        """Encode clips, or the visible parts of them.
-
-        Args:
-            pixel_values_videos: (B, T, C, H, W), images (B, C, H, W), or a list of such groups of any sizes.
-            context_mask: LongTensor (B, K) of token indices to keep, row-major over (time, height, width), or a list
-                of such tensors of any lengths; for several groups a list of lists. Tokens are dropped before the first
-                layer and keep the order of the mask. All masks of all groups are encoded in one pass.
-
-        Returns:
-            `last_hidden_state` (B, N, D) or (B, K, D). For a list of masks or groups a tuple of such tensors, ordered
-            (group, mask).
-
-        Raises:
-            TypeError: an argument that the model does not know.
-            ValueError: clips that do not divide into tubelets, an unusable mask.
-        """
-        kwargs = runtime_options(self, kwargs)
-        parts, _ = self._encode(pixel_values_videos, context_mask, **kwargs)
-        alone = isinstance(pixel_values_videos, torch.Tensor) and isinstance(context_mask, torch.Tensor | None)
-        return BaseModelOutput(last_hidden_state=parts[0] if alone else tuple(parts))
-
-    def _encode(
-        self, clips: Clips, context_mask: ClipMasks | None, levels: Sequence[int] = (), **kwargs
-    ) -> tuple[list[torch.Tensor], list[list[torch.Tensor]]]:
-        """The tokens of every (group, mask), and those after each of some layers, all behind the final norm."""
-        groups = [self.embeddings.clips(group) for group in as_groups(clips)]
-        masks = [None] * len(groups) if context_mask is None else as_group_masks(context_mask, groups, "context_mask")
-        parts, indices, grids = [], [], []
-        for group, group_masks in zip(groups, masks, strict=True):
-            parts += self.embeddings(group, group_masks)
-            everything = [torch.arange(parts[-1].shape[1], device=group.device).unsqueeze(0)]
-            indices += everything if group_masks is None else group_masks
-            grids += [self.embeddings.grid_size(group)] * len(group_masks or everything)
-        packing = Packing([part.shape[:2] for part in parts])
-        rotary = rotary_for(self.config, self.layer[0].attention.head_dim, indices, grids, packing)
-        hidden_states, kept = packing.join(parts), {}
-        for index, layer in enumerate(self.layer):
-            hidden_states = layer(hidden_states, packing, rotary=rotary, **kwargs)
-            if index in levels:
-                kept[index] = packing.split(self.normed(hidden_states, index))
-        return packing.split(self.normed(hidden_states, len(self.layer) - 1)), [kept[index] for index in levels]
-
-    def normed(self, hidden_states: torch.Tensor, index: int) -> torch.Tensor:
-        """The output of layer `index` behind the final norm."""
-        return self.layernorm(hidden_states)
-
-    def get_video_features(self, pixel_values_videos: torch.Tensor, layers: Sequence[int] = ()) -> VideoFeatures:
-        """Features in the shape of the clips, of the last layer and of others.
-
-        Args:
-            pixel_values_videos: (B, T, C, H, W) or images (B, C, H, W).
-            layers: layers wanted beside the last, counted from 0 or from the end by negative numbers.
-
-        Returns:
-            `grid` (B, T', H', W', D), `pooled` (B, D), `layers`, one grid each, all behind the final norm.
-
-        Raises:
-            ValueError: a layer that does not exist.
-        """
-        grid = self.token_grid(pixel_values_videos)
-        levels = layer_indices(layers, len(self.layer))
-        (tokens,), kept = self._encode(pixel_values_videos, None, levels)
-        return VideoFeatures(
-            grid=tokens.unflatten(1, grid),
-            pooled=tokens.mean(dim=1),
-            layers=tuple(level[0].unflatten(1, grid) for level in kept),
-        )
+    def rotary(self, indices: Sequence[torch.Tensor], grids: Sequence[Grid], packing: Packing) -> Rotary:
+        return rotary_for(self.config, self.layer[0].attention.head_dim, indices, grids, packing)
 
 
 class VJepa2Model(VJepa2PreTrainedModel):
@@ -420,7 +339,37 @@ class VJepa2Model(VJepa2PreTrainedModel):
         return predictions[0] if isinstance(target_mask, torch.Tensor) else predictions
 
 
-class VJepa2ForPreTraining(JepaPreTrainingMixin, VJepa2PreTrainedModel):
+class VJepa2ForVideoClassification(VideoClassificationMixin, VJepa2PreTrainedModel):
+    """The encoder with an attentive classifier on its tokens, under the names of the native class.
+
+    `num_pooler_layers`, `pooler_num_attention_heads` and `pooler_layer_norm_eps` of the config are those of the
+    official probes (3, 16 and 1e-5, whatever the encoder), so that converted probes are the same function; the native
+    class takes the encoder's heads and epsilon instead. `classifier_layers` are the encoder's layers whose tokens are
+    read, the last one alone when unset.
+
+    Example:
+        >>> import torch
+        >>> from hf_jepa import VJepa2Config, VJepa2ForVideoClassification
+        >>> model = VJepa2ForVideoClassification(VJepa2Config(hidden_size=32, num_hidden_layers=2,
+        ...     num_attention_heads=2, crop_size=32, patch_size=8, frames_per_clip=4, pred_num_hidden_layers=1,
+        ...     num_labels=5, classifier_layers=[0, 1]))
+        >>> model(torch.randn(2, 4, 3, 32, 32)).logits.shape
+        torch.Size([2, 5])
+        >>> model(torch.randn(2, 8, 3, 4, 3, 32, 32)).logits.shape  # 8 segments in 3 views of each video
+        torch.Size([2, 5])
+    """
+
+    _keys_to_ignore_on_load_unexpected = [r"^context_encoder\."]
+    base_model_class = VJepa2Model
+
+    def __init__(self, config: VJepa2Config):
+        super().__init__(config)
+        self.vjepa2 = self.base_model_class(self.config)
+        self.pooler, self.classifier = attentive_classifier(self.config)
+        self.post_init()
+
+
+class VJepa2ForPreTraining(VideoPreTrainingMixin, VJepa2PreTrainedModel):
     """Context encoder, target encoder and predictor (both in `vjepa2`) with the V-JEPA 2 loss.
 
     Example:
@@ -455,65 +404,16 @@ class VJepa2ForPreTraining(JepaPreTrainingMixin, VJepa2PreTrainedModel):
         """Predicts targets from contexts."""
         return self.vjepa2.predictor
 
-    @can_return_tuple
-    @merge_with_config_defaults
-    def forward(
-        self, pixel_values_videos: Clips, context_mask: ClipMasks, target_mask: ClipMasks, **kwargs
-    ) -> JepaForPreTrainingOutput:
-        """One prediction of every target from the context it is paired with.
-
-        Args:
-            pixel_values_videos: (B, T, C, H, W), or a list of groups of clips of one length each. Group g uses mask
-                token g, as the official multi-length training does.
-            context_mask: M LongTensors (B, N_i) of the tokens the context encoder may see; for several groups a list
-                of such lists.
-            target_mask: M LongTensors (B, K_i) of the tokens to predict from context i.
-
-        Returns:
-            `JepaForPreTrainingOutput`; `predictions`, `targets` (B, K_i, D) and `context` (B, N_i, D) are tuples
-            ordered (group, mask). The loss is the mean over these of the mean over all their elements.
-        """
-        groups = as_groups(pixel_values_videos)
-        contexts = as_group_masks(context_mask, groups, "context_mask")
-        targets = as_group_masks(target_mask, groups, "target_mask")
-        require_pairs(contexts, targets)
-        context = self.context_encoder(groups, context_mask=contexts, **kwargs, return_dict=True)
-        owner = [g for g, masks in enumerate(targets) for _ in masks]  # the group of every pair
-        grids = [self.context_encoder.token_grid(group) for group in groups]
-        predictions = self.predictor(
-            context.last_hidden_state,
-            [mask for masks in contexts for mask in masks],
-            [mask for masks in targets for mask in masks],
-            [grids[g] for g in owner],
-            owner,
-        )
-        wanted = self.encode_targets(groups, targets)
-        losses = [prediction_loss(*pair_, self.config.loss_type) for pair_ in zip(predictions, wanted, strict=True)]
-        loss = torch.stack(losses).mean()
-        return JepaForPreTrainingOutput(
-            loss=loss,
-            prediction_loss=loss,
-            predictions=predictions,
-            targets=wanted,
-            context=context.last_hidden_state,
-            hidden_states=context.hidden_states,
-            attentions=context.attentions,
-        )
-
-    @torch.no_grad()
-    def encode_targets(self, pixel_values_videos: Clips, target_mask: ClipMasks) -> tuple[torch.Tensor, ...]:
-        """Normalised target embeddings of each mask's tokens, (B, K_i, D) each, ordered (group, mask)."""
-        groups = as_groups(pixel_values_videos)
-        masks = as_group_masks(target_mask, groups, "target_mask")
-        encoded = self.target_encoder(groups, return_dict=True).last_hidden_state
-        normed = [normalize_targets(tokens, self.config.target_normalization) for tokens in encoded]
-        return tuple(take_tokens(x, mask) for x, group in zip(normed, masks, strict=True) for mask in group)
+    def mask_token_of(self, group: int, mask: int) -> int:
+        """Token g for all masks of group g, as the official training with several clip lengths does."""
+        return group
 
 
 __all__ = [
     "VJepa2Embeddings",
     "VJepa2Encoder",
     "VJepa2ForPreTraining",
+    "VJepa2ForVideoClassification",
     "VJepa2Model",
     "VJepa2PreTrainedModel",
     "VJepa2Predictor",

@@ -12,7 +12,7 @@ from hf_jepa.hub.files import read_torch_checkpoint
 from hf_jepa.layers.attentive_pooler import AttentivePooler
 
 
-GOLDEN = Path(__file__).parents[1] / "fixtures/golden"
+GOLDEN = Path(__file__).parent / "fixtures/golden"
 PREFIX = "module.pooler."
 CROSS, OUR_CROSS = "cross_attention_block", "cross_attention_layer"
 BLOCK, OUR_BLOCK = "blocks.{i}", "self_attention_layers.{i}"

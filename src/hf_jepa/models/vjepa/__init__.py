@@ -1,0 +1,1 @@
+"""V-JEPA: sine-cosine positions in space and time, targets that last the whole clip."""

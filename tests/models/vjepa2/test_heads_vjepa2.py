@@ -1,0 +1,97 @@
+"""The heads of V-JEPA 2: attentive classifier and action anticipation."""
+
+import official_probe
+import pytest
+import torch
+from golden_vjepa2 import CLOSE, GOLDEN, read
+from transformers import VJEPA2ForVideoClassification
+
+from hf_jepa.hub.files import read_torch_checkpoint
+from hf_jepa.models.vjepa2.anticipation_vjepa2 import VJepa2ForActionAnticipation
+from hf_jepa.models.vjepa2.configuration_vjepa2 import VJepa2Config
+from hf_jepa.models.vjepa2.modeling_vjepa2 import VJepa2ForVideoClassification
+from hf_jepa.registry import VARIANTS
+
+
+TINY = VARIANTS["vjepa2"].tiny
+
+
+def classifier(**fields) -> VJepa2ForVideoClassification:
+    torch.manual_seed(0)
+    model = VJepa2ForVideoClassification(VJepa2Config(**(TINY | {"num_labels": 5} | fields))).eval()
+    for parameter in model.parameters():  # fresh weights are too small to tell a mix-up
+        parameter.data.add_(torch.randn_like(parameter) * 0.05)
+    return model
+
+
+def clips(*shape) -> torch.Tensor:
+    return torch.randn(*shape, 4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+@torch.no_grad()
+def test_stock_transformers_loads_our_classifier(tmp_path):
+    ours = classifier(pooler_num_attention_heads=4, pooler_layer_norm_eps=1e-6)  # what the native class takes
+    ours.save_pretrained(tmp_path)
+    stock, info = VJEPA2ForVideoClassification.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    torch.testing.assert_close(stock.eval()(clips(2)).logits, ours(clips(2)).logits, **CLOSE)
+    again = VJepa2ForVideoClassification.from_pretrained(tmp_path)
+    assert torch.equal(again(clips(2)).logits, ours(clips(2)).logits)
+
+
+@torch.no_grad()
+def test_heads_and_epsilon_of_the_pooler_are_its_own():
+    ours = classifier()
+    assert ours.pooler.cross_attention_layer.cross_attn.head_dim == 2  # 16 heads whatever the encoder
+    assert ours.pooler.cross_attention_layer.layer_norm1.eps == 1e-5
+    with pytest.raises(ValueError, match="hidden_size 32 must be a multiple of pooler_num_attention_heads 5"):
+        classifier(pooler_num_attention_heads=5)
+
+
+def anticipation() -> tuple[VJepa2ForActionAnticipation, dict, dict]:
+    pretrained, io, facts = read("action_anticipation")
+    counts = {f"num_{name}s": number for name, number in facts["classes"].items()}
+    fields = pretrained.config.to_dict() | counts
+    fields |= {"num_pooler_layers": facts["probe_depth"] - 1, "pooler_num_attention_heads": facts["probe_heads"]}
+    model = VJepa2ForActionAnticipation(VJepa2Config.from_dict(fields)).eval()
+    model.vjepa2.load_state_dict(pretrained.vjepa2.state_dict())
+    (official,) = read_torch_checkpoint(GOLDEN / "action_anticipation/checkpoint.pt")["classifiers"]
+    model.pooler.load_state_dict(official_probe.load(official, facts["probe_heads"]).state_dict())
+    for name in facts["classes"]:
+        prefix = f"module.{name}_classifier."
+        state = {k.removeprefix(prefix): v for k, v in official.items() if k.startswith(prefix)}
+        getattr(model, f"{name}_classifier").load_state_dict(state)
+    return model, io, facts
+
+
+@torch.no_grad()
+def test_anticipation_is_that_of_the_official_code():
+    model, io, facts = anticipation()
+    options = {"frames_per_second": facts["frames_per_second"], "num_output_frames": facts["num_output_frames"]}
+    features = model.features(io["video"], io["anticipation_times"], **options)
+    torch.testing.assert_close(features, io["features"], **CLOSE)
+    labels = {f"{name}_labels": io[f"label_{name}"] for name in facts["classes"]}
+    out = model(io["video"], io["anticipation_times"], **labels, **options)
+    for name in facts["classes"]:
+        torch.testing.assert_close(out[f"{name}_logits"], io[f"logits_{name}"], **CLOSE)
+    torch.testing.assert_close(out.loss, io["focal_loss_total"], rtol=0, atol=1e-4)
+
+
+@torch.no_grad()
+def test_steps_in_a_row_move_the_context():
+    model, io, _ = anticipation()
+    one, two = (model.features(io["video"], io["anticipation_times"], num_steps=steps) for steps in (1, 2))
+    seen = model.vjepa2(io["video"]).last_hidden_state.shape[1]
+    per_step = one.shape[1] - seen
+    assert two.shape[1] == seen + 2 * per_step and torch.equal(two[:, : one.shape[1]], one)
+    assert not torch.allclose(two[:, -per_step:], one[:, -per_step:])
+
+
+def test_anticipation_asks_only_what_the_config_names():
+    model = VJepa2ForActionAnticipation(VJepa2Config(**TINY, num_actions=9)).eval()
+    out = model(clips(2), torch.tensor([1.0, 0.5]), action_labels=torch.tensor([3, -100]))
+    assert out.verb_logits is None and out.action_logits.shape == (2, 9) and out.loss.isfinite()
+    with pytest.raises(ValueError, match="all 0"):
+        VJepa2ForActionAnticipation(VJepa2Config(**TINY))
+    with pytest.raises(ValueError, match="one time for each of 2 clips"):
+        model(clips(2), torch.tensor(1.0))
