@@ -107,7 +107,7 @@ def test_a_run_on_clips_says_what_one_on_images_does(make_video_trainer, capsys,
     lengths = trainer.mask_sampler.lengths
     assert entry["context_tokens"] == sum(context for context, _ in lengths) / 2
     assert entry["target_tokens"] == sum(target for _, target in lengths) / 2
-    assert 0 < entry["image_share"] and entry["verdict"] == "healthy"
+    assert entry["image_share"] > 0 and entry["verdict"] == "healthy"
     assert re.search(r"skipped clips +0\n", capsys.readouterr().out)
     assert trainer._run_facts()["Optimizer steps"] == "2 of 4 clips, 1 process(es)"
 

@@ -59,11 +59,17 @@ class VideoMaskArguments:
     )
 
     def sampler(self, grids: Mapping[int, tuple[int, int, int]], seed: int) -> Callable:
-        """A sampler for clips of the given numbers of frames, each with its token grid, or for several of them."""
-        samplers = [
-            self._sampler(grid, self.image_masks if frames == 1 else self.masks, seed)
-            for frames, grid in grids.items()
-        ]
+        """The sampler of masks.
+
+        Args:
+            grids: number of frames -> token grid of such clips.
+            seed: of corrected masks.
+
+        Returns:
+            a sampler of one grid, or a `MultiSequenceMaskSampler` of several.
+        """
+        blocks = {frames: self.image_masks if frames == 1 else self.masks for frames in grids}
+        samplers = [self._sampler(grid, blocks[frames], seed) for frames, grid in grids.items()]
         return samplers[0] if len(samplers) == 1 else MultiSequenceMaskSampler(samplers)
 
     def _sampler(self, grid: tuple[int, int, int], masks: dict | str | None, seed: int) -> Callable:
@@ -123,11 +129,17 @@ def clip_processor(arguments: VideoPretrainingArguments, config: PreTrainedConfi
     return VJepa2VideoProcessor.from_config(config)
 
 
-def token_grids(model: JepaPreTrainingMixin, frame_counts: Sequence[int]) -> dict[int, tuple[int, int, int]]:
-    """The token grids of clips of some numbers of frames in the size of the model."""
-    size = (model.config.in_chans, *height_width(model.config.crop_size))
-    clips = {frames: torch.empty(1, frames, *size, device="meta") for frames in frame_counts}
-    return {frames: model.context_encoder.token_grid(clip) for frames, clip in clips.items()}
+def token_grids(
+    model: JepaPreTrainingMixin, clip_sizes: Sequence[tuple[int, int, int]]
+) -> dict[int, tuple[int, int, int]]:
+    """The token grid of clips by their number of frames.
+
+    Args:
+        model: that is pretrained.
+        clip_sizes: (frames, height, width) in pixels.
+    """
+    channels, grid = model.config.in_chans, model.context_encoder.token_grid
+    return {t: grid(torch.empty(1, t, channels, height, width, device="meta")) for t, height, width in clip_sizes}
 
 
 def pretrain(
@@ -152,13 +164,13 @@ def pretrain(
     card |= arguments.card()
     model = build_video_model(VARIANTS[variant_name], arguments)
     processor = clip_processor(arguments, model.config)
-    frame_counts = arguments.frame_counts(model.config)
+    grids = token_grids(model, arguments.clip_sizes(model.config))
     trainer = JepaTrainer(
         model,
         training,
-        mask_sampler=masks.sampler(token_grids(model, frame_counts), training.seed),
+        mask_sampler=masks.sampler(grids, training.seed),
         train_dataset=build_dataset(arguments, model.config, processor, training.seed),
-        data_collator=VideoCollator(frame_counts=frame_counts),
+        data_collator=VideoCollator(frame_counts=list(grids)),
         processing_class=processor,
     )
     train_and_finish(trainer, given_fields(types, argv), card)

@@ -34,6 +34,7 @@ class VideoSource:
         images: it is a data set of images, which become static clips.
         frames_per_clip: frames of its clips, if not those of the model; of a data set of images, how often an image
             is repeated (1 is for the image tokenizer of V-JEPA 2.1).
+        crop_size: pixels of its clips, if not those of the model; clips of one length have one size.
         fps, frame_step, duration: distance of its frames, if not that of the run.
 
     Example:
@@ -48,9 +49,14 @@ class VideoSource:
     column: str | None = None
     images: bool = False
     frames_per_clip: int | None = None
+    crop_size: int | list[int] | None = None
     fps: float | None = None
     frame_step: int | None = None
     duration: float | None = None
+
+    def clip_size(self, config: PreTrainedConfig) -> tuple[int, int, int]:
+        """(frames, height, width) of its clips, in pixels."""
+        return self.frames_per_clip or config.frames_per_clip, *height_width(self.crop_size or config.crop_size)
 
 
 @dataclass(kw_only=True)
@@ -61,7 +67,7 @@ class VideoDataArguments:
         default=None,
         metadata={
             "help": f"Folder of videos, .csv list, parquet, Hub id or '{EMBEDDED}' (moving digits); or several "
-            "sources (JSON): name -> path, weight, split, column, images, frames_per_clip, fps, frame_step, duration."
+            "sources (JSON): name -> path, and the other fields of VideoSource."
         },
     )
     dataset_split: str = field(default="train", metadata={"help": "Split to train on."})
@@ -99,10 +105,16 @@ class VideoDataArguments:
                 raise ValueError(f"source {name!r} is {settings!r}: expected path and any of {', '.join(known[1:])}")
         return {name: VideoSource(**({"split": self.dataset_split} | each)) for name, each in given.items()}
 
-    def frame_counts(self, config: PreTrainedConfig) -> list[int]:
-        """Lengths of the clips in the order in which they first occur among the sources."""
-        counts = [source.frames_per_clip or config.frames_per_clip for source in self.sources().values()]
-        return list(dict.fromkeys(counts))
+    def clip_sizes(self, config: PreTrainedConfig) -> list[tuple[int, int, int]]:
+        """(frames, height, width) of the clips, in the order in which they first occur among the sources.
+
+        Raises:
+            ValueError: clips of one length, which share batches, in two sizes.
+        """
+        sizes = list(dict.fromkeys(source.clip_size(config) for source in self.sources().values()))
+        if len({frames for frames, *_ in sizes}) < len(sizes):
+            raise ValueError(f"clips of equally many frames must have one size, the sources give {sizes}")
+        return sizes
 
 
 def build_dataset(arguments: VideoDataArguments, config: PreTrainedConfig, processor: Callable, seed: int) -> Dataset:
@@ -117,14 +129,14 @@ def build_dataset(arguments: VideoDataArguments, config: PreTrainedConfig, proce
 def _open(
     source: VideoSource, arguments: VideoDataArguments, config: PreTrainedConfig, processor: Callable, seed: int
 ) -> Dataset:
-    frames = source.frames_per_clip or config.frames_per_clip
+    frames, *size = source.clip_size(config)
     if source.path == EMBEDDED:
-        if height_width(config.crop_size) != (CANVAS, CANVAS):
-            raise ValueError(f"moving digits have {CANVAS} x {CANVAS} pixels, but crop_size is {config.crop_size}")
+        if size != [CANVAS, CANVAS]:
+            raise ValueError(f"moving digits have {CANVAS} x {CANVAS} pixels, but crop_size is {size}")
         return MovingDigits(arguments.embedded_length, "train", frames, config.in_chans, seed=seed)
     mean, std = pixel_statistics(processor)
     transform = clip_pretraining_transform(
-        config.crop_size,
+        size,
         tuple(arguments.crop_scale),
         tuple(arguments.crop_ratio),
         arguments.horizontal_flip,
