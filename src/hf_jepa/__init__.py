@@ -50,7 +50,7 @@ _SHARED = {
     "hf_jepa.masking.random_tube": ("OfficialRandomTubeMaskSampler", "RandomTubeMaskSampler"),
     "hf_jepa.training.arguments": ("JepaTrainingArguments",),
     "hf_jepa.training.collapse": ("CollapseMonitor", "collapse_signals"),
-    "hf_jepa.training.finetuning": ("FineTuningArguments", "ImageClassificationTrainer"),
+    "hf_jepa.training.finetuning": ("FineTuningArguments", "ClassificationTrainer"),
     "hf_jepa.training.knn_probe": ("OnlineKnnProbe",),
     "hf_jepa.training.recipe": ("parse_recipe",),
     "hf_jepa.training.schedules": (

@@ -20,9 +20,7 @@ class Variant:
         heads: further model classes, Auto class -> class in `modeling_<name>.py`.
         parts: further public names, module suffix -> names.
         native: True where transformers itself owns the `model_type`, which is then never shadowed.
-        convertible: whether official weights exist, for which `convert_<name>.py` has `OFFICIAL` (entry of the file ->
-            key map and part of ours), `RELEASED` (architecture -> names of files), `entries`, `infer_config`,
-            `convert`, `revert`, `fields_not_in_layout` and `released_names`, as I-JEPA's.
+        convertible: whether official weights exist, for which `convert_<name>.py` has `LAYOUT`, an `OfficialLayout`.
         weights_license: licence of converted official weights.
         tiny: config fields of a model that trains in well under a second, for the behaviour suites; CONTRIBUTING.md
             says what they ask of it.
@@ -64,18 +62,42 @@ class Variant:
         """A model class of the variant; the pretraining model unless another is named."""
         return getattr(self.module("modeling"), name or self.pretraining_model)
 
-    def image_processor(self, config):
-        """The image processor for the image size of a config.
+    @property
+    def layout(self):
+        """The `OfficialLayout` of the variant's official checkpoints."""
+        return self.module("convert").LAYOUT
+
+    def encoder_of(self, model):
+        """The encoder of a base model, which in some variants holds the predictor too."""
+        place = self.model_class().target_encoder_name  # in the pretraining model, below the base model
+        return model.get_submodule(place.partition(".")[2]) if place else model
+
+    @property
+    def processing(self) -> str | None:
+        """The part that prepares inputs: "image_processing" or "video_processing"; None where there is none."""
+        return next((kind for kind in ("image_processing", "video_processing") if kind in self.parts), None)
+
+    @property
+    def processor_class(self):
+        """The class of its image or video processor.
 
         Raises:
             ValueError: the variant names none.
         """
-        if "image_processing" not in self.parts:
+        if self.processing is None:
             raise ValueError(
-                f"{self.title} names no image processor: add image_processing_{self.name}.py to its parts"
+                f"{self.title} names no processor: add {self.modality}_processing_{self.name}.py to its parts"
             )
-        (name,) = self.parts["image_processing"]
-        return getattr(self.module("image_processing"), name).from_config(config)
+        (name,) = self.parts[self.processing]
+        return getattr(self.module(self.processing), name)
+
+    def processor(self, config):
+        """The image or video processor for the input size of a config.
+
+        Raises:
+            ValueError: the variant names none.
+        """
+        return self.processor_class.from_config(config)
 
 
 VARIANTS = {
@@ -145,6 +167,32 @@ VARIANTS = {
                 "anticipation": ("VJepa2ForActionAnticipation",),
             },
             native=True,
+            convertible=True,
+            weights_license="mit",
+            tiny={
+                "hidden_size": 32,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 4,
+                "mlp_ratio": 2.0,
+                "crop_size": 32,
+                "patch_size": 8,
+                "frames_per_clip": 4,
+                "pred_hidden_size": 24,
+                "pred_num_hidden_layers": 2,
+                "pred_num_attention_heads": 2,
+            },
+        ),
+        Variant(
+            name="vjepa2_1",
+            title="V-JEPA 2.1",
+            paper="2603.14482",
+            modality="video",
+            config="VJepa21Config",
+            base_model="VJepa21Model",
+            pretraining_model="VJepa21ForPreTraining",
+            heads={},
+            parts={"modeling": ("VJepa21Encoder", "VJepa21Predictor")},
+            native=False,
             convertible=False,
             weights_license="mit",
             tiny={
@@ -155,6 +203,7 @@ VARIANTS = {
                 "crop_size": 32,
                 "patch_size": 8,
                 "frames_per_clip": 4,
+                "levels": [0, 1],
                 "pred_hidden_size": 24,
                 "pred_num_hidden_layers": 2,
                 "pred_num_attention_heads": 2,

@@ -126,7 +126,7 @@ class Other(Variant):
 
     def module(self, kind: str):
         assert kind == "convert"
-        return SimpleNamespace(**(vars(convert_ijepa) | self.converter))
+        return SimpleNamespace(LAYOUT=replace(convert_ijepa.LAYOUT, **self.converter))
 
 
 @pytest.fixture
@@ -147,17 +147,20 @@ def refuse(*args, **kwargs):
 
 
 def test_the_variant_of_an_official_file_is_the_one_that_fits(other, converted, tmp_path, capsys):
-    other(infer_config=refuse)
+    other(read=refuse)
     assert main(["inspect", str(OFFICIAL)]) == 0
     assert "official I-JEPA checkpoint" in capsys.readouterr().out
     assert main(["convert", str(OFFICIAL), "--output", str(tmp_path / "o"), "--num-attention-heads", "4"]) == 0
     assert json.loads((tmp_path / "o/config.json").read_text())["model_type"] == "ijepa"
 
 
-def test_of_two_variants_that_fit_the_one_with_more_entries_is_meant(other, capsys):
-    other(OFFICIAL=convert_ijepa.OFFICIAL | {"opt": None})
-    assert inspect.variant_of_file(OFFICIAL).name == "other"
-    assert main(["inspect", str(OFFICIAL)]) == 0
+def test_of_two_variants_that_fit_the_one_with_more_entries_is_meant(other, tmp_path, capsys):
+    layout = convert_ijepa.LAYOUT
+    other(entries=layout.entries | {"ema_encoder": layout.entries["target_encoder"]})
+    official = torch.load(OFFICIAL, weights_only=True)
+    torch.save(official | {"ema_encoder": official["target_encoder"]}, tmp_path / "x.pth.tar")
+    assert inspect.variant_of_file(tmp_path / "x.pth.tar").name == "other"
+    assert main(["inspect", str(tmp_path / "x.pth.tar")]) == 0
     assert "official Other-JEPA checkpoint; also holds: scaler" in capsys.readouterr().out
 
 
@@ -172,7 +175,7 @@ def test_a_file_that_fits_two_variants_alike_is_converted_as_neither(other, tmp_
 
 
 def test_a_file_that_fits_no_variant_is_refused_with_the_reason_of_each(other, tmp_path, capsys):
-    other(infer_config=refuse)
+    other(read=refuse)
     official = torch.load(OFFICIAL, weights_only=True)
     torch.save({"encoder": official["encoder"]}, tmp_path / "part.pth.tar")
     line = refused(["convert", tmp_path / "part.pth.tar", "--output", tmp_path / "o"], capsys)

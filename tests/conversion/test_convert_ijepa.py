@@ -17,6 +17,7 @@ from transformers import AutoModel
 
 from hf_jepa.cli.main import main
 from hf_jepa.core.configuration import model_fields
+from hf_jepa.core.conversion import Release
 from hf_jepa.core.key_map import ConversionError
 from hf_jepa.hub.conversion import convert_checkpoint, revert_checkpoint
 from hf_jepa.hub.files import read_torch_checkpoint
@@ -24,7 +25,7 @@ from hf_jepa.hub.fingerprint import differences
 from hf_jepa.hub.inspect import inspect_checkpoint
 from hf_jepa.layers.position import sincos_2d
 from hf_jepa.models.ijepa.configuration_ijepa import IJepaConfig
-from hf_jepa.models.ijepa.convert_ijepa import EPOCHS, RELEASED, convert, infer_config, released_names, revert
+from hf_jepa.models.ijepa.convert_ijepa import LAYOUT, convert, infer_config, revert
 from hf_jepa.models.ijepa.modeling_ijepa import IJepaForPreTraining, IJepaModel
 from hf_jepa.registry import VARIANTS
 
@@ -60,7 +61,8 @@ def test_script_writes_a_whole_checkpoint_and_a_report(converted):
 
 
 def test_a_card_names_the_licence_of_released_files_and_the_folder_it_is_in(tmp_path, monkeypatch):
-    monkeypatch.setitem(RELEASED, (32, 2, (4, 4), (6, 6)), ("tiny.pth.tar",))
+    tiny = Release({"hidden_size": 32, "num_hidden_layers": 2, "patch_size": 4, "image_size": 24})
+    monkeypatch.setitem(LAYOUT.released, "tiny.pth.tar", tiny)
     (tmp_path / "model").mkdir()
     monkeypatch.chdir(tmp_path / "model")
     convert_checkpoint(VARIANTS["ijepa"], OFFICIAL, Path("."), "target_encoder", num_attention_heads=4)
@@ -147,9 +149,11 @@ def test_released_architectures_are_recognised_and_every_key_has_one_place(size,
     official = revert(model.state_dict(), expected)
     assert f"module.blocks.{expected.num_hidden_layers - 1}.attn.qkv.weight" in official["encoder"]
     config = infer_config(official)
-    assert released_names(config) == names == released_names(config, 7)
-    for name in set(names) & set(EPOCHS):
-        assert released_names(config, EPOCHS[name]) == (name,)
+    assert LAYOUT.released_names(config) == names == LAYOUT.released_names(config, 7)
+    for name in names:
+        assert LAYOUT.released_names(config, file_name=name) == (name,)
+        if (epoch := LAYOUT.released[name].epoch) is not None:
+            assert LAYOUT.released_names(config, epoch) == (name,)
     assert config.num_attention_heads == 16 and config.pred_num_hidden_layers == expected.pred_num_hidden_layers
     assert config.image_size == image
     assert set(convert(official, config)) == set(model.state_dict())

@@ -19,8 +19,7 @@ def facts(path: Path) -> dict:
 @pytest.mark.parametrize("name", [name for name, variant in VARIANTS.items() if variant.convertible])
 def test_every_released_file_has_one_source_file(name):
     files = sorted(facts(path)["official_file"]["value"] for path in CARDS if facts(path)["variant"] == name)
-    released = VARIANTS[name].module("convert").RELEASED
-    assert files == sorted(name for names in released.values() for name in names)
+    assert files == sorted(VARIANTS[name].layout.released)
 
 
 @pytest.mark.parametrize("path", CARDS, ids=lambda path: path.stem)
@@ -31,7 +30,7 @@ def test_facts_hold_for_the_architecture(path):
     assert card["weights_license"]["value"] == variant.weights_license
     fields = {key: value for key, value in card["architecture"].items() if key != "source"}
     config = variant.config_class().from_size(**fields)
-    assert card["official_file"]["value"] in variant.module("convert").released_names(config)
+    assert card["official_file"]["value"] in variant.layout.released_names(config)
     assert config.loss_type == card["pretraining"]["loss_type"]
     with torch.device("meta"):
         model = variant.model_class()(config)

@@ -9,7 +9,7 @@ from hf_jepa.masking.masks import Masks
 from hf_jepa.masking.multiblock import MultiBlockMaskSampler
 from hf_jepa.masking.multiblock_official import OfficialMultiBlockMaskSampler
 from hf_jepa.masking.statistics import measure_masks
-from hf_jepa.visualization.masks import _fade, _token_mask, draw_mask_distribution, draw_masks
+from hf_jepa.visualization.masks import _fade, draw_mask_distribution, draw_masks, token_mask
 
 
 def green_pixels(path):
@@ -34,7 +34,7 @@ def test_only_kept_tokens_show_the_image(tmp_path):
 
 
 def test_fading_follows_the_grid_when_the_image_is_no_multiple_of_it():
-    kept = _token_mask(torch.tensor([0, 5]), (2, 3))
+    kept = token_mask(torch.tensor([0, 5]), (2, 3))
     shown = _fade(np.zeros((5, 7, 3)), kept)[..., 0] == 0
     assert shown[:3, :3].all() and shown[3:, 5:].all() and shown.sum() == 3 * 3 + 2 * 2
 

@@ -1,7 +1,9 @@
 """The default masks of clips: what they promise for every batch, and what they look like on average."""
 
 import math
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +13,8 @@ from hf_jepa.masking.block_mask import VJEPA21_IMAGE_MASKS, VJEPA_MASKS, BlockMa
 from hf_jepa.masking.build import build_video_mask_sampler
 from hf_jepa.masking.multiblock3d import MultiBlock3dMaskSampler
 from hf_jepa.masking.multiblock3d_official import OfficialMultiBlock3dMaskSampler
-from hf_jepa.masking.video_statistics import _table, measure_video_masks
+from hf_jepa.masking.random_tube import OfficialRandomTubeMaskSampler
+from hf_jepa.masking.video_statistics import _table, main, measure_video_masks
 
 
 SHORT, LONG = VJEPA_MASKS
@@ -102,7 +105,7 @@ def test_short_blocks_start_at_any_frame_and_have_any_length():
     starts = by_frame[lengths == 4].argmax(axis=1)
     np.testing.assert_allclose(np.bincount(starts) / len(starts), 0.2, atol=0.06)
     areas = covered.reshape(4000, 8, 100).any(axis=1).sum(axis=1)
-    assert 27 <= areas.min() and areas.max() <= 33
+    assert areas.min() >= 27 and areas.max() <= 33
 
 
 def test_masks_of_a_clip_do_not_depend_on_its_batch(sampler):
@@ -260,3 +263,34 @@ def test_build_video_mask_sampler_chooses_by_name_and_refuses_the_rest():
         build_video_mask_sampler("official", grid_size=grid, seed=0)
     with pytest.raises(TypeError, match="num_block"):
         build_video_mask_sampler(grid_size=grid, masks=[{"num_block": 8, "spatial_scale": 0.15}])
+
+
+def test_the_documented_distribution_is_what_the_command_prints(capsys):
+    main([])
+    printed = capsys.readouterr().out.split("\n\n")[1:]
+    text = (Path(__file__).parents[2] / "docs/masking.md").read_text(encoding="utf-8")
+    for section in printed:
+        mode = section.split(",")[0]
+        pair = "short-range" if ", 8 blocks" in section else "long-range"
+        for kind in ("context", "target"):
+            (row,) = re.findall(rf"\| {pair} {kind}, {mode} \| (.*) \|", text)
+            assert f"{kind} by frame: 0{row.replace(' | ', ' 0')}\n" in section
+            (row,) = re.findall(rf"\| {pair}: {kind} tokens \| (.*) \|", text)
+            assert row.split(" | ")[mode == "corrected"].removeprefix("mean ") in section
+    assert len(printed) == 4
+
+
+def test_equal_settings_of_two_pairs_give_different_masks():
+    first, second = MultiBlock3dMaskSampler((4, 8, 8), [SHORT, SHORT])(torch.arange(8), step=0).target_mask
+    assert first.shape == second.shape and (first != second).any(dim=1).all()
+
+
+def test_measuring_restores_the_global_generators_and_reads_its_own_seed():
+    sampler = OfficialRandomTubeMaskSampler((1, 4, 4), ratio=0.5)
+    torch.manual_seed(3)
+    np.random.seed(3)
+    state, numpy_state = torch.random.get_rng_state(), np.random.get_state()[1].copy()
+    first, again, other = (measure_video_masks(sampler, 2, 4, global_seed=seed)[0] for seed in (0, 0, 1))
+    assert torch.equal(torch.random.get_rng_state(), state) and (np.random.get_state()[1] == numpy_state).all()
+    assert torch.equal(first.context_probability, again.context_probability)
+    assert not torch.equal(first.context_probability, other.context_probability)

@@ -16,7 +16,7 @@ from hf_jepa.data.images import ImageCollator, ImageDataset
 from hf_jepa.data.transforms import evaluation_transform
 from hf_jepa.models.ijepa.configuration_ijepa import IJepaConfig
 from hf_jepa.models.ijepa.modeling_ijepa import IJepaForImageClassification
-from hf_jepa.training.finetuning import FineTuningArguments, ImageClassificationTrainer
+from hf_jepa.training.finetuning import ClassificationTrainer, FineTuningArguments
 from hf_jepa.training.trainer import JepaTrainer
 
 
@@ -46,7 +46,7 @@ def classification(config_fields, tmp_path):
         model = IJepaForImageClassification(IJepaConfig(**config_fields, num_labels=2))
         options |= {"per_device_eval_batch_size": batch, "use_cpu": True, "report_to": "none", "eval_strategy": "no"}
         args = FineTuningArguments(str(tmp_path), disable_tqdm=True, **options)
-        return ImageClassificationTrainer(model, args, data_collator=ImageCollator(keep_unreadable=True))
+        return ClassificationTrainer(model, args, data_collator=ImageCollator(keep_unreadable=True))
 
     return make
 

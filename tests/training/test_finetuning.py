@@ -27,10 +27,11 @@ from hf_jepa.models.ijepa.configuration_ijepa import IJepaConfig
 from hf_jepa.models.ijepa.image_processing_ijepa import IJepaImageProcessor
 from hf_jepa.models.ijepa.modeling_ijepa import IJepaForImageClassification, IJepaForPreTraining, IJepaModel
 from hf_jepa.registry import VARIANTS
-from hf_jepa.training.finetune_image import ClassificationArguments, build_datasets, finetune, open_split
+from hf_jepa.training.classification import build_datasets
+from hf_jepa.training.finetune_image import ClassificationArguments, finetune, open_split
 from hf_jepa.training.finetuning import (
+    ClassificationTrainer,
     FineTuningArguments,
-    ImageClassificationTrainer,
     load_classifier,
     prepare_mode,
 )
@@ -73,6 +74,13 @@ def photos(tmp_path):
 
 def arguments(dataset, **options) -> ClassificationArguments:
     return ClassificationArguments(model_name_or_path="unused", dataset=str(dataset), **options)
+
+
+def splits_of(arguments, processor, size, seed):
+    """Training and evaluation data, and the names of the classes."""
+    return build_datasets(
+        arguments, lambda split, train: open_split(arguments, split, processor, size, seed, train), seed
+    )
 
 
 def classifier(checkpoint, mode="full", names=NAMES):
@@ -138,7 +146,7 @@ def make_trainer(model, output, train=None, **options):
         "report_to": "none",
         "disable_tqdm": True,
     }
-    return ImageClassificationTrainer(
+    return ClassificationTrainer(
         model,
         FineTuningArguments(**(defaults | options)),
         train_dataset=train or LabelledCrops("train", per_picture=4),
@@ -199,7 +207,7 @@ def test_what_fails_after_the_training_does_not_take_the_weights_with_it(pretrai
     def fail(*args):
         raise OSError("no pictures today")
 
-    monkeypatch.setattr("hf_jepa.training.finetune_image.write_confusion", fail)
+    monkeypatch.setattr("hf_jepa.training.classification.write_confusion", fail)
     options = ["--model_name_or_path", pretrained, "--dataset", "embedded", "--embedded_per_picture", 2]
     options += ["--max_steps", 1, "--use_cpu", "true", "--report_to", "none", "--output_dir", tmp_path / "out"]
     with pytest.raises(OSError, match="no pictures"):
@@ -242,7 +250,7 @@ def test_the_trainer_gives_layers_the_rates_that_its_arguments_ask_for(pretraine
 
 def test_images_are_normalised_as_the_processor_says(photos):
     datasets = {
-        mean: build_datasets(
+        mean: splits_of(
             arguments(photos),
             IJepaImageProcessor.from_config(IJepaConfig(image_size=48), image_mean=[mean] * 3, image_std=[2.0] * 3),
             48,
@@ -278,7 +286,7 @@ def test_resume_is_exact(pretrained, photos, tmp_path, mode):
     def run(name, **options):
         torch.manual_seed(0)
         model = prepare_mode(classifier(pretrained, mode, ["dark", "light"]), mode, dropout=0.1)
-        train, _, _ = build_datasets(arguments(photos), PROCESSOR, 48, seed=0)
+        train, _, _ = splits_of(arguments(photos), PROCESSOR, 48, seed=0)
         saving = {"save_strategy": "steps", "save_steps": 4, "per_device_train_batch_size": 9}  # 3 steps an epoch
         trainer = make_trainer(model, tmp_path / name, train, layer_decay=0.75, **saving)
         trainer.train(**options)
@@ -315,9 +323,7 @@ def test_bf16_trains(pretrained, tmp_path):
 
 
 def test_low_shot_and_held_out_rows(photos):
-    train, test, names = build_datasets(
-        arguments(photos, eval_fraction=0.25, train_per_class=4), PROCESSOR, 48, seed=0
-    )
+    train, test, names = splits_of(arguments(photos, eval_fraction=0.25, train_per_class=4), PROCESSOR, 48, seed=0)
     assert names == ["dark", "light"] and len(train) == 8 and len(test) == 6
     assert not set(train.indices) & set(test.indices)
     labels = [train.dataset.labels[row] for row in train.indices]
@@ -328,13 +334,13 @@ def test_low_shot_and_held_out_rows(photos):
 
 
 def test_the_seed_chooses_the_few_rows(photos):
-    few = [build_datasets(arguments(photos, train_per_class=4), PROCESSOR, 48, seed)[0].indices for seed in (0, 1)]
+    few = [splits_of(arguments(photos, train_per_class=4), PROCESSOR, 48, seed)[0].indices for seed in (0, 1)]
     assert few[0] != few[1]
 
 
 @pytest.mark.parametrize("fraction", [None, 0.25])
 def test_only_training_images_are_cropped_at_random(photos, fraction):
-    train, test, _ = build_datasets(arguments(photos, eval_fraction=fraction), PROCESSOR, 48, seed=0)
+    train, test, _ = splits_of(arguments(photos, eval_fraction=fraction), PROCESSOR, 48, seed=0)
     train, test = (data if fraction is None else data.dataset for data in (train, test))
     assert isinstance(train.transform.steps[0], RandomResizedCrop)
     assert isinstance(test.transform, ProcessorTransform)
@@ -350,11 +356,11 @@ def test_training_images_are_mirrored_where_it_is_asked_for(photos, flip):
 def test_a_class_without_training_images_is_refused(photos):
     (photos / "test/light").rename(photos / "test/bright")
     with pytest.raises(ValueError, match=r"classes \['bright'\] of 'test' do not occur in 'train'"):
-        build_datasets(arguments(photos), PROCESSOR, 48, seed=0)
+        splits_of(arguments(photos), PROCESSOR, 48, seed=0)
 
 
 def test_crops_change_from_epoch_to_epoch(pretrained, photos, tmp_path, monkeypatch):
-    train, _, names = build_datasets(arguments(photos, train_per_class=4), PROCESSOR, 48, seed=0)
+    train, _, names = splits_of(arguments(photos, train_per_class=4), PROCESSOR, 48, seed=0)
     trainer = make_trainer(
         classifier(pretrained, names=names), tmp_path / "run", train, per_device_train_batch_size=8, max_steps=3
     )
@@ -374,24 +380,24 @@ def test_splits_that_number_classes_differently_are_refused(tmp_path):
         rows = datasets.Dataset.from_dict({"image": [picture] * len(labels), "label": labels})
         rows.to_parquet(tmp_path / f"{split}-00000-of-00001.parquet")
     with pytest.raises(ValueError, match="'train' and 'test' number their classes differently .only one has cat"):
-        build_datasets(arguments(tmp_path), PROCESSOR, 48, seed=0)
+        splits_of(arguments(tmp_path), PROCESSOR, 48, seed=0)
 
 
 @pytest.mark.parametrize(
-    ("fraction", "message"), [(0.5, r"holds out all images of \['1'\]"), (1.0, "eval_fraction=1.0 is not between")]
+    ("fraction", "message"), [(0.5, r"holds out all samples of \['1'\]"), (1.0, "eval_fraction=1.0 is not between")]
 )
 def test_nothing_to_learn_from_is_refused(tmp_path, fraction, message):
     rows = {"image": [{"bytes": b"", "path": None}] * 5, "label": [0, 0, 0, 0, 1]}
     datasets.Dataset.from_dict(rows).to_parquet(tmp_path / "train-00000-of-00001.parquet")
     with pytest.raises(ValueError, match=message):
-        build_datasets(arguments(tmp_path, eval_fraction=fraction), PROCESSOR, 48, seed=0)
+        splits_of(arguments(tmp_path, eval_fraction=fraction), PROCESSOR, 48, seed=0)
 
 
 def test_data_without_labels_is_refused(tmp_path):
     (tmp_path / "flat").mkdir()
     Image.new("RGB", (50, 50)).save(tmp_path / "flat/1.png")
     with pytest.raises(ValueError, match="has no labels: name their column by label_column"):
-        build_datasets(arguments(tmp_path / "flat", eval_fraction=0.5), PROCESSOR, 48, seed=0)
+        splits_of(arguments(tmp_path / "flat", eval_fraction=0.5), PROCESSOR, 48, seed=0)
 
 
 @pytest.mark.parametrize("missing", [None, -1])
@@ -399,14 +405,14 @@ def test_rows_without_a_label_are_refused(tmp_path, missing):
     rows = {"image": [{"bytes": b"", "path": None}] * 3, "label": [0, 1, missing]}
     datasets.Dataset.from_dict(rows).to_parquet(tmp_path / "train-00000-of-00001.parquet")
     with pytest.raises(ValueError, match="1 rows of split 'train' have no label, the first is row 2"):
-        build_datasets(arguments(tmp_path, eval_fraction=0.5), PROCESSOR, 48, seed=0)
+        splits_of(arguments(tmp_path, eval_fraction=0.5), PROCESSOR, 48, seed=0)
 
 
 def test_one_class_is_refused(tmp_path):
     rows = datasets.Dataset.from_dict({"image": [{"bytes": b"", "path": None}] * 3, "label": ["cat"] * 3})
     rows.to_parquet(tmp_path / "train-00000-of-00001.parquet")
     with pytest.raises(ValueError, match="'train' holds one class only"):
-        build_datasets(arguments(tmp_path), PROCESSOR, 48, seed=0)
+        splits_of(arguments(tmp_path), PROCESSOR, 48, seed=0)
 
 
 def test_two_ways_to_choose_few_are_refused(photos):
@@ -545,8 +551,8 @@ def test_the_program_resumes_and_its_card_says_what_was_done(pretrained, tmp_pat
     card = (tmp_path / "out/README.md").read_text()
     assert "**Accuracy on embedded, held out**: top1" in card and "2 of 8 images, 1 process(es)" in card
     shutil.rmtree(tmp_path / "out/checkpoint-2")
-    steps, original = [], ImageClassificationTrainer.training_step
-    monkeypatch.setattr(ImageClassificationTrainer, "training_step", lambda *args: steps.append(1) or original(*args))
+    steps, original = [], ClassificationTrainer.training_step
+    monkeypatch.setattr(ClassificationTrainer, "training_step", lambda *args: steps.append(1) or original(*args))
     trainer = finetune([*options, "--resume_from_checkpoint", "true"])
     assert len(steps) == 2 and trainer.state.global_step == 2  # two batches make the second step
 

@@ -1,4 +1,4 @@
-"""`hf-jepa masks`: what the context encoder would see of an image, and what it would have to predict."""
+"""`hf-jepa masks`: what the context encoder would see of an image or a clip, and what would have to be predicted."""
 
 import argparse
 from pathlib import Path
@@ -6,31 +6,54 @@ from pathlib import Path
 from hf_jepa.cli.main import command_parser
 
 
+_IMAGE_OPTIONS = ("num_targets", "target_scale", "context_scale", "min_keep")
+_CLIP_OPTIONS = ("tubelet_size", "mask", "temporal_scale", "random_tube")
+
+
 def parser() -> argparse.ArgumentParser:
     parser = command_parser(
         "masks",
-        "Every sample is a row: the image, its context, its targets. Without an image the masks alone are drawn. "
+        "Every sample of an image is a row: the image, its context, its targets. With --frames, clips are drawn: a "
+        "row per sample and mask pair, a column per token frame. Without an image the masks alone are drawn. "
         "Settings that no mask can satisfy are refused.",
-        "hf-jepa masks photo.jpg --mode official --image-size 224 --patch-size 14 --output masks.png",
+        "hf-jepa masks photo.jpg --mode official --image-size 224 --patch-size 14 --output masks.png; for clips: "
+        "hf-jepa masks frames_of_a_clip/ --frames 16 --mask 8 0.15 --mask 2 0.7",
     )
-    parser.add_argument("image", nargs="?", type=Path, help="image to draw over; its centre is cropped to the grid")
+    parser.add_argument(
+        "image", nargs="?", type=Path, help="image to draw over, or folder of a clip's frames; the centre is cropped"
+    )
     parser.add_argument("--output", type=Path, default=Path("masks.png"), help="PNG to write")
     parser.add_argument("--mode", choices=("corrected", "official"), default="corrected", help="mask sampler")
     parser.add_argument("--image-size", type=int, nargs="+", default=[224], help="pixels: side, or height and width")
     parser.add_argument("--patch-size", type=int, default=16, help="pixels per token")
-    parser.add_argument("--samples", type=int, default=4, help="samples to draw, a row each")
+    parser.add_argument("--samples", type=int, default=4, help="samples to draw")
     parser.add_argument("--distribution", action="store_true", help="draw instead how often each token is masked")
-    parser.add_argument("--step", type=int, default=0, help="training step, which sets the block sizes")
+    parser.add_argument("--step", type=int, default=0, help="training step")
     parser.add_argument("--seed", type=int, default=0, help="another seed, other masks")
-    blocks = parser.add_argument_group("blocks")
-    blocks.add_argument("--num-targets", type=int, default=4, help="target blocks per image")
+    blocks = parser.add_argument_group("blocks of an image", argument_default=argparse.SUPPRESS)
+    blocks.add_argument("--num-targets", type=int, help="target blocks per image (default: 4)")
     blocks.add_argument(
-        "--target-scale", type=float, nargs=2, default=(0.15, 0.2), metavar=("LOW", "HIGH"), help="share of the grid"
+        "--target-scale", type=float, nargs=2, metavar=("LOW", "HIGH"), help="share of the grid (default: 0.15 0.2)"
     )
     blocks.add_argument(
-        "--context-scale", type=float, nargs=2, default=(0.85, 1.0), metavar=("LOW", "HIGH"), help="share of the grid"
+        "--context-scale", type=float, nargs=2, metavar=("LOW", "HIGH"), help="share of the grid (default: 0.85 1.0)"
     )
-    blocks.add_argument("--min-keep", type=int, default=10, help="every mask keeps more tokens than this")
+    blocks.add_argument("--min-keep", type=int, help="every mask keeps more tokens than this (default: 10)")
+    clip = parser.add_argument_group("clips", argument_default=argparse.SUPPRESS)
+    clip.add_argument("--frames", type=int, help="draw masks of clips of so many frames")
+    clip.add_argument("--tubelet-size", type=int, help="frames per token (default: 2)")
+    clip.add_argument(
+        "--mask",
+        type=float,
+        nargs=2,
+        action="append",
+        metavar=("BLOCKS", "SHARE"),
+        help="a mask pair: number of blocks and their share of a frame; may be repeated (default: 8 0.15 and 2 0.7)",
+    )
+    clip.add_argument(
+        "--temporal-scale", type=float, nargs=2, metavar=("LOW", "HIGH"), help="share of the frames (default: 1 1)"
+    )
+    clip.add_argument("--random-tube", type=float, metavar="RATIO", help="random tubes, of which this share is target")
     return parser
 
 
@@ -42,6 +65,18 @@ def main(argv: list[str]) -> int:
     for name in ("step", "seed"):
         if not 0 <= getattr(args, name) < 2**63:
             raise ValueError(f"--{name} must be in [0, 2^63), got {getattr(args, name)}")
+    kind, others = ("clips", _IMAGE_OPTIONS) if "frames" in args else ("images", _CLIP_OPTIONS)
+    for name in others:
+        if name in args:
+            hint = "add --frames" if kind == "images" else "leave out --frames to draw masks of images"
+            raise ValueError(f"--{name.replace('_', '-')} says nothing about masks of {kind}: {hint}")
+    seed = {"seed": args.seed} if args.mode == "corrected" else {}  # official modes read the global generators
+    return (_draw_clips if kind == "clips" else _draw_images)(args, image_size, grid_size, seed)
+
+
+def _draw_images(args, image_size: tuple[int, int], grid_size: tuple[int, int], seed: dict) -> int:
+    if args.image is not None and args.image.is_dir():
+        raise ValueError(f"{args.image} is a folder: add --frames to draw masks of a clip")
     image = None if args.image is None else _read_image(args.image, image_size)
 
     import torch
@@ -50,16 +85,9 @@ def main(argv: list[str]) -> int:
     from hf_jepa.masking.statistics import measure_masks
     from hf_jepa.visualization.masks import draw_mask_distribution, draw_masks
 
-    settings = {"seed": args.seed} if args.mode == "corrected" else {}  # the official mode reads torch's generator
-    sampler = build_mask_sampler(
-        args.mode,
-        grid_size=grid_size,
-        context_scale=tuple(args.context_scale),
-        target_scale=tuple(args.target_scale),
-        num_target_masks=args.num_targets,
-        min_keep=args.min_keep,
-        **settings,
-    )
+    names = {"num_target_masks": "num_targets"} | {name: name for name in _IMAGE_OPTIONS[1:]}
+    settings = {setting: getattr(args, name) for setting, name in names.items() if name in args}
+    sampler = build_mask_sampler(args.mode, grid_size=grid_size, **settings, **seed)
     if args.distribution:
         statistics = measure_masks(sampler, global_seed=args.seed)
         print(draw_mask_distribution({args.mode: statistics}, args.output))
@@ -69,6 +97,50 @@ def main(argv: list[str]) -> int:
     title = f"{args.mode} masks, {grid_size[0]} x {grid_size[1]} tokens, step {args.step}, seed {args.seed}"
     print(draw_masks(image, masks, grid_size, args.output, max_rows=args.samples, title=title))
     return 0
+
+
+def _draw_clips(args, image_size: tuple[int, int], grid_size: tuple[int, int], seed: dict) -> int:
+    tubelet_size = getattr(args, "tubelet_size", 2)
+    if args.frames < 1 or tubelet_size < 1 or args.frames % tubelet_size:
+        raise ValueError(f"a clip of {args.frames} frames does not divide into tubelets of {tubelet_size}")
+    video_grid = (args.frames // tubelet_size, *grid_size)
+    video = None if args.image is None else _read_clip(args.image, args.frames, image_size)
+
+    import numpy as np
+    import torch
+
+    from hf_jepa.masking.build import build_video_mask_sampler
+    from hf_jepa.masking.video_statistics import measure_video_masks
+    from hf_jepa.visualization.video_masks import draw_video_mask_distribution, draw_video_masks
+
+    sampler = build_video_mask_sampler(args.mode, grid_size=video_grid, **_clip_settings(args), **seed)
+    if args.distribution:
+        statistics = measure_video_masks(sampler, global_seed=args.seed)
+        print(draw_video_mask_distribution({args.mode: statistics}, args.output))
+        return 0
+    torch.manual_seed(args.seed)
+    np.random.seed(args.seed % 2**32)
+    masks = sampler(torch.arange(args.samples), step=args.step)
+    size = " x ".join(map(str, video_grid))
+    title = f"{args.mode} masks, {size} tokens, step {args.step}, seed {args.seed}"
+    print(draw_video_masks(video, masks, video_grid, args.output, max_samples=args.samples, title=title))
+    return 0
+
+
+def _clip_settings(args) -> dict:
+    """Settings of `build_video_mask_sampler`."""
+    from hf_jepa.masking.block_mask import VJEPA_MASKS, BlockMask
+
+    if "random_tube" in args:
+        if "mask" in args or "temporal_scale" in args:
+            raise ValueError("--random-tube draws no blocks: drop --mask and --temporal-scale")
+        return {"kind": "random_tube", "ratio": args.random_tube}
+    blocks = getattr(args, "mask", [(mask.num_blocks, mask.spatial_scale[0]) for mask in VJEPA_MASKS])
+    temporal_scale = getattr(args, "temporal_scale", (1.0, 1.0))
+    for num_blocks, _ in blocks:
+        if num_blocks != int(num_blocks):
+            raise ValueError(f"--mask takes a whole number of blocks and their share of a frame, got {num_blocks:g}")
+    return {"masks": [BlockMask(int(number), share, temporal_scale=temporal_scale) for number, share in blocks]}
 
 
 def _sizes(image_size: list[int], patch_size: int) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -95,6 +167,23 @@ def _read_image(path: Path, size: tuple[int, int]):
     except DECODE_ERRORS as error:
         raise ValueError(f"cannot read {path} as an image: {error}") from error
     return np.asarray(ResizeCenterCrop(size, crop_pct=1.0)(image))
+
+
+def _read_clip(path: Path, num_frames: int, size: tuple[int, int]):
+    """uint8 array (num_frames, height, width, 3) of evenly spaced files of a folder, in the order of their names.
+
+    An image stands for all frames: (1, height, width, 3).
+    """
+    import numpy as np
+    from PIL import Image
+
+    if not path.is_dir():
+        return _read_image(path, size)[None]
+    files = sorted(file for file in path.iterdir() if file.suffix.lower() in Image.registered_extensions())
+    if len(files) < num_frames:
+        raise ValueError(f"{path} holds {len(files)} images, but a clip needs --frames {num_frames}")
+    picked = np.linspace(0, len(files) - 1, num_frames).round().astype(int)
+    return np.stack([_read_image(files[i], size) for i in picked])
 
 
 __all__ = ["main", "parser"]

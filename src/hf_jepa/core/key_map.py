@@ -37,6 +37,30 @@ class Split:
 
 
 @dataclass(frozen=True)
+class Stack:
+    """Several official tensors of one shape, numbered from 0, that are one of ours.
+
+    Args:
+        official: template with `{i}`, the index along the new first dimension.
+        ours: the name of the stacked tensor.
+    """
+
+    official: str
+    ours: str
+
+
+@dataclass(frozen=True)
+class Drop:
+    """An official tensor that the model has no use for; the way back does not write it.
+
+    Args:
+        official: template.
+    """
+
+    official: str
+
+
+@dataclass(frozen=True)
 class KeyMap:
     """A table of rules that converts whole state dicts in both directions.
 
@@ -54,16 +78,23 @@ class KeyMap:
         ['blocks.3.qkv.bias', 'norm.bias']
     """
 
-    rules: tuple[Rename | Split, ...]
+    rules: tuple[Rename | Split | Stack | Drop, ...]
 
     def to_ours(self, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Convert official tensors; the parts of a fused tensor are views of it.
 
         Raises:
-            ConversionError: a key that no rule knows, or a fused tensor that does not divide into its parts.
+            ConversionError: a key that no rule knows, a fused tensor that does not divide into its parts, or numbered
+                tensors that are not 0, 1, 2, ... or differ in shape.
         """
         ours: dict[str, torch.Tensor] = {}
+        stacks: dict[str, dict[int, torch.Tensor]] = {}
         for rule, match, key in self._matches(state, official=True):
+            if isinstance(rule, Drop):
+                continue
+            if isinstance(rule, Stack):
+                stacks.setdefault(rule.ours, {})[int(match["i"])] = state[key]
+                continue
             if isinstance(rule, Rename):
                 ours[_fill(rule.ours, match)] = state[key]
                 continue
@@ -71,7 +102,7 @@ class KeyMap:
                 raise ConversionError(f"{key} of shape {tuple(state[key].shape)} does not split into {len(rule.ours)}")
             for template, part in zip(rule.ours, state[key].chunk(len(rule.ours)), strict=True):
                 ours[_fill(template, match)] = part
-        return ours
+        return ours | {name: _stacked(name, numbered) for name, numbered in stacks.items()}
 
     def to_official(self, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Convert our tensors back.
@@ -81,6 +112,9 @@ class KeyMap:
         """
         official: dict[str, torch.Tensor] = {}
         for rule, match, key in self._matches(state, official=False):
+            if isinstance(rule, Stack):
+                official |= {rule.official.replace("{i}", str(i)): part for i, part in enumerate(state[key])}
+                continue
             if isinstance(rule, Rename):
                 official[_fill(rule.official, match)] = state[key]
                 continue
@@ -93,10 +127,16 @@ class KeyMap:
                 official[_fill(rule.official, match)] = torch.cat([state[part] for part in parts])
         return official
 
+    def dropped(self, keys: Iterable[str]) -> list[str]:
+        """The official keys that are left out on purpose."""
+        return [key for key in keys if any(_pattern(r.official).fullmatch(key) for r in self.rules if _drops(r))]
+
     def _matches(self, keys: Iterable[str], official: bool):
         """(rule, match, key) for every key, in order."""
         patterns = []
         for rule in self.rules:
+            if _drops(rule) and not official:
+                continue
             templates = (rule.official,) if official else rule.ours if isinstance(rule, Split) else (rule.ours,)
             patterns += [(rule, _pattern(template)) for template in templates]
         unknown = []
@@ -143,6 +183,21 @@ def some(names: list[str], count: int = 5) -> str:
     return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
 
 
+def _drops(rule: Rename | Split | Stack | Drop) -> bool:
+    return isinstance(rule, Drop)
+
+
+def _stacked(name: str, numbered: Mapping[int, torch.Tensor]) -> torch.Tensor:
+    if missing := [i for i in range(len(numbered)) if i not in numbered]:
+        raise ConversionError(
+            f"{name} is made of tensors numbered {sorted(numbered)[:5]} ...: {missing[0]} is missing"
+        )
+    shapes = {tuple(value.shape) for value in numbered.values()}
+    if len(shapes) > 1 or len({value.dtype for value in numbered.values()}) > 1:
+        raise ConversionError(f"{name} is made of tensors that differ in shape or type: {sorted(shapes)}")
+    return torch.stack([numbered[i] for i in range(len(numbered))])
+
+
 def _pattern(template: str) -> re.Pattern:
     pattern = re.escape(template).replace(r"\{i\}", r"(?P<i>\d+)").replace(r"\*", r"(?P<rest>.+)")
     return re.compile(pattern)
@@ -153,4 +208,4 @@ def _fill(template: str, match: re.Match) -> str:
     return template.replace("{i}", groups.get("i", "")).replace("*", groups.get("rest", ""))
 
 
-__all__ = ["ConversionError", "KeyMap", "Rename", "Split", "require_same_keys", "some"]
+__all__ = ["ConversionError", "Drop", "KeyMap", "Rename", "Split", "Stack", "require_same_keys", "some"]

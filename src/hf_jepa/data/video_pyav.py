@@ -14,21 +14,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hf_jepa.data.video_readers import VideoError, VideoReader, _at_least_one
+from hf_jepa.data.video_readers import VideoError, VideoReader, at_least_one
 
 
 SEEK_GAIN = 8  # frames that must be skipped for a seek to pay
 
 
 class _KeyFrame(NamedTuple):
-    """Where decoding can begin: number of the frame, and the time by which the container finds it."""
+    """Where decoding can begin: number of the frame, and the times of its presentation and of its decoding.
+
+    Containers find places by one or the other; where the wrong one is asked for, they go too far or not far enough.
+    """
 
     index: int
-    seek_time: int
-
-
-class _LateSeek(Exception):
-    """The container went to a later place than asked for."""
+    pts: int
+    dts: int
 
 
 class PyAvReader(VideoReader):
@@ -56,7 +56,7 @@ class PyAvReader(VideoReader):
         except VideoError:
             self.close()
             raise
-        self.num_frames = _at_least_one(len(times))
+        self.num_frames = at_least_one(len(times))
         self._set_rate(times)
 
     def _open(self) -> None:
@@ -92,7 +92,7 @@ class PyAvReader(VideoReader):
         if len(set(times)) < len(times):
             return None
         self._number = {pts: number for number, pts in enumerate(times)}
-        self._keys = [_KeyFrame(number, dts) for number, (_, dts, key) in enumerate(packets) if key]
+        self._keys = [_KeyFrame(number, pts, dts) for number, (pts, dts, key) in enumerate(packets) if key]
         return times
 
     def _decode_all(self) -> list[int]:
@@ -117,8 +117,8 @@ class PyAvReader(VideoReader):
         with _errors():
             return [frame for run in self._runs(wanted) for frame in self._read_run(*run)]
 
-    def _runs(self, wanted: list[int]) -> Iterator[tuple[int | None, list[int]]]:
-        """Split ascending frame numbers where a seek saves decoding: (number of the key frame, frames)."""
+    def _runs(self, wanted: list[int]) -> Iterator[tuple[_KeyFrame | None, list[int]]]:
+        """Split ascending frame numbers where a seek saves decoding: (key frame before them, frames)."""
         if self._number is None:
             yield None, wanted
             return
@@ -131,17 +131,17 @@ class PyAvReader(VideoReader):
                 continue
             if run:
                 yield first, run
-            first, run = (key if key >= 0 else None), [number]
+            first, run = (self._keys[key] if key >= 0 else None), [number]
         yield first, run
 
-    def _read_run(self, key: int | None, wanted: list[int]) -> list[np.ndarray]:
-        try:
-            found = self._collect(self._decode_from(key), set(wanted))
-        except _LateSeek:
-            found = self._collect(self._decode_from(None), set(wanted))
-        if missing := [number for number in wanted if number not in found]:
-            raise VideoError(f"frame {missing[0]} of {self.num_frames} cannot be decoded")
-        return [found[number] for number in wanted]
+    def _read_run(self, key: _KeyFrame | None, wanted: list[int]) -> list[np.ndarray]:
+        # By presentation time, by decoding time, and where the container finds neither, from the start.
+        for seek_time in (key.pts, key.dts, None) if key else (None,):
+            found = self._collect(self._decode_from(key, seek_time), set(wanted))
+            if len(found) == len(wanted):
+                return [found[number] for number in wanted]
+        missing = next(number for number in wanted if number not in found)
+        raise VideoError(f"frame {missing} of {self.num_frames} cannot be decoded")
 
     def _collect(self, frames: Iterator[tuple[int, Any]], wanted: set[int]) -> dict[int, np.ndarray]:
         found, last = {}, max(wanted)
@@ -152,21 +152,22 @@ class PyAvReader(VideoReader):
                 break
         return found
 
-    def _decode_from(self, key: int | None) -> Iterator[tuple[int, Any]]:
-        """Numbered frames from a key frame on; None, from the start of the file."""
-        if key is None:
+    def _decode_from(self, key: _KeyFrame | None, seek_time: int | None) -> Iterator[tuple[int, Any]]:
+        """Numbered frames from a key frame on, none if the seek went beyond it; without a time, from the start."""
+        begun = seek_time is None
+        if begun:
             self._open()
         else:
-            self._container.seek(self._keys[key].seek_time, stream=self._stream)
-        begun = key is None
+            self._container.seek(seek_time, stream=self._stream)
         for count, frame in enumerate(self._container.decode(self._stream)):
             number = count if self._number is None else self._number.get(frame.pts)
             if number is None:
-                continue
-            if not begun and number > self._keys[key].index:
-                raise _LateSeek
-            begun = True
-            yield number, frame
+                continue  # hidden by an edit list
+            if not begun and number > key.index:
+                return
+            begun = begun or number == key.index  # frames before it may need others that were not decoded
+            if begun:
+                yield number, frame
 
     def close(self) -> None:
         if self._container is not None:

@@ -17,7 +17,15 @@ from hf_jepa.data.decoding import DECODE_ERRORS, decode_image
 
 
 class VideoError(ValueError):
-    """A video that cannot be read, or not in the way that was asked for."""
+    """A video that cannot be read, or not in the way that was asked for.
+
+    Example:
+        >>> try:
+        ...     open_video(b"")
+        ... except VideoError as error:
+        ...     print(error)
+        the file is empty (0 bytes)
+    """
 
 
 # What reading a video may raise on damaged input; anything else is a bug and stays one.
@@ -119,7 +127,7 @@ class ArrayReader(VideoReader):
         if frames.ndim != 4 or 3 not in (frames.shape[1], frames.shape[3]):
             raise VideoError(f"an array video must be (T, H, W, 3), (T, 3, H, W) or (T, H, W), got {frames.shape}")
         self.frames = frames if frames.shape[3] == 3 else frames.transpose(0, 2, 3, 1)
-        self.num_frames, self.fps = _at_least_one(len(frames)), fps
+        self.num_frames, self.fps = at_least_one(len(frames)), fps
 
     def _read(self, wanted: list[int]) -> np.ndarray:
         return self.frames[wanted]
@@ -130,7 +138,7 @@ class FramesReader(VideoReader):
 
     def __init__(self, images: Sequence[Any], fps: float | None = None, is_still: bool = False):
         self.images, self.fps, self.is_still = images, fps, is_still
-        self.num_frames = _at_least_one(len(images))
+        self.num_frames = at_least_one(len(images))
 
     def _read(self, wanted: list[int]) -> list[np.ndarray]:
         return [np.asarray(decode_image(self.images[i])) for i in wanted]
@@ -139,7 +147,7 @@ class FramesReader(VideoReader):
 class TorchCodecReader(VideoReader):
     """A video file read with torchcodec (also what `datasets.Video()` gives where that decodes by itself).
 
-    torchcodec takes frames to be equally spaced in time when it reports its average rate, and so do we here.
+    Times of frames are not asked for: a variable frame rate is taken for its average. PyAV knows better.
 
     Args:
         source: a path, bytes, or a `torchcodec.decoders.VideoDecoder`.
@@ -157,7 +165,7 @@ class TorchCodecReader(VideoReader):
             except (RuntimeError, ValueError) as error:
                 raise VideoError(str(error)) from error
         self.decoder = source
-        self.num_frames = _at_least_one(source.metadata.num_frames or 0)
+        self.num_frames = at_least_one(source.metadata.num_frames or 0)
         self.fps = source.metadata.average_fps
 
     def _read(self, wanted: list[int]) -> list[np.ndarray]:
@@ -170,7 +178,12 @@ class TorchCodecReader(VideoReader):
         return list(frames.numpy())
 
 
-def _at_least_one(num_frames: int) -> int:
+def at_least_one(num_frames: int) -> int:
+    """The number, unless it is none.
+
+    Raises:
+        VideoError: no frames.
+    """
     if not num_frames:
         raise VideoError("the video has no frames")
     return num_frames
@@ -289,6 +302,7 @@ __all__ = [
     "TorchCodecReader",
     "VideoError",
     "VideoReader",
+    "at_least_one",
     "is_image_path",
     "natural_order",
     "open_video",

@@ -53,8 +53,9 @@ class ClipSampling:
             raise ValueError(f"give exactly one of fps, frame_step and duration, got {given or 'none'}")
         counts = {"frames_per_clip": self.frames_per_clip, "num_clips": self.num_clips}
         for name, value in (given | counts).items():
-            if not value > 0 or (name not in ("fps", "duration") and value != int(value)):
-                raise ValueError(f"{name} must be positive{'' if name in given else ' and whole'}, got {value!r}")
+            whole = name not in ("fps", "duration")
+            if not value > 0 or (whole and value != int(value)):
+                raise ValueError(f"{name} must be positive{' and whole' if whole else ''}, got {value!r}")
         if self.short_videos not in ("refuse", "pad"):
             raise ValueError(f"short_videos {self.short_videos!r} is not one of refuse, pad")
         if self.mode not in ("constant", "official", "official_overlap"):

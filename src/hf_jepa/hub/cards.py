@@ -32,7 +32,39 @@ classify = pipeline("image-classification", model="{repo}")
 print(classify(Image.new("RGB", ({width}, {height})), top_k=2))  # put your image here
 ```"""
 
-USES = {"image-feature-extraction": FEATURES_USE, "image-classification": CLASSIFICATION_USE}
+VIDEO_FEATURES_USE = """{loader} loads the target encoder and the predictor:
+
+```python
+{imports}import torch
+from transformers import AutoModel
+
+model = AutoModel.from_pretrained("{repo}")
+clip = torch.randn(1, {frames}, {channels}, {height}, {width})  # (1, T, C, H, W), from the processor
+tokens = model(clip, skip_predictor=True).last_hidden_state  # (1, N, {hidden})
+feature = tokens.mean(dim=1)                                 # there is no CLS token
+```
+
+With `hf_jepa`, `{pretraining_model}.from_pretrained("{repo}")` also gives the context encoder, and `{base_model}`
+encodes parts of a clip and clips of any size."""
+
+VIDEO_CLASSIFICATION_USE = """With `hf_jepa`:
+
+```python
+import torch
+from hf_jepa import {classifier}
+
+model = {classifier}.from_pretrained("{repo}").eval()
+clip = torch.randn(1, {frames}, {channels}, {height}, {width})  # (1, T, C, H, W), from the processor
+print(model(clip).logits.softmax(-1).topk(2))
+```"""
+
+USES = {
+    "image-feature-extraction": FEATURES_USE,
+    "image-classification": CLASSIFICATION_USE,
+    "feature-extraction": VIDEO_FEATURES_USE,
+    "video-classification": VIDEO_CLASSIFICATION_USE,
+}
+ENCODER_TASKS = {"image": "image-feature-extraction", "video": "feature-extraction"}  # by modality
 
 TEXT = """---
 {metadata}
@@ -76,7 +108,7 @@ def build_card(
     unverified: str,
     repo: str,
     *,
-    task: str = "image-feature-extraction",
+    task: str | None = None,
     recipe: dict | None = None,
     results: Sequence[EvalResult] = (),
     base_model: str | None = None,
@@ -94,7 +126,7 @@ def build_card(
         license: identifier of the licence of the *weights*; None where the author of the weights has yet to choose.
         unverified: a sentence on what was not checked.
         repo: Hub id or folder that the snippet loads.
-        task: pipeline tag, a key of `USES`.
+        task: pipeline tag, a key of `USES`; that of an encoder when unset.
         recipe: fields of the run that made the weights.
         results: measured scores, for the Hub's model index.
         base_model: Hub id of the checkpoint that was fine-tuned.
@@ -105,6 +137,7 @@ def build_card(
         the card; `str(card)` is the README.
     """
     height, width = pair(config.image_size)
+    task = task or ENCODER_TASKS[variant.modality]
     metadata = ModelCardData(
         license=license,
         language=language,
@@ -124,7 +157,10 @@ def build_card(
         height=height,
         width=width,
         hidden=config.hidden_size,
+        frames=getattr(config, "frames_per_clip", None),
         pretraining_model=variant.pretraining_model,
+        base_model=variant.base_model,
+        classifier=variant.heads.get("AutoModelForVideoClassification"),
     )
     license_text = (
         f"The weights are under `{license}`." if license else "The author of these weights has not chosen a licence."

@@ -2,12 +2,16 @@
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
+from transformers import PreTrainedConfig
 
 from hf_jepa.core.configuration import require_model_fields
+from hf_jepa.core.conversion import OfficialLayout
 from hf_jepa.core.key_map import ConversionError
 from hf_jepa.hub.cards import build_card
 from hf_jepa.hub.files import (
@@ -19,8 +23,11 @@ from hf_jepa.hub.files import (
     require_finite,
     save_weights,
 )
-from hf_jepa.hub.fingerprint import write_fingerprint
+from hf_jepa.hub.fingerprint import load_target_encoder, write_fingerprint
 from hf_jepa.registry import VARIANTS, Variant
+
+
+HEADS = ("num_attention_heads", "pred_num_attention_heads")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,12 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--checkpoint", type=Path, help="official file to convert")
     source.add_argument("--reverse", type=Path, metavar="DIR", help="our checkpoint, to be written in official layout")
     parser.add_argument("--output", type=Path, required=True, help="new folder, or new file with --reverse")
-    parser.add_argument(
-        "--num-attention-heads", type=int, help="heads of the encoder, where the size is not a named one"
-    )
+    for name in HEADS:
+        part = "predictor" if name.startswith("pred_") else "encoder"
+        parser.add_argument(_option(name), type=int, help=f"heads of the {part}, where the size is not a named one")
     parser.add_argument(
         "--target-key",
-        help="official entry that becomes the target encoder: target_encoder (default) or encoder",
+        help="official entry that becomes the target encoder: by default the average that the file has under "
+        "target_encoder or ema_encoder; encoder for the one that was trained",
     )
     parser.add_argument(
         "--config", type=Path, help="JSON or YAML file of config fields that override what is inferred"
@@ -48,19 +56,17 @@ def run(variant_name: str, args: argparse.Namespace) -> None:
     if args.reverse is not None:
         if args.push_to_hub:
             raise ValueError("--push-to-hub uploads converted checkpoints, not the official layout of --reverse")
-        for name in ("config", "num_attention_heads", "target_key"):
+        for name in ("config", *HEADS, "target_key"):
             if getattr(args, name) is not None:
-                raise ValueError(f"--{name.replace('_', '-')} does not go with --reverse, where the folder says it")
+                raise ValueError(f"{_option(name)} does not go with --reverse, where the folder says it")
         print(revert_checkpoint(variant, args.reverse, args.output))
         return
     overrides = _read_fields(args.config) if args.config else {}
     require_model_fields(variant.config_class(), overrides)
-    if args.num_attention_heads is not None:
-        overrides["num_attention_heads"] = args.num_attention_heads
-    report = convert_checkpoint(
-        variant, args.checkpoint, args.output, args.target_key or "target_encoder", repo=args.push_to_hub, **overrides
+    overrides |= {name: getattr(args, name) for name in HEADS if getattr(args, name) is not None}
+    print(
+        convert_checkpoint(variant, args.checkpoint, args.output, args.target_key, repo=args.push_to_hub, **overrides)
     )
-    print(report)
     if args.push_to_hub:
         from huggingface_hub import HfApi
 
@@ -70,7 +76,12 @@ def run(variant_name: str, args: argparse.Namespace) -> None:
 
 
 def convert_checkpoint(
-    variant: Variant, checkpoint: Path, output: Path, target_key: str, repo: str | None = None, **overrides
+    variant: Variant,
+    checkpoint: Path,
+    output: Path,
+    target_key: str | None = None,
+    repo: str | None = None,
+    **overrides,
 ) -> str:
     """Convert an official file into a new folder: weights, config, processor, fingerprint and card.
 
@@ -78,7 +89,8 @@ def convert_checkpoint(
         variant: what the file holds.
         checkpoint: the official file; it is mapped, not copied, into memory.
         output: new or empty folder; nothing is left there when the conversion fails.
-        target_key: official entry that becomes the target encoder.
+        target_key: official entry that becomes the target encoder; the average that the file has when unset. The
+            config keeps it as `official_target_key`.
         repo: Hub id that the card names; the folder's own name when unset.
         overrides: config fields that complete or override what the tensors say.
 
@@ -89,26 +101,28 @@ def convert_checkpoint(
         ConversionError: the file is broken, hostile, of another model, or does not fit.
         FileExistsError: the output exists.
     """
-    module = variant.module("convert")
+    layout = variant.layout
     with new_folder(output) as folder:
         official = read_torch_checkpoint(checkpoint)
-        config = module.infer_config(official, **overrides)
+        config, names, notes = _architecture(layout, official, checkpoint.name, overrides)
+        sources = layout.sources(official, target_key)
+        target_key = config.official_target_key = sources[layout.target_part]
         config.architectures = [variant.pretraining_model]
-        written = len(module.convert(official, config, target_key))
-        unused = [f"{key} ({_describe(official[key])})" for key in official if key not in module.OFFICIAL]
-        read = {key: len(official[key]) for key in module.OFFICIAL}
-        epoch = official.get("epoch")
+        written = len(layout.convert(official, config, target_key))
+        lines = [f"  {key}: {len(official[key])} tensors" for key in layout.present(official)]
+        lines += [f"  not used: {key} ({_describe(official[key])})" for key in official if key not in layout.entries]
+        lines += [f"  not used: {key}, which this model computes" for key in layout.dropped(official)]
+        lines += _starts(layout, sources)
         del official  # unmap the file
         files = save_weights(
-            lambda: module.convert(read_torch_checkpoint(checkpoint, verified=True), config, target_key), folder
+            lambda: layout.convert(read_torch_checkpoint(checkpoint, verified=True), config, target_key), folder
         )
         config.save_pretrained(folder)
-        if "image_processing" in variant.parts and config.num_channels == 3:
-            variant.image_processor(config).save_pretrained(folder)
+        if variant.processing and config.num_channels == 3:
+            variant.processor(config).save_pretrained(folder)
         # Loading what was written checks the files, not the tensors in memory.
-        encoder = variant.model_class(variant.base_model).from_pretrained(folder, dtype=torch.float32)
+        encoder = load_target_encoder(variant, folder)
         fingerprint = write_fingerprint(encoder, folder)
-        names = module.released_names(config, epoch)
         facts = {
             "Converted from": f"`{checkpoint.name}`, entry `{target_key}` as target encoder",
             "Architecture of": " or ".join(f"`{known}`" for known in names) if names else "no released file",
@@ -121,10 +135,38 @@ def convert_checkpoint(
             variant, config, name, facts, variant.weights_license if names else None, unverified, repo or name
         )
         card.save(folder / "README.md")
-    lines = [f"read {checkpoint}", *(f"  {key}: {count} tensors" for key, count in read.items())]
-    lines += [f"  not used: {entry}" for entry in unused]
-    lines += [f"architecture: {facts['Architecture of'].replace('`', '')}", f"wrote {written} tensors to {output}"]
-    return "\n".join([*lines, *(f"  {name}" for name in files)])
+    lines += [f"architecture: {facts['Architecture of'].replace('`', '')}", *notes]
+    lines += [f"wrote {written} tensors to {output}", *(f"  {name}" for name in files)]
+    return "\n".join([f"read {checkpoint}", *lines])
+
+
+def _architecture(
+    layout: OfficialLayout, official: Mapping, file_name: str, overrides: dict[str, Any]
+) -> tuple[PreTrainedConfig, tuple[str, ...], list[str]]:
+    """The config of a file, the released files it may be, and notes on the fields that its tensors do not tell."""
+    config = layout.infer_config(official, **overrides)
+    names = layout.released_names(config, official.get("epoch"), file_name)
+    open_fields = [name for name in layout.untold if name not in overrides]
+    if not open_fields:
+        return config, names, []
+    if len(names) == 1:
+        known = {name: value for name, value in layout.released[names[0]].untold.items() if name in open_fields}
+        config = layout.infer_config(official, **(known | overrides))
+        source = f"not in the tensors, as of {names[0]}"
+    else:
+        source = "not in the tensors, assumed (state them by --config)"
+    return config, names, [f"  {source}: {', '.join(f'{name} {getattr(config, name)}' for name in open_fields)}"]
+
+
+def _starts(layout: OfficialLayout, sources: Mapping[str, str]) -> list[str]:
+    """What becomes of the parts of the pretraining model for which a file has no entry."""
+    lines = []
+    for name, entry in layout.entries.items():
+        if entry.part not in sources:
+            encoder = name in layout.target_keys
+            start = "as a copy of the target encoder" if encoder else "from a fresh initialisation"
+            lines.append(f"  not in the file: {name}; {entry.part} will start {start}")
+    return lines
 
 
 def revert_checkpoint(variant: Variant, folder: Path, output: Path) -> str:
@@ -143,11 +185,11 @@ def revert_checkpoint(variant: Variant, folder: Path, output: Path) -> str:
     # The stored tensors themselves, not a model: loading one would fill in missing parts and widen 16-bit targets.
     config, state = read_config(variant.config_class(), folder), load_weights(folder)
     require_finite(state)
-    official = variant.module("convert").revert(state, config)
+    official = variant.layout.revert(state, config)
     with new_name(output.resolve()) as temporary:
         torch.save(official, temporary)
     lines = [f"wrote {output}", *(f"  {key}: {len(part)} tensors" for key, part in official.items())]
-    if lost := variant.module("convert").fields_not_in_layout(config):
+    if lost := variant.layout.fields_not_in_layout(config, official):
         lines.append(f"not in this layout, to be given again by --config on the way back: {json.dumps(lost)}")
     return "\n".join(lines)
 
@@ -163,6 +205,10 @@ def _read_fields(path: Path) -> dict:
     if not isinstance(fields, dict) or not all(isinstance(name, str) for name in fields):
         raise ConversionError(f"config file {path} must hold names of fields and values, not {fields!r}")
     return fields
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _describe(entry) -> str:

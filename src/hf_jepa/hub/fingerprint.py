@@ -6,12 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging
 
+from hf_jepa.core.key_map import ConversionError, some
 from hf_jepa.hub.files import new_name, read_json
 from hf_jepa.layers.patch_embedding import pair
+from hf_jepa.registry import Variant
 
 
+FRAMES = 8  # of a clip: enough for positions in time to count, few enough for a large model
 FILE_NAME = "fingerprint.json"
 TOLERANCE = 1e-3  # relative to the spread of the output; kernels differ by about 1e-6
 
@@ -20,7 +24,8 @@ def compute_fingerprint(model: PreTrainedModel) -> dict:
     """Statistics of the encoder's output for a fixed input.
 
     Args:
-        model: an image encoder.
+        model: an encoder of images or videos. A video is a clip of the size that the config names, of at most
+            `FRAMES` frames.
 
     Returns:
         a dictionary for JSON: shape, mean, standard deviation, mean absolute value, first values, and what the input
@@ -36,9 +41,8 @@ def compute_fingerprint(model: PreTrainedModel) -> dict:
         >>> compute_fingerprint(IJepaModel(config))["shape"]
         [1, 16, 32]
     """
-    config = model.config
-    height, width = pair(config.image_size)
-    pixels = np.random.default_rng(0).standard_normal((1, config.num_channels, height, width)).astype(np.float32)
+    shape = input_shape(model.config)
+    pixels = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     training = model.training
     with torch.inference_mode():
         output = model.eval()(torch.from_numpy(pixels).to(model.device)).last_hidden_state.double().cpu()
@@ -47,13 +51,55 @@ def compute_fingerprint(model: PreTrainedModel) -> dict:
         raise ValueError("the encoder's output is not finite: the weights are damaged or hold NaN or infinity")
     return {
         "torch": torch.__version__,
-        "input": f"numpy default_rng(0) standard normal, 1 x {config.num_channels} x {height} x {width}",
+        "input": f"numpy default_rng(0) standard normal, {' x '.join(map(str, shape))}",
         "shape": list(output.shape),
         "mean": output.mean().item(),
         "std": output.std().item(),
         "mean_abs": output.abs().mean().item(),
         "first_values": output.flatten()[:8].tolist(),
     }
+
+
+def input_shape(config: PreTrainedConfig) -> tuple[int, ...]:
+    """(1, C, H, W) of the images of a config, or (1, T, C, H, W) of its clips, of few frames.
+
+    Example:
+        >>> from hf_jepa import VJepa2Config
+        >>> input_shape(VJepa2Config(frames_per_clip=64))
+        (1, 8, 3, 256, 256)
+    """
+    image = (config.num_channels, *pair(config.image_size))
+    if not hasattr(config, "frames_per_clip"):
+        return 1, *image
+    tubelet = config.tubelet_size
+    return 1, max(tubelet, min(config.frames_per_clip, FRAMES) // tubelet * tubelet), *image
+
+
+def load_target_encoder(variant: Variant, folder: str | Path) -> PreTrainedModel:
+    """The encoder that users of a folder get, in float32, whatever other parts the folder has.
+
+    Raises:
+        ConversionError: weights are missing or have other shapes than the config says.
+    """
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # what does not fit is told below, in one line
+    try:
+        model, report = variant.model_class(variant.base_model).from_pretrained(
+            folder, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    finally:
+        logging.set_verbosity(verbosity)
+    encoder = variant.encoder_of(model)
+    missing = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
+    if encoder is not model:  # a part beside the encoder may be absent as a whole
+        own = {name for name, child in model.named_children() if child is encoder}
+        for name, child in model.named_children():
+            keys = {f"{name}.{key}" for key in child.state_dict()}
+            if name not in own and keys <= set(report["missing_keys"]):
+                missing -= keys
+    if wrong := sorted(missing):
+        raise ConversionError(f"{folder}: {len(wrong)} weights are missing or not as in config.json: {some(wrong)}")
+    return encoder
 
 
 def write_fingerprint(model: PreTrainedModel, folder: str | Path) -> dict:
@@ -103,4 +149,11 @@ def _alike(then, now) -> bool:
     return isinstance(then, int | float)
 
 
-__all__ = ["FILE_NAME", "compute_fingerprint", "differences", "write_fingerprint"]
+__all__ = [
+    "FILE_NAME",
+    "compute_fingerprint",
+    "differences",
+    "input_shape",
+    "load_target_encoder",
+    "write_fingerprint",
+]

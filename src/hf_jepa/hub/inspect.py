@@ -4,12 +4,9 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
-from transformers.utils import logging
-
 from hf_jepa.core.key_map import ConversionError, some
 from hf_jepa.hub.files import is_finite, read_config, read_json, read_torch_checkpoint, stored_tensors
-from hf_jepa.hub.fingerprint import FILE_NAME, differences
+from hf_jepa.hub.fingerprint import FILE_NAME, differences, load_target_encoder
 from hf_jepa.registry import VARIANTS, Variant, find_variant
 
 
@@ -63,39 +60,36 @@ def _fitting(official: object, path: Path) -> list[Variant]:
     """The variants whose converters take a file; of those, the ones that have a place for most of its entries."""
     if not isinstance(official, Mapping):
         raise ConversionError(f"{path} holds a {type(official).__name__}, not the entries of a checkpoint")
-    layouts = {name: variant.module("convert").OFFICIAL for name, variant in VARIANTS.items() if variant.convertible}
+    layouts = {variant.title: (variant, variant.layout) for variant in VARIANTS.values() if variant.convertible}
     fitting, errors = [], {}
-    for name, layout in layouts.items():
-        if not set(layout) <= set(official):
+    for title, (variant, layout) in layouts.items():
+        if not layout.present(official):
             continue
-        variant = VARIANTS[name]
-        module = variant.module("convert")
         try:
-            # Heads leave no trace in the tensors: with any number of them, all others must fit.
-            module.convert(official, module.infer_config(official, num_attention_heads=1))
+            layout.fits(official)
         except ValueError as error:
-            errors[variant.title] = error
+            errors[title] = error
         else:
-            fitting.append(variant)
+            fitting.append((variant, len(layout.present(official))))
     if fitting:
-        most = max(len(layouts[variant.name]) for variant in fitting)
-        return [variant for variant in fitting if len(layouts[variant.name]) == most]
+        most = max(entries for _, entries in fitting)
+        return [variant for variant, entries in fitting if entries == most]
     if errors:
         shown = [str(error) if len(errors) == 1 else f"as {title}: {error}" for title, error in errors.items()]
         raise ConversionError(f"{path}: {'; '.join(shown)}")
-    expected = "; ".join(f"{VARIANTS[name].title} has {', '.join(layout)}" for name, layout in layouts.items())
+    expected = "; ".join(f"{title} has {', '.join(layout.entries)}" for title, (_, layout) in layouts.items())
     raise ConversionError(f"{path} has the entries {sorted(map(str, official))}, which no variant knows ({expected})")
 
 
 def _inspect_official(path: Path, keys: bool) -> tuple[str, bool]:
     official = read_torch_checkpoint(path)
     variants = _fitting(official, path)
-    module = variants[0].module("convert")
+    layout = variants[0].layout
     titles = " or ".join(variant.title for variant in variants)
-    others = [str(key) for key in official if key not in module.OFFICIAL]
+    others = [str(key) for key in official if key not in layout.entries]
     lines = [f"official {titles} checkpoint; also holds: {', '.join(others) or 'nothing'}"]
     tensors = {
-        f"{entry}.{key}": value for entry, part in module.entries(official).items() for key, value in part.items()
+        f"{entry}.{key}": value for entry, part in layout.parts(official).items() for key, value in part.items()
     }
     sizes, broken = _read(tensors.items())
     return "\n".join([*lines, *_tensors(sizes, keys), _finite(broken)]), not broken
@@ -112,6 +106,7 @@ def _inspect_folder(path: Path, keys: bool) -> tuple[str, bool]:
 
 def _sizes(config) -> str:
     names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "image_size", "patch_size")
+    names += ("frames_per_clip", "tubelet_size")
     return ", ".join(f"{name} {getattr(config, name)}" for name in names if hasattr(config, name))
 
 
@@ -146,22 +141,11 @@ def _tensors(state: dict[str, tuple[int, ...]], keys: bool) -> list[str]:
 def _check_fingerprint(variant: Variant, path: Path) -> tuple[bool, list[str]]:
     if not (path / FILE_NAME).is_file():
         return True, [f"no {FILE_NAME}"]
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # what does not fit is told below, in one line
-    try:
-        encoder, report = variant.model_class(variant.base_model).from_pretrained(
-            path,
-            dtype=torch.float32,  # as when it was written
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-        )
-    finally:
-        logging.set_verbosity(verbosity)
-    if wrong := sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}):
-        raise ConversionError(f"{path}: {len(wrong)} weights are missing or not as in config.json: {some(wrong)}")
+    encoder = load_target_encoder(variant, path)
     if found := differences(encoder, path):
         return False, ["fingerprint differs: " + "; ".join(found[:3])]
-    return True, [f"fingerprint agrees with the weights of {variant.base_model} (the target encoder, no other part)"]
+    name = type(encoder).__name__
+    return True, [f"fingerprint agrees with the weights of {name} (the target encoder, no other part)"]
 
 
 __all__ = ["inspect_checkpoint", "variant_of_file", "variant_of_folder"]

@@ -1,4 +1,4 @@
-"""The image processor of a checkpoint, and the transform that it makes for a data set."""
+"""The processor of a checkpoint, of images or videos, and the transform that it makes for a data set of images."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,6 +14,7 @@ from hf_jepa.registry import find_variant
 logger = logging.get_logger(__name__)
 
 FILE_NAMES = ("preprocessor_config.json", "processor_config.json")
+VIDEO_FILE_NAMES = ("video_preprocessor_config.json", *FILE_NAMES)
 
 
 def load_processor(checkpoint: str | None, config: PreTrainedConfig, as_saved: bool = False) -> Callable:
@@ -21,6 +22,7 @@ def load_processor(checkpoint: str | None, config: PreTrainedConfig, as_saved: b
 
     Checkpoints that transformers converted carry the ViT processor at its defaults: it squeezes images and normalises
     with 0.5, but the weights were trained on ImageNet's statistics. There the variant's own is taken, with a warning.
+    Videos are prepared by the variant's own class in any case, with the fields that are saved.
 
     Args:
         checkpoint: folder or Hub id; None, a model that starts afresh.
@@ -33,14 +35,17 @@ def load_processor(checkpoint: str | None, config: PreTrainedConfig, as_saved: b
         64
     """
     variant = find_variant(config.model_type, checkpoint or config.model_type)
+    names = VIDEO_FILE_NAMES if variant.modality == "video" else FILE_NAMES
     if checkpoint is None or not any(
-        cached_file(checkpoint, name, _raise_exceptions_for_missing_entries=False) for name in FILE_NAMES
+        cached_file(checkpoint, name, _raise_exceptions_for_missing_entries=False) for name in names
     ):
-        return variant.image_processor(config)
+        return variant.processor(config)
+    if variant.modality == "video":  # the classes of transformers need torchvision
+        return variant.processor_class.from_pretrained(checkpoint)
     saved = AutoImageProcessor.from_pretrained(checkpoint)
     if as_saved or not _is_untouched_vit_processor(saved):
         return saved
-    own = variant.image_processor(config)
+    own = variant.processor(config)
     logger.warning(
         f"{checkpoint} has the ViT processor at its defaults (mean and std 0.5), which is not how the weights were "
         f"trained: images are prepared by {type(own).__name__} instead, with mean {list(own.image_mean)}"

@@ -1,4 +1,4 @@
-"""Settings of multi-block masks of clips (V-JEPA, arXiv 2404.08471, section 3), shared and checked once for both modes."""
+"""Settings of multi-block masks of clips (V-JEPA, arXiv 2404.08471, section 3), checked once for both modes."""
 
 from dataclasses import KW_ONLY, dataclass
 
@@ -9,9 +9,9 @@ from hf_jepa.masking.settings import as_range
 class BlockMask:
     """One mask pair of a clip: the target is the union of blocks, the context what they leave.
 
-    Fields have the names of the official recipes, so a mask of such a recipe is `BlockMask(**mask)`. The official masks
-    are in `hf_jepa.masking.block_mask`: `VJEPA_MASKS`, the pair of short-range and long-range masks of V-JEPA 1 and 2,
-    and `VJEPA21_IMAGE_MASKS`, the one mask of images in V-JEPA 2.1.
+    Fields have the names of the official recipes, so a mask of such a recipe is `BlockMask(**mask)`. The official
+    masks are in `hf_jepa.masking`: `VJEPA_MASKS`, the short-range and the long-range mask of V-JEPA 1 and 2, and
+    `VJEPA21_IMAGE_MASKS`, the one mask of images in V-JEPA 2.1.
 
     Args:
         num_blocks: blocks per clip; they may overlap one another.

@@ -63,8 +63,8 @@ def build_video_mask_sampler(
         settings: `ratio` of "random_tube"; `seed` of "corrected".
 
     Returns:
-        A sampler: `masks = sampler(sample_index, step=step, epoch=epoch)`. For batches of clips of several lengths, put
-        several into a `MultiSequenceMaskSampler`.
+        A sampler: `masks = sampler(sample_index, step=step, epoch=epoch)`. For batches of clips of several lengths,
+        put several into a `MultiSequenceMaskSampler`.
 
     Raises:
         ValueError: unknown mode or kind, or settings that no mask can satisfy.

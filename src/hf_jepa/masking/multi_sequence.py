@@ -13,9 +13,9 @@ from hf_jepa.masking.masks import Masks
 class MultiSequenceMaskSampler:
     """One sampler per token grid; the groups of a batch find theirs by their grid.
 
-    A batch comes as groups of clips of one length. With official samplers the groups must share the global random state
-    as the official collator does (`src/masks/multiseq_multiblock3d.py`): list the samplers in the order in which their
-    clip lengths first occur among the datasets. Groups are drawn in that order, whatever order they are passed in.
+    A batch comes as groups of clips of one length. Official samplers share the global random state, in the order of
+    the official collator (`src/masks/multiseq_multiblock3d.py`) if they are listed in the order in which their clip
+    lengths first occur among the datasets: groups are drawn in that order, whatever order they are passed in.
 
     Args:
         samplers: samplers of clips or images, each with a `grid_size` (frames, rows, columns); equal ones collapse.
@@ -41,7 +41,8 @@ class MultiSequenceMaskSampler:
         for sampler in self.samplers:
             if found.setdefault(sampler.grid_size, sampler) != sampler:
                 raise ValueError(
-                    f"two different samplers for the grid {sampler.grid_size}: {found[sampler.grid_size]} and {sampler}"
+                    f"two different samplers for the grid {sampler.grid_size}: {found[sampler.grid_size]} "
+                    f"and {sampler}"
                 )
         if not found:
             raise ValueError("samplers is empty: pass one sampler per token grid")

@@ -1,8 +1,8 @@
 """Multi-block masks of clips and images, the default: the idea of V-JEPA without the biases of its official sampler.
 
-Differs from `hf_jepa.masking.multiblock3d_official`: masks are shortened at random instead of from the end, so no frame
-is preferred; lengths stay the same for the whole run; block sizes are drawn clip by clip; the masks of a clip depend on
-(seed, step, epoch, dataset index) only, not on batch, rank or worker.
+Differs from `hf_jepa.masking.multiblock3d_official`: masks are shortened at random instead of from the end, so no
+frame is preferred; lengths stay the same for the whole run; block sizes are drawn clip by clip; the masks of a clip
+depend on (seed, step, epoch, dataset index) only, not on batch, rank or worker.
 """
 
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ class MultiBlock3dMaskSampler(MultiBlock3dSettings):
     """Mask pairs of V-JEPA: unbiased over frames, reproducible, of static lengths; context and target are disjoint.
 
     A pair's lengths are the 5 % quantiles of the tokens that blocks leave and cover (a function of the other settings,
-    not of the seed). Clips with more are shortened at random; clips with less get other blocks, up to 7 times, and then
+    not of the seed). Clips with more are shortened at random; clips with less get other blocks, up to 7 times, then
     random tokens of the other side. Blocks that span all frames are handled as tubes: whole tubes are kept or dropped.
 
     Args:

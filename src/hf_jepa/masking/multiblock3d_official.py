@@ -24,8 +24,8 @@ _PATIENCE = 1000  # rounds of new draws for clips without context
 class OfficialMultiBlock3dMaskSampler(MultiBlock3dSettings):
     """Mask pairs of clips as the official V-JEPA collators draw them.
 
-    Sources: `src/masks/multiblock3d.py` of V-JEPA 1, `src/masks/multiseq_multiblock3d.py` of V-JEPA 2. Block sizes come
-    from a generator seeded with `step`, positions from the global torch generator.
+    Sources: `src/masks/multiblock3d.py` of V-JEPA 1, `src/masks/multiseq_multiblock3d.py` of V-JEPA 2. Block sizes
+    come from a generator seeded with `step`, positions from the global torch generator.
 
     Args:
         grid_size, masks: see `MultiBlock3dSettings`.
@@ -39,7 +39,7 @@ class OfficialMultiBlock3dMaskSampler(MultiBlock3dSettings):
         >>> _ = torch.manual_seed(0)
         >>> masks = sampler(torch.arange(4), step=0)
         >>> [tuple(mask.shape) for mask in masks.target_mask]
-        [(4, 872), (4, 1232)]
+        [(4, 976), (4, 1232)]
     """
 
     def __post_init__(self):

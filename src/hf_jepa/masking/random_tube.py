@@ -37,8 +37,8 @@ class RandomTubeSettings:
             kept = self._num_kept(ratio)
             if not 0 < kept < rows * columns:
                 raise ValueError(
-                    f"ratio {ratio} keeps {kept} of {rows} x {columns} places as context: choose a ratio in (0, 1) that "
-                    f"leaves 1 to {rows * columns - 1}"
+                    f"ratio {ratio} keeps {kept} of {rows} x {columns} places as context: choose a ratio in (0, 1) "
+                    f"that leaves 1 to {rows * columns - 1}"
                 )
 
     def _num_kept(self, ratio: float) -> int:

@@ -1,4 +1,4 @@
-"""Fine-tuning for image classification: a linear probe, LoRA adapters, or all weights."""
+"""Fine-tuning for classification of images and videos: a probe, LoRA adapters, or all weights."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,7 +9,8 @@ from torch import nn
 from transformers import AutoConfig, EvalPrediction, Trainer, TrainerCallback, TrainingArguments
 from transformers.utils import logging
 
-from hf_jepa.registry import Variant
+from hf_jepa.core.configuration import model_fields
+from hf_jepa.registry import Variant, find_variant
 from hf_jepa.training.epochs import SetEpochCallback
 from hf_jepa.training.guards import GuardMixin
 from hf_jepa.training.kernels import KernelArguments, KernelMixin
@@ -22,9 +23,15 @@ from hf_jepa.training.skipped import SkippedImagesMixin
 logger = logging.get_logger(__name__)
 
 MODES = ("probe", "lora", "full")
-CLASSIFIER = "classifier"
-AUTO_CLASS = "AutoModelForImageClassification"
-IGNORED = -100  # label of an image that could not be read
+HEADS = ("pooler", "classifier")  # what a probe trains, of what the model has
+# The classification heads of the registry, and how the Hub calls their tasks.
+TASKS = {
+    "AutoModelForImageClassification": "image-classification",
+    "AutoModelForVideoClassification": "video-classification",
+}
+# Queries and values of the encoder's layers; a predictor beside the encoder plays no part.
+ADAPTED = r".*(?<!predictor\.)layers?\.\d+\.attention\.(q_proj|v_proj|query|value)"
+IGNORED = -100  # label of an image or video that could not be read
 
 
 @dataclass
@@ -61,28 +68,29 @@ def load_classifier(variant: Variant, checkpoint: str, class_names: list[str], m
     Raises:
         ValueError: the variant has no classifier, or weights of the encoder are missing.
     """
-    if AUTO_CLASS not in variant.heads:
-        raise ValueError(f"{variant.title} has no class for image classification")
+    heads = [name for name in variant.heads if name in TASKS]
+    if not heads:
+        raise ValueError(f"{variant.title} has no class for classification")
     options: dict[str, Any] = {"id2label": dict(enumerate(class_names))}
     options["label2id"] = {name: number for number, name in options["id2label"].items()}
     if mode == "probe":
-        options |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    model, report = variant.model_class(variant.heads[AUTO_CLASS]).from_pretrained(
+        dropouts = ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate")
+        options |= dict.fromkeys(model_fields(variant.config_class()).keys() & dropouts, 0.0)
+    model, report = variant.model_class(variant.heads[heads[0]]).from_pretrained(
         checkpoint, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True, **options
     )
     mismatched = {entry[0] if isinstance(entry, tuple) else entry for entry in report["mismatched_keys"]}
     fresh = set(report["missing_keys"]) | mismatched
-    if lost := sorted(key for key in fresh if not key.startswith(f"{CLASSIFIER}.")):
+    if lost := sorted(key for key in fresh if key.split(".")[0] not in HEADS):
         raise ValueError(
             f"{checkpoint} lacks {len(lost)} weights of the encoder or has other shapes of them: {', '.join(lost[:5])}"
         )
     trained = AutoConfig.from_pretrained(checkpoint).id2label
     if not fresh and trained not in (options["id2label"], {number: f"LABEL_{number}" for number in trained}):
-        fresh = {CLASSIFIER}
-        for module in getattr(model, CLASSIFIER).modules():
-            for parameter in module.parameters(recurse=False):
-                parameter._is_hf_initialized = False  # loaded, but with the answers to another question
-            model._init_weights(module)
+        fresh = {"classifier"}
+        for parameter in model.classifier.parameters():
+            parameter._is_hf_initialized = False  # loaded, but with the answers to another question
+        model._init_weights(model.classifier)
     if fresh:
         logger.warning(f"the classifier of {len(class_names)} classes starts from a fresh initialisation")
     return model
@@ -93,8 +101,8 @@ def prepare_mode(model: nn.Module, mode: str, rank: int = 8, alpha: float = 16.0
 
     Args:
         model: from `load_classifier`.
-        mode: "probe", the classifier alone; "lora", it and adapters on the query and value projections of every layer;
-            "full", everything.
+        mode: "probe", the classifier (with its pooler) alone; "lora", it and adapters on the query and value
+            projections of every layer; "full", everything that the logits depend on.
         rank, alpha, dropout: of the adapters.
 
     Returns:
@@ -105,13 +113,16 @@ def prepare_mode(model: nn.Module, mode: str, rank: int = 8, alpha: float = 16.0
     """
     if mode not in MODES:
         raise ValueError(f"mode={mode!r} is not one of {', '.join(MODES)}")
+    heads = [name for name in HEADS if hasattr(model, name)]
+    if hasattr(model.base_model, "predictor"):
+        model.base_model.predictor.requires_grad_(False)
     if mode == "probe":
         model.requires_grad_(False)
-        getattr(model, CLASSIFIER).requires_grad_(True)
+        for name in heads:
+            getattr(model, name).requires_grad_(True)
     if mode == "lora":
-        targets = ["q_proj", "v_proj"]
         lora = LoraConfig(
-            r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, modules_to_save=[CLASSIFIER]
+            r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=ADAPTED, modules_to_save=heads
         )
         return get_peft_model(model, lora)
     return model
@@ -120,7 +131,7 @@ def prepare_mode(model: nn.Module, mode: str, rank: int = 8, alpha: float = 16.0
 class ClassificationMetrics:
     """`compute_metrics` of a Trainer: loss, top-1 and top-5 accuracy, and the confusion matrix, which it keeps.
 
-    Rows with the label -100 (images that could not be read) are left out.
+    Rows with the label -100 (files that could not be read) are left out.
 
     Args:
         num_classes: C.
@@ -139,7 +150,7 @@ class ClassificationMetrics:
 
         known = prediction.label_ids != IGNORED
         if not known.any():
-            raise ValueError("none of the evaluation images can be read")
+            raise ValueError("none of the evaluation files can be read")
         logits, labels = prediction.predictions[known], prediction.label_ids[known]
         guesses = logits.argmax(axis=-1)
         counts = ConfusionMatrix().compute(predictions=guesses, references=labels, num_classes=self.num_classes)
@@ -150,8 +161,10 @@ class ClassificationMetrics:
         return {"loss": loss.item()} | TopKAccuracy().compute(predictions=logits, references=labels)
 
 
-class ImageClassificationTrainer(RunCardMixin, SkippedImagesMixin, KernelMixin, GuardMixin, Trainer):
-    """transformers' `Trainer` with layer-wise learning rates, for batches of `ImageCollator(keep_unreadable=True)`.
+class ClassificationTrainer(RunCardMixin, SkippedImagesMixin, KernelMixin, GuardMixin, Trainer):
+    """transformers' `Trainer` with layer-wise learning rates, for batches of an `ImageCollator` or `VideoCollator`.
+
+    The collator keeps the rows of what cannot be read (`keep_unreadable=True`).
 
     Args:
         model: from `prepare_mode`.
@@ -168,7 +181,7 @@ class ImageClassificationTrainer(RunCardMixin, SkippedImagesMixin, KernelMixin, 
         >>> args = FineTuningArguments(tempfile.mkdtemp(), use_cpu=True, report_to="none", disable_tqdm=True)
         >>> crops = LabelledCrops("test", 2)
         >>> collator = ImageCollator(keep_unreadable=True)
-        >>> trainer = ImageClassificationTrainer(model, args, eval_dataset=crops, data_collator=collator)
+        >>> trainer = ClassificationTrainer(model, args, eval_dataset=crops, data_collator=collator)
         >>> sorted(trainer.predict(crops).metrics)[:3]
         ['test_loss', 'test_model_preparation_time', 'test_runtime']
     """
@@ -224,23 +237,24 @@ class ImageClassificationTrainer(RunCardMixin, SkippedImagesMixin, KernelMixin, 
         metrics = {name: logged[f"eval_{name}"] for name in ("top1", "top5") if f"eval_{name}" in logged}
         accuracy = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()) or "not measured"
         data, split = self.measured_on
+        task = TASKS[next(name for name in find_variant(self.model.config.model_type, data).heads if name in TASKS)]
         trained = sum(parameter.numel() for group in self.optimizer.param_groups for parameter in group["params"])
         return {
-            "task": "image-classification",
+            "task": task,
             "facts": {
                 "Classes": f"{self.model.config.num_labels}",
                 "Trained values": f"{trained:,} of {self.model.num_parameters():,}",
                 f"Accuracy on {data}, {split}": accuracy,
             },
             "unverified": "Other data than the one named above was not tried.",
-            "results": accuracy_results(data, split, metrics),
+            "results": accuracy_results(task, data, split, metrics),
         }
 
 
 class _Report(TrainerCallback):
     """The summary at the end of the training."""
 
-    def __init__(self, trainer: ImageClassificationTrainer):
+    def __init__(self, trainer: ClassificationTrainer):
         self.trainer = trainer
 
     def on_train_end(self, args, state, control, **kwargs):
@@ -256,8 +270,8 @@ class _Report(TrainerCallback):
 __all__ = [
     "MODES",
     "ClassificationMetrics",
+    "ClassificationTrainer",
     "FineTuningArguments",
-    "ImageClassificationTrainer",
     "load_classifier",
     "prepare_mode",
 ]

@@ -41,7 +41,8 @@ def layerwise_groups(model: nn.Module, learning_rate: float, weight_decay: float
     Biases and one-dimensional parameters are not decayed. Frozen parameters are left out.
 
     Args:
-        model: a classifier whose encoder has `embeddings` and `layers`; adapters count with the layer they adapt.
+        model: a classifier whose encoder has `embeddings` and `layers` (video: `layer`); adapters count with the layer
+            they adapt.
         learning_rate: of the classifier.
         weight_decay: of parameters with two dimensions or more.
         layer_decay: in (0, 1]; 1 gives all layers the same rate.
@@ -54,7 +55,9 @@ def layerwise_groups(model: nn.Module, learning_rate: float, weight_decay: float
     """
     if not 0.0 < layer_decay <= 1.0:
         raise ValueError(f"layer_decay is {layer_decay}: it must be above 0 and at most 1")
-    numbers = {name: re.search(r"\.layers\.(\d+)\.", name) for name, _ in model.named_parameters()}
+    # Not of a predictor, which may have more layers and plays no part.
+    layer = re.compile(r"(?<!predictor)\.layers?\.(\d+)\.")
+    numbers = {name: layer.search(name) for name, _ in model.named_parameters()}
     depth = 1 + max((int(match[1]) for match in numbers.values() if match), default=-1)
     groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():

@@ -149,11 +149,11 @@ def dataset_names(dataset: str) -> dict[str, str]:
     return {"dataset": dataset, "dataset_tags": dataset}
 
 
-def accuracy_results(dataset: str, split: str, metrics: dict[str, float]) -> list[EvalResult]:
+def accuracy_results(task: str, dataset: str, split: str, metrics: dict[str, float]) -> list[EvalResult]:
     """Measured accuracies in the form of the Hub's model index."""
     return [
         EvalResult(
-            task_type="image-classification",
+            task_type=task,
             dataset_type=dataset,
             dataset_name=dataset,
             dataset_split=split,

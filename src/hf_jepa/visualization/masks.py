@@ -57,7 +57,7 @@ def draw_masks(
     """
     rows, columns = grid_size
     num_samples = masks.context_mask[0].shape[0]
-    _check_indices(masks, rows * columns)
+    check_indices(masks, rows * columns)
     images = _as_images(image, num_samples, grid_size)
     num_rows = min(num_samples, max_rows)
     num_panels = 1 + len(masks.context_mask) + len(masks.target_mask)
@@ -65,8 +65,8 @@ def draw_masks(
     figure = new_figure(width * num_panels, num_rows * (width * images.shape[1] / images.shape[2]) + 0.55)
     axes = figure.subplots(num_rows, num_panels, squeeze=False)
     for i in range(num_rows):
-        contexts = [_token_mask(mask[i], grid_size) for mask in masks.context_mask]
-        targets = [_token_mask(mask[i], grid_size) for mask in masks.target_mask]
+        contexts = [token_mask(mask[i], grid_size) for mask in masks.context_mask]
+        targets = [token_mask(mask[i], grid_size) for mask in masks.target_mask]
         _draw_image(axes[i, 0], images[i], grid_size)
         for m, target in enumerate(targets):
             _draw_outline(axes[i, 0], target, _TARGET_COLORS[m % len(_TARGET_COLORS)])
@@ -124,7 +124,12 @@ def draw_mask_distribution(statistics: Mapping[str, MaskStatistics], path: str |
     return save_figure(figure, path)
 
 
-def _check_indices(masks: Masks, num_tokens: int) -> None:
+def check_indices(masks: Masks, num_tokens: int) -> None:
+    """Refuse masks of a larger grid.
+
+    Raises:
+        ValueError: a mask names a token that the grid lacks.
+    """
     largest = max(int(mask.max()) for mask in (*masks.context_mask, *masks.target_mask))
     if largest >= num_tokens:
         raise ValueError(f"a mask names token {largest}, but the grid has {num_tokens}: pass the masks' own grid_size")
@@ -149,7 +154,8 @@ def _as_images(image: np.ndarray | None, num_samples: int, grid_size: tuple[int,
     return image if image.ndim == 4 else np.broadcast_to(image, (num_samples, *image.shape))
 
 
-def _token_mask(indices: torch.Tensor, grid_size: tuple[int, int]) -> np.ndarray:
+def token_mask(indices: torch.Tensor, grid_size: tuple[int, ...]) -> np.ndarray:
+    """bool array of the shape of the token grid, true at these row-major indices (K,)."""
     mask = np.zeros(grid_size, dtype=bool)
     mask.reshape(-1)[indices.numpy()] = True
     return mask
@@ -194,4 +200,4 @@ def _panel_labels(masks: Masks, num_tokens: int) -> list[str]:
     return labels
 
 
-__all__ = ["draw_mask_distribution", "draw_masks"]
+__all__ = ["check_indices", "draw_mask_distribution", "draw_masks", "token_mask"]

@@ -136,7 +136,11 @@ def test_a_model_of_images():
     columns, rows = sincos_2d(32, (4, 4)).chunk(2, dim=-1)
     torch.testing.assert_close(position_table(model.config, 32), torch.cat([rows, columns], dim=-1))
     assert model.vjepa(torch.randn(2, 3, 32, 32)).last_hidden_state.shape == (2, 16, 32)
-    assert model.vjepa(torch.randn(2, 3, 48, 32)).last_hidden_state.shape == (2, 24, 32)
+    (tokens,) = model.vjepa.embeddings(image := torch.randn(2, 1, 3, 48, 24), None)
+    (patches,) = model.vjepa.embeddings.patch_embeddings(image)
+    plane = position_table(model.config, 32).transpose(1, 2).unflatten(2, (4, 4))
+    stretched = torch.nn.functional.interpolate(plane, (6, 3), mode="bicubic").flatten(2).transpose(1, 2)
+    torch.testing.assert_close(tokens - patches, stretched.expand(2, -1, -1), **CLOSE)
     order = orders(2, 16)
     assert model(torch.randn(2, 3, 32, 32), [order[:, :4]], [order[:, 4:9]]).predictions[0].shape == (2, 5, 32)
     with pytest.raises(ValueError, match="clips of 4 frames, but with frames_per_clip=1"):

@@ -130,11 +130,13 @@ class VJepa2Predictor(nn.Module):
         torch.Size([1, 2, 32])
     """
 
+    embeddings_class = VJepa2PredictorEmbeddings
+
     def __init__(self, config: VJepa2Config):
         super().__init__()
         self.config = config
         dim, heads = config.pred_hidden_size, config.pred_num_attention_heads
-        self.embeddings = VJepa2PredictorEmbeddings(config)
+        self.embeddings = self.embeddings_class(config)
         self.layer = transformer_layers(config, config.pred_num_hidden_layers, dim, heads, config.pred_mlp_ratio)
         self.layernorm = nn.LayerNorm(dim, eps=config.layer_norm_eps)
         self.proj = nn.Linear(dim, config.hidden_size)
@@ -160,24 +162,25 @@ class VJepa2Predictor(nn.Module):
         Returns:
             M tensors (B_i, K_i, D).
         """
-        x, packing, rotary, kept = self._embed(context, context_mask, target_mask, grid_sizes, mask_index)
+        parts = [
+            self.embeddings(tokens, mask.shape[1], index)
+            for tokens, mask, index in zip(context, target_mask, mask_index, strict=True)
+        ]
+        x, _, kept = self._transform(parts, context_mask, target_mask, grid_sizes)
+        return tuple(kept.split(self.proj(x)))
+
+    def _transform(self, parts, context_mask, target_mask, grid_sizes, keep_context: bool = False):
+        """The layers and the norm on tokens [context; mask tokens], and what they become: the mask tokens alone
+        unless the context is kept as well. With it the packing of all tokens, and that of the mask tokens."""
+        packing = Packing([part.shape[:2] for part in parts])
+        kept = packing.last([mask.shape[1] for mask in target_mask])
+        indices = [torch.cat(pair_, dim=1) for pair_ in zip(context_mask, target_mask, strict=True)]
+        rotary = rotary_for(self.config, self.layer[0].attention.head_dim, indices, grid_sizes, packing)
+        x = packing.join(parts)
         for layer in self.layer[:-1]:
             x = layer(x, packing, rotary)
-        x = self.layer[-1](x, packing, rotary, kept)
-        return tuple(kept.split(self.proj(self.layernorm(x))))
-
-    def _embed(self, context, context_mask, target_mask, grid_sizes, mask_index):
-        """Packed tokens [context; mask tokens], their packing and rotary tables, and the packing of the latter."""
-        lengths = [mask.shape[1] for mask in target_mask]
-        parts = [
-            self.embeddings(tokens, length, index)
-            for tokens, length, index in zip(context, lengths, mask_index, strict=True)
-        ]
-        packing = Packing([part.shape[:2] for part in parts])
-        indices = [torch.cat(pair_, dim=1) for pair_ in zip(context_mask, target_mask, strict=True)]
-        head_dim = self.layer[0].attention.head_dim
-        rotary = rotary_for(self.config, head_dim, indices, grid_sizes, packing)
-        return packing.join(parts), packing, rotary, packing.last(lengths)
+        x = self.layer[-1](x, packing, rotary, None if keep_context else kept)
+        return self.layernorm(x), packing, kept
 
 
 class VJepa2PreTrainedModel(JepaPreTrainedModel):
@@ -308,9 +311,7 @@ class VJepa2Model(VJepa2PreTrainedModel):
         predictor_output = None
         if target_mask is not None and not skip_predictor:
             predictor_output = VJEPA2WithMaskedInputPredictorOutput(
-                last_hidden_state=self._predict(
-                    encoded.last_hidden_state, pixel_values_videos, context_mask, target_mask, mask_index
-                )
+                last_hidden_state=self._predict(encoded, pixel_values_videos, context_mask, target_mask, mask_index)
             )
         return VJEPA2WithMaskedInputModelOutput(
             last_hidden_state=encoded.last_hidden_state,
@@ -321,9 +322,16 @@ class VJepa2Model(VJepa2PreTrainedModel):
         )
 
     def _predict(self, encoded, clips: Clips, context_mask, target_mask, mask_index: int):
-        groups = as_groups(clips)
+        groups, tokens = as_groups(clips), encoded.last_hidden_state
+        parts = [tokens] if isinstance(tokens, torch.Tensor) else list(tokens)
+        *pairs, owner = self._pairs(parts, groups, context_mask, target_mask)
+        grids = [self.token_grid(groups[g]) for g in owner]
+        predictions = self.predictor(*pairs, grids, [mask_index] * len(owner))
+        return predictions[0] if isinstance(target_mask, torch.Tensor) else predictions
+
+    def _pairs(self, parts, groups, context_mask, target_mask):
+        """Encoded tokens, their context mask and target mask, and the group, of every prediction."""
         targets = as_group_masks(target_mask, groups, "target_mask")
-        parts = [encoded] if isinstance(encoded, torch.Tensor) else list(encoded)
         if context_mask is None:
             contexts = [
                 [torch.arange(part.shape[1], device=part.device).expand(len(part), -1)] * len(group_targets)
@@ -334,9 +342,7 @@ class VJepa2Model(VJepa2PreTrainedModel):
             contexts = as_group_masks(context_mask, groups, "context_mask")
         require_pairs(contexts, targets)
         flat = [[mask for group in masks for mask in group] for masks in (contexts, targets)]
-        grids = [self.token_grid(group) for group, masks in zip(groups, targets, strict=True) for _ in masks]
-        predictions = self.predictor(parts, *flat, grids, [mask_index] * len(grids))
-        return predictions[0] if isinstance(target_mask, torch.Tensor) else predictions
+        return parts, *flat, [g for g, masks in enumerate(targets) for _ in masks]
 
 
 class VJepa2ForVideoClassification(VideoClassificationMixin, VJepa2PreTrainedModel):
@@ -395,14 +401,14 @@ class VJepa2ForPreTraining(VideoPreTrainingMixin, VJepa2PreTrainedModel):
 
     def __init__(self, config: VJepa2Config):
         super().__init__(config)
-        self.vjepa2 = self.base_model_class(self.config)
+        setattr(self, self.base_model_prefix, self.base_model_class(self.config))
         self.context_encoder = self.base_model_class.encoder_class(self.config)
         self.post_init()
 
     @property
     def predictor(self) -> VJepa2Predictor:
         """Predicts targets from contexts."""
-        return self.vjepa2.predictor
+        return self.base_model.predictor
 
     def mask_token_of(self, group: int, mask: int) -> int:
         """Token g for all masks of group g, as the official training with several clip lengths does."""

@@ -229,7 +229,10 @@ class VJepa2VideoProcessor(VideoProcessorMixin):
         frames = frames.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
         if not self.do_normalize:
             return frames.mul_(scale)
-        mean, std = (_per_channel(values, frames.device) / scale for values in (self.image_mean, self.image_std))
+        # Rescaled once here rather than all pixels, and in this order: bit for bit the native class.
+        mean, std = (
+            _per_channel(values, frames.device) * (1.0 / scale) for values in (self.image_mean, self.image_std)
+        )
         return frames.sub_(mean).div_(std)
 
 

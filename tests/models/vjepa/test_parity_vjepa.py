@@ -1,6 +1,6 @@
 """V-JEPA beside the recorded numbers of the official code."""
 
-import official
+import golden_vjepa
 import pytest
 import torch
 
@@ -15,7 +15,7 @@ CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
 @pytest.fixture(scope="module")
 def encoder():
-    model, io, _ = official.load("encoder")
+    model, io, _ = golden_vjepa.load("encoder")
     return model.eval().context_encoder, io
 
 
@@ -49,8 +49,9 @@ def test_position_tables(encoder):
     model, io = encoder
     table = position_table(model.config, 32)
     torch.testing.assert_close(table, io["pos_embed"], rtol=0, atol=1e-6)
-    predictor = official.to_ours(
-        "predictor", official.read_torch_checkpoint(official.GOLDEN / "pretrain_step/checkpoint.pt")["predictor"]
+    predictor = golden_vjepa.to_ours(
+        "predictor",
+        golden_vjepa.read_torch_checkpoint(golden_vjepa.GOLDEN / "pretrain_step/checkpoint.pt")["predictor"],
     )
     expected = predictor["predictor.embeddings.position_embeddings"]  # 28 channels: cut from 30
     torch.testing.assert_close(position_table(model.config, 28), expected, rtol=0, atol=1e-6)
@@ -71,7 +72,7 @@ def step_inputs(io):
 
 
 def test_loss_and_gradients_of_a_step():
-    model, io, _ = official.load("pretrain_step")
+    model, io, _ = golden_vjepa.load("pretrain_step")
     out = model.train()(*step_inputs(io))
     for i in range(2):
         torch.testing.assert_close(out.context[i], io[f"context_{i}"], **CLOSE)
@@ -82,14 +83,14 @@ def test_loss_and_gradients_of_a_step():
     assert out.regularization_loss is None
     out.loss.backward()
     parameters = dict(model.named_parameters())
-    gradients = official.recorded("pretrain_step", "grad")
+    gradients = golden_vjepa.recorded("pretrain_step", "grad")
     assert len(gradients) == 8  # of them three of one fused projection, and one of two mask tokens
     for name, gradient in gradients.items():
         torch.testing.assert_close(parameters[name].grad, gradient, rtol=1e-5, atol=1e-6)
 
 
 def test_weights_after_a_step():
-    model, io, settings = official.load("pretrain_step")
+    model, io, settings = golden_vjepa.load("pretrain_step")
     c = settings["optimization"]
     horizon = c["ipe_scale"] * c["epochs"] * c["ipe"]
     warmup = int(c["warmup"] * c["ipe"])
@@ -107,7 +108,7 @@ def test_weights_after_a_step():
     optimizer.step()
     model.update_target_encoder(momentum)
     parameters = dict(model.named_parameters())
-    after = official.recorded("pretrain_step", "after")
+    after = golden_vjepa.recorded("pretrain_step", "after")
     token = after.pop("predictor.embeddings.mask_tokens")  # the first of two
     found = parameters["predictor.embeddings.mask_tokens"].data[:1]
     torch.testing.assert_close(found.float(), token, rtol=0, atol=1e-6)
@@ -117,7 +118,7 @@ def test_weights_after_a_step():
 
 
 def test_variance_term():
-    model, io, _ = official.load("pretrain_step", variance_coefficient=0.5)
+    model, io, _ = golden_vjepa.load("pretrain_step", variance_coefficient=0.5)
     out = model(*step_inputs(io))
     std = prediction_std(out.predictions)
     torch.testing.assert_close(std, io["pred_std"], **CLOSE)

@@ -1,0 +1,144 @@
+"""Official V-JEPA 2 checkpoints <-> ours: the key table, and an architecture read off the tensors."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from hf_jepa.core.conversion import Entry, Heads, OfficialLayout, Release, State, count, exact_ratio, side, sizes
+from hf_jepa.core.key_map import ConversionError, Drop, KeyMap, Rename, Split, Stack
+from hf_jepa.models.vjepa2.configuration_vjepa2 import SIZES, VJepa2Config
+from hf_jepa.models.vjepa2.modeling_vjepa2 import VJepa2ForPreTraining
+
+
+def block_rules(official: str, ours: str) -> tuple[Rename | Split, ...]:
+    """The rules of a transformer stack, the same in encoder and predictor; `fc3` is of gated networks."""
+    block, layer = f"{official}.{{i}}", f"{ours}.{{i}}"
+    return (
+        *(Rename(f"{block}.{norm}.*", f"{layer}.{norm}.*") for norm in ("norm1", "norm2")),
+        Split(f"{block}.attn.qkv.*", tuple(f"{layer}.attention.{part}.*" for part in ("query", "key", "value"))),
+        Rename(f"{block}.attn.proj.*", f"{layer}.attention.proj.*"),
+        *(Rename(f"{block}.mlp.{fc}.*", f"{layer}.mlp.{fc}.*") for fc in ("fc1", "fc2", "fc3")),
+    )
+
+
+ENCODER = KeyMap(
+    (
+        Drop("pos_embed"),
+        Rename("patch_embed.proj.*", "embeddings.patch_embeddings.proj.*"),
+        *block_rules("blocks", "layer"),
+        Rename("norm.*", "layernorm.*"),
+    )
+)
+PREDICTOR = KeyMap(
+    (
+        Drop("predictor_pos_embed"),
+        Rename("predictor_embed.*", "embeddings.predictor_embeddings.*"),
+        Stack("mask_tokens.{i}", "embeddings.mask_tokens"),
+        *block_rules("predictor_blocks", "layer"),
+        Rename("predictor_norm.*", "layernorm.*"),
+        Rename("predictor_proj.*", "proj.*"),
+    )
+)
+
+
+def _read(encoder: State, predictor: State | None) -> dict[str, Any]:
+    """The config fields that the tensors tell."""
+    patch_sides = "width channels tubelet height width"
+    width, channels, tubelet, height, breadth = sizes(encoder, "patch_embed.proj.weight", patch_sides)
+    hidden, _ = sizes(encoder, "blocks.0.mlp.fc1.weight", "hidden width")
+    fields = {
+        "hidden_size": width,
+        "num_hidden_layers": count(encoder, "blocks."),
+        "in_chans": channels,
+        "tubelet_size": tubelet,
+        "patch_size": side(height, breadth),
+        "qkv_bias": "blocks.0.attn.qkv.bias" in encoder,
+    }
+    widths = {"mlp_ratio": (hidden, width)}
+    if predictor is not None:
+        pred_width, _ = sizes(predictor, "predictor_embed.weight", "width encoder_width")
+        pred_hidden, _ = sizes(predictor, "predictor_blocks.0.mlp.fc1.weight", "hidden width")
+        sizes(predictor, "mask_tokens.0", "1 1 width")
+        widths["pred_mlp_ratio"] = (pred_hidden, pred_width)
+        fields |= {
+            "pred_hidden_size": pred_width,
+            "pred_num_hidden_layers": count(predictor, "predictor_blocks."),
+            "pred_num_mask_tokens": count(predictor, "mask_tokens."),
+        }
+    return fields | _networks(widths, gated="blocks.0.mlp.fc3.weight" in encoder)
+
+
+def _networks(widths: Mapping[str, tuple[int, int]], gated: bool) -> dict[str, Any]:
+    """The fields of the feed-forward networks, from the (hidden, outer) width behind each ratio.
+
+    The hidden width of a wide gated network is rounded, so several ratios have it. Where the usual one does, that is
+    taken; elsewhere the network is described as one that is not wide, which is the same function.
+    """
+    if not gated:
+        return {name: exact_ratio(*pair) for name, pair in widths.items()} | {"use_silu": False}
+    usual = {name: getattr(VJepa2Config, name) for name in widths}
+    wide = VJepa2Config(use_silu=True, wide_silu=True)
+    if all(wide.mlp_width(outer, usual[name]) == hidden for name, (hidden, outer) in widths.items()):
+        return usual | {"use_silu": True, "wide_silu": True}
+    return {name: exact_ratio(*pair) for name, pair in widths.items()} | {"use_silu": True, "wide_silu": False}
+
+
+def _check_positions(parts: Mapping[str, State], config: VJepa2Config, given: frozenset[str]) -> None:
+    """Refuse V-JEPA 1, whose files differ in their position tables alone.
+
+    Files of V-JEPA 2 may hold such tables too, left from code that made them. They are taken for V-JEPA 2 where the
+    architecture is that of a released file, or somebody says by `rope_layout` that its positions are rotary.
+    """
+    tables = [f"{entry}.{key}" for entry, part in parts.items() for key in part if key.endswith("pos_embed")]
+    if tables and "rope_layout" not in given and not LAYOUT.released_names(config):
+        raise ConversionError(
+            f"it holds the position tables {', '.join(tables)}, as a V-JEPA 1 checkpoint does: convert it as vjepa, "
+            "or, if the model was trained with rotary positions, say so by rope_layout in the file of --config"
+        )
+
+
+def _release(size: str, crop: int) -> Release:
+    fields = {name: SIZES[size][name] for name in ("hidden_size", "num_hidden_layers")}
+    predictor = {"pred_hidden_size": 384, "pred_num_hidden_layers": 12, "pred_num_mask_tokens": 10}
+    return Release(
+        fields | predictor | {"patch_size": 16, "tubelet_size": 2}, {"crop_size": crop, "frames_per_clip": 64}
+    )
+
+
+V21 = "V-JEPA 2.1: convert the file as vjepa2_1"
+AC = "V-JEPA 2-AC, whose predictor is told actions: not a V-JEPA 2 predictor"
+LAYOUT = OfficialLayout(
+    title="V-JEPA 2 checkpoint",
+    config_class=VJepa2Config,
+    model_class=VJepa2ForPreTraining,
+    entries={
+        "encoder": Entry(ENCODER, "context_encoder"),
+        "target_encoder": Entry(ENCODER, "vjepa2.encoder"),
+        "predictor": Entry(PREDICTOR, "vjepa2.predictor"),
+    },
+    required=(),
+    wrappers=("module.", "backbone."),
+    read=_read,
+    heads={
+        # Width 1408 and depth 40 are vit_giant_xformers, of 22 heads; the official vit_giant of 16 was never released.
+        "num_attention_heads": Heads(
+            by=("hidden_size", "num_hidden_layers"),
+            known={(s["hidden_size"], s["num_hidden_layers"]): s["num_attention_heads"] for s in SIZES.values()},
+        ),
+        "pred_num_attention_heads": Heads(by=("pred_hidden_size",), known={(384,): 12}),
+    },
+    untold=("crop_size", "frames_per_clip"),
+    foreign={
+        **dict.fromkeys(("img_mod_embed", "video_mod_embed", "patch_embed_img", "norms_block"), V21),
+        **dict.fromkeys(("action_encoder", "state_encoder", "extrinsics_encoder"), AC),
+    },
+    check=_check_positions,
+    released={
+        "vitl.pt": _release("vit_large", 256),
+        "vith.pt": _release("vit_huge", 256),
+        "vitg.pt": _release("vit_giant", 256),
+        "vitg-384.pt": _release("vit_giant", 384),
+    },
+)
+convert, infer_config, revert = LAYOUT.convert, LAYOUT.infer_config, LAYOUT.revert
+
+__all__ = ["ENCODER", "LAYOUT", "PREDICTOR", "block_rules", "convert", "infer_config", "revert"]

@@ -1,0 +1,484 @@
+"""V-JEPA 2.1 (Mur-Labadia et al. 2026, arXiv 2603.14482): dense features by predicting visible tokens as well.
+
+Differs from V-JEPA 2: images have a tokenizer of their own and both modalities a learnt vector, several layers of the
+encoder are features behind norms of their own, the predictor reads and predicts all of these, and does so for the
+tokens that are visible, too. Rotary positions are true rotations, stretched to one range at every resolution.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils import can_return_tuple
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from hf_jepa.core.clips import ClipMasks, Clips, as_group_masks, as_groups, layer_indices, require_pairs
+from hf_jepa.core.modeling import runtime_options
+from hf_jepa.core.outputs import JepaForPreTrainingOutput
+from hf_jepa.layers.patch_embedding import TubeletEmbedding, as_clips, pair
+from hf_jepa.layers.tokens import take_tokens
+from hf_jepa.losses.context import context_distance, context_loss
+from hf_jepa.losses.prediction import normalize_targets, prediction_loss
+from hf_jepa.models.vjepa2.modeling_vjepa2 import (
+    VJepa2Embeddings,
+    VJepa2Encoder,
+    VJepa2ForPreTraining,
+    VJepa2Model,
+    VJepa2Predictor,
+    VJepa2PredictorEmbeddings,
+    VJepa2PreTrainedModel,
+)
+from hf_jepa.models.vjepa2_1.configuration_vjepa2_1 import VJepa21Config
+
+
+@dataclass
+class VJepa21EncoderOutput(BaseModelOutput):
+    """What the encoder says, of the last layer and of others.
+
+    Args:
+        last_hidden_state: (B, N, D), or a tuple of such tensors, one for every (group, mask).
+        layers: the layers asked for, one tensor (B, N, D) each, or such a tuple for every (group, mask).
+        hidden_states, attentions: when asked for.
+
+    Example:
+        >>> VJepa21EncoderOutput(last_hidden_state=torch.zeros(1, 4, 8)).last_hidden_state.shape
+        torch.Size([1, 4, 8])
+    """
+
+    layers: tuple[torch.FloatTensor, ...] | tuple[tuple[torch.FloatTensor, ...], ...] | None = None
+
+
+@dataclass
+class VJepa21ForPreTrainingOutput(JepaForPreTrainingOutput):
+    """Output of `VJepa21ForPreTraining`: `predictions` and so on are tuples ordered (group, mask).
+
+    Args:
+        regularization_loss: the loss at the visible tokens as it counts in `loss`: weighted, and scaled by the call.
+        context_loss: the same before weight and scale; None where visible tokens are not predicted.
+        context_predictions, context_targets: (B, N_i, L * D), what it compares.
+        others: see `JepaForPreTrainingOutput`; `context` holds the levels of the context encoder, (B, N_i, L * D).
+
+    Example:
+        >>> VJepa21ForPreTrainingOutput(loss=torch.tensor(0.5)).context_loss is None
+        True
+    """
+
+    context_loss: torch.FloatTensor | None = None
+    context_predictions: tuple[torch.FloatTensor, ...] | None = None
+    context_targets: tuple[torch.FloatTensor, ...] | None = None
+
+
+class ModalityEmbedding(nn.Module):
+    """A learnt vector for the tokens of clips, and one for those of images."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.video = nn.Parameter(torch.zeros(1, 1, dim))
+        self.image = nn.Parameter(torch.zeros(1, 1, dim))
+
+    def forward(self, tokens: torch.Tensor, is_image: bool) -> torch.Tensor:
+        """(B, N, D) -> (B, N, D)"""
+        return tokens + (self.image if is_image else self.video).to(tokens.dtype)
+
+
+class VJepa21Embeddings(VJepa2Embeddings):
+    """Tubelets of clips, or patches of images, to tokens, each kind by its own convolution."""
+
+    def __init__(self, config: VJepa21Config):
+        super().__init__(config)
+        self.image_patch_embeddings = TubeletEmbedding(config.in_chans, config.hidden_size, 1, pair(config.patch_size))
+        self.modality = ModalityEmbedding(config.hidden_size) if config.modality_embedding else None
+
+    def clips(self, pixel_values_videos: torch.Tensor) -> torch.Tensor:
+        """(B, T, C, H, W); an image is a clip of one frame."""
+        return as_clips(pixel_values_videos, self.config.in_chans, static_frames=1)
+
+    def tokenizer(self, clips: torch.Tensor) -> TubeletEmbedding:
+        return self.image_patch_embeddings if clips.shape[1] == 1 else self.patch_embeddings
+
+    def grid_size(self, clips: torch.Tensor) -> tuple[int, int, int]:
+        return self.tokenizer(clips).grid_size(clips)
+
+    def forward(self, clips: torch.Tensor, masks: Sequence[torch.Tensor] | None) -> list[torch.Tensor]:
+        parts = self.tokenizer(clips)(clips, masks)
+        return parts if self.modality is None else [self.modality(part, clips.shape[1] == 1) for part in parts]
+
+
+class VJepa21PredictorEmbeddings(VJepa2PredictorEmbeddings):
+    """Context tokens of one or several levels to the predictor's width, and the learnt mask tokens."""
+
+    def __init__(self, config: VJepa21Config):
+        super().__init__(config)
+        levels, dim = len(config.pred_levels), config.hidden_size
+        if levels > 1:
+            self.predictor_embeddings = nn.Sequential(
+                nn.Linear(levels * dim, dim), nn.GELU(), nn.Linear(dim, config.pred_hidden_size)
+            )
+        self.modality = ModalityEmbedding(config.pred_hidden_size) if config.modality_embedding else None
+
+    def forward(self, context: torch.Tensor, num_targets: int, mask_index: int, is_image: bool) -> torch.Tensor:
+        """(B, N, L * D) -> (B, N + num_targets, P): the context, then mask tokens, all with their modality."""
+        tokens = super().forward(context, num_targets, mask_index)
+        return tokens if self.modality is None else self.modality(tokens, is_image)
+
+
+class VJepa21Predictor(VJepa2Predictor):
+    """The predictor of V-JEPA 2 on several levels, with a second head for the tokens that are visible.
+
+    Args:
+        config: its `pred_*` fields size the predictor.
+
+    Example:
+        >>> from hf_jepa import VJepa21Config, VJepa21Predictor
+        >>> config = VJepa21Config(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, levels=[0, 1],
+        ...     pred_hidden_size=24, pred_num_attention_heads=2, pred_num_hidden_layers=1)
+        >>> context_mask, target_mask = torch.tensor([[0, 1, 4]]), torch.tensor([[10, 11]])
+        >>> (prediction,), (visible,) = VJepa21Predictor(config)([torch.randn(1, 3, 64)], [context_mask],
+        ...     [target_mask], [(2, 4, 4)], [0], [False], predict_context=True)
+        >>> prediction.shape, visible.shape
+        (torch.Size([1, 2, 64]), torch.Size([1, 3, 64]))
+    """
+
+    embeddings_class = VJepa21PredictorEmbeddings
+
+    def __init__(self, config: VJepa21Config):
+        super().__init__(config)
+        self.proj = nn.Linear(config.pred_hidden_size, config.pred_output_size)
+        if config.predict_context:
+            self.proj_context = nn.Linear(config.pred_hidden_size, config.pred_output_size)
+
+    def forward(
+        self,
+        context: Sequence[torch.Tensor],
+        context_mask: Sequence[torch.Tensor],
+        target_mask: Sequence[torch.Tensor],
+        grid_sizes: Sequence[tuple[int, int, int]],
+        mask_index: Sequence[int],
+        is_image: Sequence[bool],
+        predict_context: bool = False,
+    ) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...] | None]:
+        """Predict every target from its context, and the context itself, all pairs in one pass.
+
+        Args:
+            context: M tensors (B_i, N_i, L * D) of encoded context tokens, their levels side by side.
+            context_mask, target_mask, grid_sizes, mask_index: see `VJepa2Predictor`.
+            is_image: of each pair whether its tokens are those of images.
+            predict_context: also predict the visible tokens; otherwise the last layer computes the targets alone.
+
+        Returns:
+            M tensors (B_i, K_i, `config.pred_output_size`), and M tensors (B_i, N_i, `config.pred_output_size`) in
+            the order of the context masks, or None.
+        """
+        parts = [
+            self.embeddings(tokens, mask.shape[1], index, image)
+            for tokens, mask, index, image in zip(context, target_mask, mask_index, is_image, strict=True)
+        ]
+        x, packing, kept = self._transform(parts, context_mask, target_mask, grid_sizes, predict_context)
+        if not predict_context:
+            return tuple(kept.split(self.proj(x))), None
+        visible = zip(packing.split(x), context_mask, strict=True)
+        predictions = kept.split(self.proj(packing.take_last(x, kept)))
+        return tuple(predictions), tuple(self.proj_context(part[:, : mask.shape[1]]) for part, mask in visible)
+
+
+class VJepa21PreTrainedModel(VJepa2PreTrainedModel):
+    """Flags and initialisation of all V-JEPA 2.1 classes."""
+
+    config: VJepa21Config
+    base_model_prefix = "vjepa2_1"
+    input_modalities = ("video", "image")
+    _no_split_modules = ["VJepa21Embeddings", "VJepa21PredictorEmbeddings", "PackedTransformerLayer"]
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        super()._init_weights(module)
+        if isinstance(module, ModalityEmbedding):
+            init.normal_(module.video, std=1e-6)
+            init.normal_(module.image, std=1e-6)
+
+
+class VJepa21Encoder(VJepa21PreTrainedModel, VJepa2Encoder):
+    """The V-JEPA 2.1 encoder: clips and images, each group by its own tokenizer, in one pass.
+
+    Its features are some layers, the levels, each behind its own norm: `layernorm` is that of the last one.
+
+    Example:
+        >>> import torch
+        >>> from hf_jepa import VJepa21Config, VJepa21Encoder
+        >>> encoder = VJepa21Encoder(VJepa21Config(hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+        ...     levels=[0, 1], crop_size=32, patch_size=8, frames_per_clip=4)).eval()
+        >>> clip, image = torch.randn(1, 4, 3, 32, 32), torch.randn(1, 3, 32, 48)
+        >>> [tokens.shape[1] for tokens in encoder([clip, image]).last_hidden_state]
+        [32, 24]
+        >>> encoder.get_video_features(image, layers=[0]).layers[0].shape
+        torch.Size([1, 1, 4, 6, 32])
+    """
+
+    config: VJepa21Config
+    embeddings_class = VJepa21Embeddings
+
+    def _make_norms(self) -> None:
+        super()._make_norms()
+        dim, eps = self.config.hidden_size, self.config.layer_norm_eps
+        self.level_layernorms = nn.ModuleList(nn.LayerNorm(dim, eps=eps) for _ in self.config.level_indices[:-1])
+
+    def normed(self, hidden_states: torch.Tensor, index: int) -> torch.Tensor:
+        """The output of layer `index`, a level, behind its norm."""
+        return [*self.level_layernorms, self.layernorm][self.config.level_indices.index(index)](hidden_states)
+
+    def is_image(self, pixel_values_videos: torch.Tensor) -> bool:
+        """Whether a group goes through the tokenizer of images: (B, C, H, W) or clips of one frame."""
+        return self.embeddings.clips(pixel_values_videos).shape[1] == 1
+
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(
+        self,
+        pixel_values_videos: Clips,
+        context_mask: ClipMasks | None = None,
+        layers: Sequence[int] = (),
+        **kwargs,
+    ) -> VJepa21EncoderOutput:
+        """Encode clips and images, or the visible parts of them.
+
+        Args:
+            pixel_values_videos: clips (B, T, C, H, W), images (B, C, H, W) or (B, 1, C, H, W), or a list of such
+                groups of any sizes.
+            context_mask: see `VJepa2Encoder`.
+            layers: levels wanted beside the last layer, counted from 0 or from the end by negative numbers.
+
+        Returns:
+            `last_hidden_state` (B, N, D) or (B, K, D), `layers` one such tensor each. For a list of masks or groups
+            tuples of these, ordered (group, mask).
+
+        Raises:
+            TypeError: an argument that the model does not know.
+            ValueError: clips that do not divide into tubelets, an unusable mask, a layer that is no level.
+        """
+        kwargs = runtime_options(self, kwargs)
+        levels = layer_indices(layers, len(self.layer))
+        parts, kept = self._encode(pixel_values_videos, context_mask, levels, **kwargs)
+        by_part = tuple(zip(*kept, strict=True)) if levels else None
+        if isinstance(pixel_values_videos, torch.Tensor) and isinstance(context_mask, torch.Tensor | None):
+            return VJepa21EncoderOutput(last_hidden_state=parts[0], layers=by_part and by_part[0])
+        return VJepa21EncoderOutput(last_hidden_state=tuple(parts), layers=by_part)
+
+    def _encode(self, clips: Clips, context_mask: ClipMasks | None, levels: Sequence[int] = (), **kwargs):
+        if wrong := [index for index in levels if index not in self.config.level_indices]:
+            raise ValueError(
+                f"layers {wrong} are not among the levels {list(self.config.level_indices)}: only those have norms "
+                "(the raw outputs of all layers are given by output_hidden_states=True)"
+            )
+        return super()._encode(clips, context_mask, levels, **kwargs)
+
+
+class VJepa21Model(VJepa21PreTrainedModel, VJepa2Model):
+    """Encoder and predictor of V-JEPA 2.1; the predictor runs only when it is asked for.
+
+    Takes what `VJepa2Model` takes. Predictions have the levels side by side, (B, K, `config.pred_output_size`), the
+    last level in the last channels.
+
+    Example:
+        >>> import torch
+        >>> from hf_jepa import VJepa21Config, VJepa21Model
+        >>> model = VJepa21Model(VJepa21Config(hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+        ...     levels=[0, 1], crop_size=32, patch_size=8, frames_per_clip=4, pred_hidden_size=24,
+        ...     pred_num_attention_heads=2, pred_num_hidden_layers=1)).eval()
+        >>> clip = torch.randn(1, 4, 3, 32, 48)
+        >>> model.get_video_features(clip, layers=model.config.level_indices).layers[0].shape
+        torch.Size([1, 2, 4, 6, 32])
+        >>> future = torch.arange(48, 72).unsqueeze(0)  # the next two frames
+        >>> model(clip, target_mask=future).predictor_output.last_hidden_state.shape
+        torch.Size([1, 24, 64])
+    """
+
+    config: VJepa21Config
+    encoder_class = VJepa21Encoder
+    predictor_class = VJepa21Predictor
+
+    def forward(
+        self,
+        pixel_values_videos: Clips,
+        context_mask: ClipMasks | None = None,
+        target_mask: ClipMasks | None = None,
+        mask_index: int = 1,
+        skip_predictor: bool = False,
+        **kwargs,
+    ):
+        """Encode clips or images, and predict where targets are named: see `VJepa2Model.forward`."""
+        if target_mask is not None and not skip_predictor:
+            kwargs["layers"] = self.config.pred_levels
+        return super().forward(pixel_values_videos, context_mask, target_mask, mask_index, skip_predictor, **kwargs)
+
+    def _predict(self, encoded, clips: Clips, context_mask, target_mask, mask_index: int):
+        groups = as_groups(clips)
+        alone = isinstance(encoded.last_hidden_state, torch.Tensor)
+        parts = [torch.cat(levels, dim=-1) for levels in ([encoded.layers] if alone else encoded.layers)]
+        *pairs, owner = self._pairs(parts, groups, context_mask, target_mask)
+        grids = [self.token_grid(groups[g]) for g in owner]
+        is_image = [self.encoder.is_image(groups[g]) for g in owner]
+        predictions, _ = self.predictor(*pairs, grids, [mask_index] * len(owner), is_image)
+        return predictions[0] if isinstance(target_mask, torch.Tensor) else predictions
+
+
+class VJepa21ForPreTraining(VJepa21PreTrainedModel, VJepa2ForPreTraining):
+    """Context encoder, target encoder and predictor (both in `vjepa2_1`) with the V-JEPA 2.1 loss.
+
+    Example:
+        >>> import torch
+        >>> from hf_jepa import VJepa21Config, VJepa21ForPreTraining
+        >>> model = VJepa21ForPreTraining(VJepa21Config(hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+        ...     levels=[0, 1], crop_size=32, patch_size=8, frames_per_clip=4, pred_hidden_size=24,
+        ...     pred_num_attention_heads=2, pred_num_hidden_layers=1))
+        >>> clips, images = torch.randn(1, 4, 3, 32, 32), torch.randn(1, 3, 32, 32)
+        >>> order = torch.randperm(16).unsqueeze(0)
+        >>> context_mask = [[order[:, :4], order[:, :7]], [order[:, :5]]]
+        >>> target_mask = [[order[:, 4:], order[:, 7:]], [order[:, 5:]]]
+        >>> out = model([clips, images], context_mask, target_mask, context_loss_scale=0.1)
+        >>> out.loss.backward()
+        >>> model.update_target_encoder(0.999)
+        >>> [tuple(prediction.shape) for prediction in out.predictions]
+        [(1, 12, 64), (1, 9, 64), (1, 11, 64)]
+    """
+
+    config: VJepa21Config
+    # Beside a 16-bit model the target encoder stays float32: its average would not move otherwise.
+    _keep_in_fp32_modules_strict = ["vjepa2_1.encoder"]
+    target_encoder_name = "vjepa2_1.encoder"
+    predictor_name = "vjepa2_1.predictor"
+    base_model_class = VJepa21Model
+
+    @can_return_tuple
+    @merge_with_config_defaults
+    def forward(
+        self,
+        pixel_values_videos: Clips,
+        context_mask: ClipMasks,
+        target_mask: ClipMasks,
+        context_loss_scale: float | torch.Tensor = 1.0,
+        **kwargs,
+    ) -> VJepa21ForPreTrainingOutput:
+        """Predict every target from the context it is paired with, and that context as well.
+
+        Args:
+            pixel_values_videos: clips (B, T, C, H, W), images (B, C, H, W) or (B, 1, C, H, W), or a list of such
+                groups. A group uses the mask token of its number among the groups of its modality.
+            context_mask, target_mask: see `VJepa2ForPreTraining`.
+            context_loss_scale: multiplies the weights of the context loss, for a schedule: the official one rises
+                from 0 to 1 between steps 15,000 and 30,000. A tensor does not make a compiled model compile again.
+
+        Returns:
+            `VJepa21ForPreTrainingOutput`, its tuples ordered (group, mask). A loss is the mean over the pairs of one
+            modality; a batch of both weighs the two by `config.image_loss_weight`.
+
+            Parameters of a modality that is not in the batch get no gradient, so that AdamW leaves them alone, as in
+            the official training; DDP needs `find_unused_parameters` then, or batches of both.
+
+        Raises:
+            ValueError: a config with heads of a teacher's width, see also `VJepa2Encoder`.
+        """
+        config = self.config
+        if config.teacher_hidden_size not in (None, config.hidden_size):
+            raise ValueError(
+                f"this predictor gives features of a teacher of width {config.teacher_hidden_size}, so it cannot be "
+                f"trained on an encoder of width {config.hidden_size}. To go on without the teacher, load the model "
+                "with teacher_hidden_size=None and ignore_mismatched_sizes=True: its heads start afresh"
+            )
+        groups = as_groups(pixel_values_videos)
+        contexts = as_group_masks(context_mask, groups, "context_mask")
+        targets = as_group_masks(target_mask, groups, "target_mask")
+        require_pairs(contexts, targets)
+        encoder = self.context_encoder
+        encoded = encoder(groups, context_mask=contexts, layers=config.pred_levels, **kwargs, return_dict=True)
+        context = tuple(torch.cat(levels, dim=-1) for levels in encoded.layers)
+
+        owner = [g for g, masks in enumerate(targets) for _ in masks]  # the group of every pair
+        image = [encoder.is_image(group) for group in groups]
+        number = [image[:g].count(image[g]) for g in range(len(groups))]  # of a group within its modality
+        grids = [encoder.token_grid(group) for group in groups]
+        flat = [[mask for masks in group_masks for mask in masks] for group_masks in (contexts, targets)]
+        is_image = [image[g] for g in owner]
+        of_pairs = [grids[g] for g in owner], [number[g] for g in owner], is_image
+        predictions, visible = self.predictor(context, *flat, *of_pairs, predict_context=config.predict_context)
+
+        wanted = self._targets(groups, [[*c, *t] for c, t in zip(contexts, targets, strict=True)])
+        wanted_context = tuple(x for c, group in zip(contexts, wanted, strict=True) for x in group[: len(c)])
+        wanted = tuple(x for c, group in zip(contexts, wanted, strict=True) for x in group[len(c) :])
+        compared = zip(predictions, wanted, strict=True)
+        loss = self._mean([prediction_loss(*pair_, config.loss_type) for pair_ in compared], is_image)
+        prediction, weighted, plain = loss, None, None
+        if visible is not None:
+            losses = []
+            for i, (found, expected) in enumerate(zip(visible, wanted_context, strict=True)):
+                masks = flat[0][i], flat[1][i], grids[owner[i]]
+                distance = context_distance(*masks) if config.context_loss_distance else None
+                losses.append(context_loss(found, expected, config.loss_type, distance))
+            weights = [self._context_weight(kind) for kind in is_image]
+            plain = self._mean(losses, is_image)
+            weighted = self._mean([w * x for w, x in zip(weights, losses, strict=True)], is_image) * context_loss_scale
+            loss = prediction + weighted
+        return VJepa21ForPreTrainingOutput(
+            loss=loss,
+            prediction_loss=prediction,
+            regularization_loss=weighted,
+            context_loss=plain,
+            predictions=predictions,
+            targets=wanted,
+            context_predictions=visible,
+            context_targets=None if visible is None else wanted_context,
+            context=context,
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
+        )
+
+    def _context_weight(self, is_image: bool) -> float:
+        own = self.config.image_context_loss_weight
+        return self.config.context_loss_weight if own is None or not is_image else own
+
+    def _mean(self, losses: Sequence[torch.Tensor], is_image: Sequence[bool]) -> torch.Tensor:
+        """The mean of a modality's losses; of two modalities by their weights."""
+        means = {
+            kind: torch.stack([loss for loss, image in zip(losses, is_image, strict=True) if image == kind]).mean()
+            for kind in dict.fromkeys(is_image)
+        }
+        if len(means) == 1:
+            return next(iter(means.values()))
+        return torch.lerp(means[False], means[True], self.config.image_loss_weight)
+
+    @torch.no_grad()
+    def encode_targets(self, pixel_values_videos: Clips, target_mask: ClipMasks) -> tuple[torch.Tensor, ...]:
+        """Target embeddings of each mask's tokens, ordered (group, mask): levels, each normalised, side by side.
+
+        Returns:
+            (B, K_i, L * D) each.
+        """
+        groups = as_groups(pixel_values_videos)
+        by_group = self._targets(groups, as_group_masks(target_mask, groups, "target_mask"))
+        return tuple(targets for group in by_group for targets in group)
+
+    @torch.no_grad()
+    def _targets(self, groups: list[torch.Tensor], masks: list[list[torch.Tensor]]) -> list[list[torch.Tensor]]:
+        """The target embeddings of every group's masks."""
+        encoded = self.target_encoder(groups, layers=self.config.pred_levels, return_dict=True).layers
+        kind = self.config.target_normalization
+        normed = [[normalize_targets(level, kind) for level in levels] for levels in encoded]
+        return [
+            [torch.cat([take_tokens(level, mask) for level in levels], dim=-1) for mask in group]
+            for levels, group in zip(normed, masks, strict=True)
+        ]
+
+
+__all__ = [
+    "VJepa21Embeddings",
+    "VJepa21Encoder",
+    "VJepa21EncoderOutput",
+    "VJepa21ForPreTraining",
+    "VJepa21ForPreTrainingOutput",
+    "VJepa21Model",
+    "VJepa21PreTrainedModel",
+    "VJepa21Predictor",
+]
