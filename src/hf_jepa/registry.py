@@ -190,10 +190,10 @@ VARIANTS = {
             config="VJepa21Config",
             base_model="VJepa21Model",
             pretraining_model="VJepa21ForPreTraining",
-            heads={},
+            heads={"AutoModelForVideoClassification": "VJepa21ForVideoClassification"},
             parts={"modeling": ("VJepa21Encoder", "VJepa21Predictor")},
             native=False,
-            convertible=False,
+            convertible=True,
             weights_license="mit",
             tiny={
                 "hidden_size": 32,

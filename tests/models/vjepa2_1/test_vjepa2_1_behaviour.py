@@ -189,8 +189,8 @@ def test_a_checkpoint_is_one_of_this_variant_and_no_native_one(tmp_path):
     found = AutoModel.from_pretrained(tmp_path).eval()
     assert type(found) is VJepa21Model
     image = torch.randn(1, 3, 32, 32)
-    expected = model.target_encoder(image, layers=[0, 1])
-    for a, b in zip(found.encoder(image, layers=[0, 1]).layers, expected.layers, strict=True):
+    expected = model.target_encoder(image, levels=[0, 1])
+    for a, b in zip(found.encoder(image, levels=[0, 1]).levels, expected.levels, strict=True):
         assert torch.equal(a, b)
     again = VJepa21ForPreTraining.from_pretrained(tmp_path)
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
@@ -221,11 +221,11 @@ def test_heads_of_a_teacher_can_be_replaced(tmp_path, batches):
 def test_layers_without_a_norm_are_refused():
     encoder = VJepa21Encoder(VJepa21Config(**(TINY | {"levels": [1]})))
     image = torch.randn(1, 3, 32, 32)
-    for call in (encoder.get_video_features, encoder.forward):
+    for call, name in ((encoder.get_video_features, "layers"), (encoder, "levels")):
         with pytest.raises(ValueError, match=r"layers \[0\] are not among the levels \[1\]"):
-            call(image, layers=[0])
+            call(image, **{name: [0]})
         with pytest.raises(ValueError, match=r"layers \[2\] do not exist"):
-            call(image, layers=[2])
+            call(image, **{name: [2]})
 
 
 @pytest.mark.parametrize(

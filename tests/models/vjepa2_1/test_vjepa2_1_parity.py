@@ -17,7 +17,7 @@ CLOSE = {"rtol": 0, "atol": 2e-5}
 
 def side_by_side(encoder, clips, **kwargs) -> torch.Tensor:
     """All levels of an encoder, concatenated over the features."""
-    return torch.cat(encoder(clips, layers=encoder.config.level_indices, **kwargs).layers, dim=-1)
+    return torch.cat(encoder(clips, levels=encoder.config.level_indices, **kwargs).levels, dim=-1)
 
 
 @pytest.mark.parametrize("kind", ["video", "image"])
@@ -47,9 +47,9 @@ def test_rotary_positions(golden):
 def test_masked_encoding(golden):
     case = golden("encoder")
     encoder, io = case.model.context_encoder, case.io
-    found = encoder(io["video"], context_mask=io["mask"], layers=encoder.config.level_indices)
+    found = encoder(io["video"], context_mask=io["mask"], levels=encoder.config.level_indices)
     torch.testing.assert_close(found.last_hidden_state, io["video_masked_last"], **CLOSE)
-    torch.testing.assert_close(torch.cat(found.layers, -1), io["video_masked_hierarchical"], **CLOSE)
+    torch.testing.assert_close(torch.cat(found.levels, -1), io["video_masked_hierarchical"], **CLOSE)
 
 
 def test_single_levels(golden):
@@ -69,7 +69,7 @@ def test_distilled_predictor(golden):
     case = golden("predictor_distilled")
     model, io = case.model, case.io
     seen, grid = io["mask_enc"], model.config.grid_size
-    encoded = model.target_encoder(io["video"], context_mask=seen, layers=model.config.pred_levels).layers
+    encoded = model.target_encoder(io["video"], context_mask=seen, levels=model.config.pred_levels).levels
     assert len(encoded) == 1 and len(model.config.level_indices) == 4
     torch.testing.assert_close(encoded[0], io["encoder_masked"], **CLOSE)
     for name, index, is_image in (("video", 0, False), ("image_index2", 2, True)):

@@ -370,7 +370,7 @@ class VJepa2ForVideoClassification(VideoClassificationMixin, VJepa2PreTrainedMod
 
     def __init__(self, config: VJepa2Config):
         super().__init__(config)
-        self.vjepa2 = self.base_model_class(self.config)
+        setattr(self, self.base_model_prefix, self.base_model_class(self.config))
         self.pooler, self.classifier = attentive_classifier(self.config)
         self.post_init()
 

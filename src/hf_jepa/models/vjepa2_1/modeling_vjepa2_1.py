@@ -11,13 +11,18 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from transformers import initialization as init
-from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
-from transformers.utils.output_capturing import capture_outputs
 
-from hf_jepa.core.clips import ClipMasks, Clips, as_group_masks, as_groups, layer_indices, require_pairs
-from hf_jepa.core.modeling import runtime_options
+from hf_jepa.core.clips import (
+    ClipMasks,
+    Clips,
+    VideoEncoderOutput,
+    as_group_masks,
+    as_groups,
+    layer_indices,
+    require_pairs,
+)
 from hf_jepa.core.outputs import JepaForPreTrainingOutput
 from hf_jepa.layers.patch_embedding import TubeletEmbedding, as_clips, pair
 from hf_jepa.layers.tokens import take_tokens
@@ -27,29 +32,13 @@ from hf_jepa.models.vjepa2.modeling_vjepa2 import (
     VJepa2Embeddings,
     VJepa2Encoder,
     VJepa2ForPreTraining,
+    VJepa2ForVideoClassification,
     VJepa2Model,
     VJepa2Predictor,
     VJepa2PredictorEmbeddings,
     VJepa2PreTrainedModel,
 )
 from hf_jepa.models.vjepa2_1.configuration_vjepa2_1 import VJepa21Config
-
-
-@dataclass
-class VJepa21EncoderOutput(BaseModelOutput):
-    """What the encoder says, of the last layer and of others.
-
-    Args:
-        last_hidden_state: (B, N, D), or a tuple of such tensors, one for every (group, mask).
-        layers: the layers asked for, one tensor (B, N, D) each, or such a tuple for every (group, mask).
-        hidden_states, attentions: when asked for.
-
-    Example:
-        >>> VJepa21EncoderOutput(last_hidden_state=torch.zeros(1, 4, 8)).last_hidden_state.shape
-        torch.Size([1, 4, 8])
-    """
-
-    layers: tuple[torch.FloatTensor, ...] | tuple[tuple[torch.FloatTensor, ...], ...] | None = None
 
 
 @dataclass
@@ -70,6 +59,11 @@ class VJepa21ForPreTrainingOutput(JepaForPreTrainingOutput):
     context_loss: torch.FloatTensor | None = None
     context_predictions: tuple[torch.FloatTensor, ...] | None = None
     context_targets: tuple[torch.FloatTensor, ...] | None = None
+
+
+def side_by_side(levels: Sequence[Sequence[torch.Tensor]]) -> list[torch.Tensor]:
+    """L levels of some (B_i, N_i, D) to (B_i, N_i, L * D)."""
+    return [torch.cat(parts, dim=-1) for parts in zip(*levels, strict=True)]
 
 
 class ModalityEmbedding(nn.Module):
@@ -234,46 +228,31 @@ class VJepa21Encoder(VJepa21PreTrainedModel, VJepa2Encoder):
         """Whether a group goes through the tokenizer of images: (B, C, H, W) or clips of one frame."""
         return self.embeddings.clips(pixel_values_videos).shape[1] == 1
 
-    @merge_with_config_defaults
-    @capture_outputs(tie_last_hidden_states=False)
     def forward(
         self,
         pixel_values_videos: Clips,
         context_mask: ClipMasks | None = None,
-        layers: Sequence[int] = (),
+        levels: Sequence[int] = (),
         **kwargs,
-    ) -> VJepa21EncoderOutput:
-        """Encode clips and images, or the visible parts of them.
+    ) -> VideoEncoderOutput:
+        """Encode clips and images, or the visible parts of them: see `VJepa2Encoder.forward`.
 
         Args:
             pixel_values_videos: clips (B, T, C, H, W), images (B, C, H, W) or (B, 1, C, H, W), or a list of such
                 groups of any sizes.
-            context_mask: see `VJepa2Encoder`.
-            layers: levels wanted beside the last layer, counted from 0 or from the end by negative numbers.
-
-        Returns:
-            `last_hidden_state` (B, N, D) or (B, K, D), `layers` one such tensor each. For a list of masks or groups
-            tuples of these, ordered (group, mask).
+            context_mask: token indices to keep.
+            levels: which of `config.level_indices` are wanted beside the last hidden state.
 
         Raises:
-            TypeError: an argument that the model does not know.
-            ValueError: clips that do not divide into tubelets, an unusable mask, a layer that is no level.
+            ValueError: a layer that is no level.
         """
-        kwargs = runtime_options(self, kwargs)
-        levels = layer_indices(layers, len(self.layer))
-        parts, kept = self._encode(pixel_values_videos, context_mask, levels, **kwargs)
-        by_part = tuple(zip(*kept, strict=True)) if levels else None
-        if isinstance(pixel_values_videos, torch.Tensor) and isinstance(context_mask, torch.Tensor | None):
-            return VJepa21EncoderOutput(last_hidden_state=parts[0], layers=by_part and by_part[0])
-        return VJepa21EncoderOutput(last_hidden_state=tuple(parts), layers=by_part)
-
-    def _encode(self, clips: Clips, context_mask: ClipMasks | None, levels: Sequence[int] = (), **kwargs):
+        levels = layer_indices(levels, len(self.layer))
         if wrong := [index for index in levels if index not in self.config.level_indices]:
             raise ValueError(
                 f"layers {wrong} are not among the levels {list(self.config.level_indices)}: only those have norms "
                 "(the raw outputs of all layers are given by output_hidden_states=True)"
             )
-        return super()._encode(clips, context_mask, levels, **kwargs)
+        return super().forward(pixel_values_videos, context_mask, levels, **kwargs)
 
 
 class VJepa21Model(VJepa21PreTrainedModel, VJepa2Model):
@@ -311,18 +290,38 @@ class VJepa21Model(VJepa21PreTrainedModel, VJepa2Model):
     ):
         """Encode clips or images, and predict where targets are named: see `VJepa2Model.forward`."""
         if target_mask is not None and not skip_predictor:
-            kwargs["layers"] = self.config.pred_levels
+            kwargs["levels"] = self.config.pred_levels
         return super().forward(pixel_values_videos, context_mask, target_mask, mask_index, skip_predictor, **kwargs)
 
     def _predict(self, encoded, clips: Clips, context_mask, target_mask, mask_index: int):
-        groups = as_groups(clips)
-        alone = isinstance(encoded.last_hidden_state, torch.Tensor)
-        parts = [torch.cat(levels, dim=-1) for levels in ([encoded.layers] if alone else encoded.layers)]
+        groups, alone = as_groups(clips), isinstance(encoded.last_hidden_state, torch.Tensor)
+        parts = side_by_side([[level] for level in encoded.levels] if alone else encoded.levels)
         *pairs, owner = self._pairs(parts, groups, context_mask, target_mask)
         grids = [self.token_grid(groups[g]) for g in owner]
         is_image = [self.encoder.is_image(groups[g]) for g in owner]
         predictions, _ = self.predictor(*pairs, grids, [mask_index] * len(owner), is_image)
         return predictions[0] if isinstance(target_mask, torch.Tensor) else predictions
+
+
+class VJepa21ForVideoClassification(VJepa21PreTrainedModel, VJepa2ForVideoClassification):
+    """The encoder with an attentive classifier on its tokens, see `VJepa2ForVideoClassification`.
+
+    `classifier_layers` are levels. (The official evaluation of V-JEPA 2.1 on videos and images builds the encoder of
+    V-JEPA 2, which computes other features.) Images go through their own tokenizer; the official protocol for images
+    repeats them to clips.
+
+    Example:
+        >>> import torch
+        >>> from hf_jepa import VJepa21Config, VJepa21ForVideoClassification
+        >>> model = VJepa21ForVideoClassification(VJepa21Config(hidden_size=32, num_hidden_layers=2,
+        ...     num_attention_heads=2, levels=[0, 1], crop_size=32, patch_size=8, frames_per_clip=4,
+        ...     pred_num_hidden_layers=1, num_labels=5, classifier_layers=[0, 1]))
+        >>> model(torch.randn(2, 4, 3, 32, 32)).logits.shape
+        torch.Size([2, 5])
+    """
+
+    config: VJepa21Config
+    base_model_class = VJepa21Model
 
 
 class VJepa21ForPreTraining(VJepa21PreTrainedModel, VJepa2ForPreTraining):
@@ -393,8 +392,8 @@ class VJepa21ForPreTraining(VJepa21PreTrainedModel, VJepa2ForPreTraining):
         targets = as_group_masks(target_mask, groups, "target_mask")
         require_pairs(contexts, targets)
         encoder = self.context_encoder
-        encoded = encoder(groups, context_mask=contexts, layers=config.pred_levels, **kwargs, return_dict=True)
-        context = tuple(torch.cat(levels, dim=-1) for levels in encoded.layers)
+        encoded = encoder(groups, context_mask=contexts, levels=config.pred_levels, **kwargs, return_dict=True)
+        context = tuple(side_by_side(encoded.levels))
 
         owner = [g for g, masks in enumerate(targets) for _ in masks]  # the group of every pair
         image = [encoder.is_image(group) for group in groups]
@@ -463,21 +462,21 @@ class VJepa21ForPreTraining(VJepa21PreTrainedModel, VJepa2ForPreTraining):
     @torch.no_grad()
     def _targets(self, groups: list[torch.Tensor], masks: list[list[torch.Tensor]]) -> list[list[torch.Tensor]]:
         """The target embeddings of every group's masks."""
-        encoded = self.target_encoder(groups, layers=self.config.pred_levels, return_dict=True).layers
+        levels = self.target_encoder(groups, levels=self.config.pred_levels, return_dict=True).levels
         kind = self.config.target_normalization
-        normed = [[normalize_targets(level, kind) for level in levels] for levels in encoded]
+        normed = [[normalize_targets(tokens, kind) for tokens in level] for level in levels]
         return [
-            [torch.cat([take_tokens(level, mask) for level in levels], dim=-1) for mask in group]
-            for levels, group in zip(normed, masks, strict=True)
+            side_by_side([[take_tokens(level[g], mask) for mask in group] for level in normed])
+            for g, group in enumerate(masks)
         ]
 
 
 __all__ = [
     "VJepa21Embeddings",
     "VJepa21Encoder",
-    "VJepa21EncoderOutput",
     "VJepa21ForPreTraining",
     "VJepa21ForPreTrainingOutput",
+    "VJepa21ForVideoClassification",
     "VJepa21Model",
     "VJepa21PreTrainedModel",
     "VJepa21Predictor",
