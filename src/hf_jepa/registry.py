@@ -24,6 +24,7 @@ class Variant:
         weights_license: licence of converted official weights.
         tiny: config fields of a model that trains in well under a second, for the behaviour suites; CONTRIBUTING.md
             says what they ask of it.
+        processor_of: the variant whose image or video processor this one uses; None where it has its own.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Variant:
     convertible: bool
     weights_license: str | None
     tiny: dict
+    processor_of: str | None = None
 
     def module_name(self, kind: str) -> str:
         """Name of the module `<kind>_<name>` of the variant's folder."""
@@ -84,6 +86,8 @@ class Variant:
         Raises:
             ValueError: the variant names none.
         """
+        if self.processor_of is not None:
+            return VARIANTS[self.processor_of].processor_class
         if self.processing is None:
             raise ValueError(
                 f"{self.title} names no processor: add {self.modality}_processing_{self.name}.py to its parts"
@@ -138,8 +142,9 @@ VARIANTS = {
             heads={"AutoModelForVideoClassification": "VJepaForVideoClassification"},
             parts={"modeling": ("VJepaPredictor",)},
             native=False,
-            convertible=False,
+            convertible=True,
             weights_license="cc-by-nc-4.0",
+            processor_of="vjepa2",
             tiny={
                 "hidden_size": 32,
                 "num_hidden_layers": 2,
@@ -165,6 +170,7 @@ VARIANTS = {
             parts={
                 "modeling": ("VJepa2Encoder", "VJepa2Predictor"),
                 "anticipation": ("VJepa2ForActionAnticipation",),
+                "video_processing": ("VJepa2VideoProcessor",),
             },
             native=True,
             convertible=True,
@@ -195,6 +201,7 @@ VARIANTS = {
             native=False,
             convertible=True,
             weights_license="mit",
+            processor_of="vjepa2",
             tiny={
                 "hidden_size": 32,
                 "num_hidden_layers": 2,

@@ -8,6 +8,8 @@ from huggingface_hub import ModelCard
 from hf_jepa.hub.cards import build_card
 from hf_jepa.models.ijepa.configuration_ijepa import IJepaConfig
 from hf_jepa.models.ijepa.modeling_ijepa import IJepaForPreTraining
+from hf_jepa.models.vjepa2.configuration_vjepa2 import VJepa2Config
+from hf_jepa.models.vjepa2.modeling_vjepa2 import VJepa2ForPreTraining, VJepa2ForVideoClassification
 from hf_jepa.registry import VARIANTS
 
 
@@ -34,6 +36,28 @@ def test_the_snippet_of_a_card_runs(image_size, tmp_path):
     names: dict = {}
     exec(snippet, names)
     assert names["feature"].shape == (1, 32)
+
+
+def test_the_snippet_of_a_card_of_videos_runs(tmp_path):
+    config = VJepa2Config(**VARIANTS["vjepa2"].tiny)
+    VJepa2ForPreTraining(config).save_pretrained(tmp_path)
+    text = str(build_card(VARIANTS["vjepa2"], config, "my model", {}, "mit", "Not verified.", str(tmp_path)))
+    (snippet,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    names: dict = {}
+    exec(snippet, names)
+    assert names["feature"].shape == (1, 32) and type(names["model"]).__name__ == "VJEPA2Model"
+    assert "pipeline_tag: feature-extraction" in text
+
+
+def test_the_snippet_of_a_video_classifier_runs(tmp_path, capsys):
+    fields = {"num_labels": 3, "pooler_num_attention_heads": 2, "num_pooler_layers": 1}
+    config = VJepa2Config(**(VARIANTS["vjepa2"].tiny | fields))
+    VJepa2ForVideoClassification(config).save_pretrained(tmp_path)
+    options = {"repo": str(tmp_path), "task": "video-classification"}
+    text = str(build_card(VARIANTS["vjepa2"], config, "my model", {}, "mit", "Not verified.", **options))
+    (snippet,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    exec(snippet, {})
+    assert "indices" in capsys.readouterr().out and "pipeline_tag: video-classification" in text
 
 
 def test_metadata_is_what_the_hub_reads(tmp_path):

@@ -199,7 +199,7 @@ def _stacked(name: str, numbered: Mapping[int, torch.Tensor]) -> torch.Tensor:
 
 
 def _pattern(template: str) -> re.Pattern:
-    pattern = re.escape(template).replace(r"\{i\}", r"(?P<i>\d+)").replace(r"\*", r"(?P<rest>.+)")
+    pattern = re.escape(template).replace(r"\{i\}", "(?P<i>0|[1-9][0-9]*)").replace(r"\*", r"(?P<rest>.+)")
     return re.compile(pattern)
 
 

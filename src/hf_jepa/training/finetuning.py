@@ -9,7 +9,7 @@ from torch import nn
 from transformers import AutoConfig, EvalPrediction, Trainer, TrainerCallback, TrainingArguments
 from transformers.utils import logging
 
-from hf_jepa.core.configuration import model_fields
+from hf_jepa.core.configuration import model_fields as fields_of
 from hf_jepa.registry import Variant, find_variant
 from hf_jepa.training.epochs import SetEpochCallback
 from hf_jepa.training.guards import GuardMixin
@@ -55,7 +55,9 @@ class FineTuningArguments(KernelArguments, TrainingArguments):
     hub_strategy: str = field(default="end", metadata={"help": "When to upload, with push_to_hub."})
 
 
-def load_classifier(variant: Variant, checkpoint: str, class_names: list[str], mode: str) -> nn.Module:
+def load_classifier(
+    variant: Variant, checkpoint: str, class_names: list[str], mode: str, **model_fields: Any
+) -> nn.Module:
     """The variant's classifier with the encoder of a checkpoint; a classifier of other classes starts afresh.
 
     Args:
@@ -64,6 +66,7 @@ def load_classifier(variant: Variant, checkpoint: str, class_names: list[str], m
             classifier that does not name its classes is taken to have these.
         class_names: of the classes, in the order of the labels.
         mode: "probe" also switches dropout off in the encoder, which then is a fixed function.
+        model_fields: config fields that differ from those of the checkpoint.
 
     Raises:
         ValueError: the variant has no classifier, or weights of the encoder are missing.
@@ -71,11 +74,11 @@ def load_classifier(variant: Variant, checkpoint: str, class_names: list[str], m
     heads = [name for name in variant.heads if name in TASKS]
     if not heads:
         raise ValueError(f"{variant.title} has no class for classification")
-    options: dict[str, Any] = {"id2label": dict(enumerate(class_names))}
+    options: dict[str, Any] = model_fields | {"id2label": dict(enumerate(class_names))}
     options["label2id"] = {name: number for number, name in options["id2label"].items()}
     if mode == "probe":
         dropouts = ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate")
-        options |= dict.fromkeys(model_fields(variant.config_class()).keys() & dropouts, 0.0)
+        options |= dict.fromkeys(fields_of(variant.config_class()).keys() & dropouts, 0.0)
     model, report = variant.model_class(variant.heads[heads[0]]).from_pretrained(
         checkpoint, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True, **options
     )

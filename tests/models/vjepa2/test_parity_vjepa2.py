@@ -285,12 +285,9 @@ def test_all_tokens_of_the_predictor_in_the_official_order(masked):
     model, io, _ = masked
     context = model.context_encoder(io["video"], io["mask_enc"]).last_hidden_state
     everything = torch.cat([io["mask_enc"], io["mask_pred"]], dim=1)
-    predictor = model.predictor
-    x, packing, rotary, _ = predictor._embed(
-        [context], [io["mask_enc"]], [io["mask_pred"]], [model.config.grid_size], [1]
-    )
-    for layer in predictor.layer:
-        x = layer(x, packing, rotary)
-    found = predictor.proj(predictor.layernorm(x))
+    predictor, masks = model.predictor, ([io["mask_enc"]], [io["mask_pred"]])
+    parts = [predictor.embeddings(context, io["mask_pred"].shape[1], 1)]
+    x, _, _ = predictor._transform(parts, *masks, [model.config.grid_size], keep_context=True)
+    found = predictor.proj(x)
     order = everything.argsort(1).unsqueeze(-1).expand(-1, -1, found.shape[-1])
     torch.testing.assert_close(found.gather(1, order), io["predictor_out_all_tokens_sorted"], **CLOSE)
