@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForPreTraining
 import hf_jepa
 from hf_jepa.layers.patch_embedding import pair
 from hf_jepa.training.arguments import JepaTrainingArguments
+from hf_jepa.training.finetune_anticipation import AnticipationArguments
 from hf_jepa.training.finetune_image import ClassificationArguments
 from hf_jepa.training.finetune_video import VideoClassificationArguments
 from hf_jepa.training.finetuning import FineTuningArguments
@@ -54,11 +55,16 @@ def test_variant_is_complete(variant):
 def test_recipes_parse(variant, tmp_path):
     folder = ROOT / "training_scripts/configs" / variant.name
     # What a recipe leaves to the command line, and what this machine may not have.
-    given = ["--dataset", "embedded", "--output_dir", str(tmp_path), "--use_cpu", "true", "--bf16", "false"]
+    given = ["--output_dir", str(tmp_path), "--use_cpu", "true", "--bf16", "false"]
     for recipe in sorted(folder.glob("*.yaml")):
-        tuned = recipe.stem.startswith("finetune_")
+        tuned = recipe.stem.startswith(("finetune_", "anticipate_"))
         start = ["--model_name_or_path", "someone/model"] if tuned else []
-        parse_recipe(SECTIONS[variant.modality, tuned], [str(recipe), *given, *start])  # exits where one is wrong
+        if "\ndataset: " not in recipe.read_text(encoding="utf-8"):
+            start += ["--dataset", "embedded"]
+        sections = SECTIONS[variant.modality, tuned]
+        if recipe.stem.startswith("anticipate_"):
+            sections = (AnticipationArguments, FineTuningArguments)
+        parse_recipe(sections, [str(recipe), *given, *start])  # exits where one is wrong
 
 
 def test_a_config_shows_its_fields_and_names_a_model(variant, config):
