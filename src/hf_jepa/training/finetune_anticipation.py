@@ -21,7 +21,7 @@ from hf_jepa.losses.focal import sigmoid_focal_loss
 from hf_jepa.registry import find_variant
 from hf_jepa.training.epochs import SetEpochCallback
 from hf_jepa.training.finetune_video import EMBEDDED, VIEW_RATIO, ProcessedClip
-from hf_jepa.training.finetuning import MODES, FineTuningArguments, FineTuningTrainer, prepare_mode
+from hf_jepa.training.finetuning import MODES, FineTuningArguments, FineTuningTrainer, prepare_mode, require_mergeable
 from hf_jepa.training.program import begin, finish, resume_point
 from hf_jepa.training.recipe import given_fields, parse_recipe
 from hf_jepa.training.reports import format_table
@@ -185,6 +185,7 @@ def finetune(argv: Sequence[str], description: str | None = None) -> Anticipatio
     """
     types = (AnticipationArguments, FineTuningArguments)
     arguments, training = parse_recipe(types, argv, description)
+    require_mergeable(arguments.mode, training)
     begin(training)
     checkpoint = arguments.model_name_or_path
     config = AutoConfig.from_pretrained(checkpoint)

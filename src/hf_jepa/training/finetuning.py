@@ -54,6 +54,19 @@ class FineTuningArguments(KernelArguments, TrainingArguments):
     hub_strategy: str = field(default="end", metadata={"help": "When to upload, with push_to_hub."})
 
 
+def require_mergeable(mode: str, training: FineTuningArguments) -> None:
+    """Refuse adapters that would be uploaded before they are merged.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    if mode == "lora" and training.push_to_hub and training.hub_strategy != "end":
+        raise ValueError(
+            f"hub_strategy={training.hub_strategy.value} would upload adapters beside the merged weights, which then "
+            "nobody could load: use hub_strategy=end with mode=lora"
+        )
+
+
 def load_classifier(
     variant: Variant, checkpoint: str, class_names: list[str], mode: str, **model_fields: Any
 ) -> nn.Module:
@@ -287,4 +300,5 @@ __all__ = [
     "head_names",
     "load_classifier",
     "prepare_mode",
+    "require_mergeable",
 ]
