@@ -17,7 +17,7 @@ from hf_jepa.training.kernels import KernelArguments, KernelMixin
 from hf_jepa.training.optimizer import layerwise_groups
 from hf_jepa.training.reports import format_table
 from hf_jepa.training.run_cards import RunCardMixin, accuracy_results
-from hf_jepa.training.skipped import SkippedImagesMixin
+from hf_jepa.training.skipped import SkippedSamplesMixin
 
 
 logger = logging.get_logger(__name__)
@@ -181,7 +181,7 @@ class ClassificationMetrics:
         return {"loss": loss.item()} | TopKAccuracy().compute(predictions=logits, references=labels)
 
 
-class FineTuningTrainer(RunCardMixin, SkippedImagesMixin, KernelMixin, GuardMixin, Trainer):
+class FineTuningTrainer(RunCardMixin, SkippedSamplesMixin, KernelMixin, GuardMixin, Trainer):
     """transformers' `Trainer` with learning rates by layer and adapters that are merged at the end."""
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
