@@ -234,6 +234,7 @@ class ClassificationTrainer(FineTuningTrainer):
         self.measured_on = measured_on
         self.classification = ClassificationMetrics(model.config.num_labels, args.label_smoothing_factor)
         super().__init__(model=model, args=args, compute_metrics=self.classification, **kwargs)
+        self.samples = "clips" if "video" in model.input_modalities else "images"
         self.add_callback(SetEpochCallback())
         self.add_callback(_Report(self))
 
@@ -288,7 +289,7 @@ class _Report(TrainerCallback):
         if losses:
             rows |= {"first loss": losses[0], "last loss": losses[-1]}
         if state.is_world_process_zero:
-            print("\n" + format_table(rows | {"skipped images": len(self.trainer.skipped)}))
+            print("\n" + format_table(rows | {f"skipped {self.trainer.samples}": len(self.trainer.skipped)}))
 
 
 __all__ = [
