@@ -1,9 +1,12 @@
 """What is in a checkpoint: for people, before they load it."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+from transformers import PreTrainedConfig
+
+from hf_jepa.core.conversion import OfficialLayout
 from hf_jepa.core.key_map import ConversionError, some
 from hf_jepa.hub.files import is_finite, read_config, read_json, read_torch_checkpoint, stored_tensors
 from hf_jepa.hub.fingerprint import FILE_NAME, differences, load_target_encoder
@@ -92,7 +95,7 @@ def _inspect_official(path: Path, keys: bool) -> tuple[str, bool]:
         f"{entry}.{key}": value for entry, part in layout.parts(official).items() for key, value in part.items()
     }
     sizes, broken = _read(tensors.items())
-    return "\n".join([*lines, *_tensors(sizes, keys), _finite(broken)]), not broken
+    return "\n".join([*lines, _told(layout, official), *_tensors(sizes, keys), _finite(broken)]), not broken
 
 
 def _inspect_folder(path: Path, keys: bool) -> tuple[str, bool]:
@@ -101,13 +104,24 @@ def _inspect_folder(path: Path, keys: bool) -> tuple[str, bool]:
     sizes, broken = _read(stored_tensors(path))
     lines = [f"{variant.title} ({', '.join(map(str, config.architectures or ['unknown class']))}), {_sizes(config)}"]
     agrees, verdict = (False, []) if broken else _check_fingerprint(variant, path)
-    return "\n".join([*lines, *_tensors(sizes, keys), _finite(broken), *verdict]), agrees
+    model = variant.model_class()
+    held = [place for place in (model.target_encoder_name, model.predictor_name) if place]
+    return "\n".join([*lines, *_tensors(sizes, keys, held), _finite(broken), *verdict]), agrees
 
 
-def _sizes(config) -> str:
-    names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "image_size", "patch_size")
-    names += ("frames_per_clip", "tubelet_size")
-    return ", ".join(f"{name} {getattr(config, name)}" for name in names if hasattr(config, name))
+def _sizes(config: PreTrainedConfig, unknown: Collection[str] = ()) -> str:
+    """The sizes of a model, without those fields that are not known."""
+    video = hasattr(config, "frames_per_clip")
+    names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "crop_size" if video else "image_size")
+    names += ("patch_size", *(("frames_per_clip", "tubelet_size") if video else ()))
+    return ", ".join(f"{name} {getattr(config, name)}" for name in names if name not in unknown)
+
+
+def _told(layout: OfficialLayout, official: Mapping) -> str:
+    """The sizes that the tensors of an official file tell."""
+    config = layout.infer_config(official, **dict.fromkeys(layout.heads, 1))  # one head suits every width
+    unknown = [*layout.heads, *layout.untold]
+    return f"{_sizes(config, unknown)}; its tensors do not tell {', '.join(unknown)}"
 
 
 def _read(tensors) -> tuple[dict[str, tuple[int, ...]], list[str]]:
@@ -124,11 +138,11 @@ def _finite(broken: list[str]) -> str:
     return f"NaN or infinity in {len(broken)} tensors: {some(broken)}" if broken else "all values are finite"
 
 
-def _tensors(state: dict[str, tuple[int, ...]], keys: bool) -> list[str]:
-    """Tensors and values per part, or every tensor."""
+def _tensors(state: dict[str, tuple[int, ...]], keys: bool, held: Sequence[str] = ()) -> list[str]:
+    """Tensors and values per part, and every tensor where wanted; `held` are parts that lie within others."""
     count, values = Counter(), Counter()
     for key, shape in state.items():
-        part = key.split(".")[0]
+        part = next((place for place in held if key.startswith(f"{place}.")), key.split(".")[0])
         size = 1
         for side in shape:
             size *= side
