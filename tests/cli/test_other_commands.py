@@ -50,6 +50,30 @@ def test_inspect_fails_where_weights_are_not_those_of_the_fingerprint(converted,
     assert "fingerprint differs" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", [name for name, variant in VARIANTS.items() if variant.modality == "video"])
+def test_inspect_of_video_models(name, tmp_path, capsys):
+    variant = VARIANTS[name]
+    variant.model_class()(variant.config_class()(**variant.tiny)).save_pretrained(tmp_path)
+    assert main(["inspect", str(tmp_path)]) == 0
+    title, *lines = capsys.readouterr().out.splitlines()
+    assert title.startswith(f"{variant.title} ({variant.pretraining_model}), hidden_size 32")
+    assert title.endswith("crop_size 32, patch_size 8, frames_per_clip 4, tubelet_size 2") and "image" not in title
+    parts = {line.split()[0] for line in lines if " tensors " in line}
+    inside = "" if name == "vjepa" else f"{name}."
+    target = name if name == "vjepa" else f"{name}.encoder"
+    assert parts == {"context_encoder", target, f"{inside}predictor"}
+
+
+def test_inspect_says_what_the_tensors_of_an_official_video_file_tell(capsys):
+    assert main(["inspect", str(OFFICIAL.parents[2] / "vjepa2/pretrain_step/checkpoint.pt")]) == 0
+    title, told, *_ = capsys.readouterr().out.splitlines()
+    assert title.startswith("official V-JEPA 2 checkpoint; also holds: opt")
+    assert told.startswith(
+        "hidden_size 40, num_hidden_layers 2, patch_size 8, tubelet_size 2; its tensors do not tell"
+    )
+    assert told.endswith("num_attention_heads, pred_num_attention_heads, crop_size, frames_per_clip")
+
+
 def spoiled(name: str, **fields):
     """Write other fields into a JSON file of a folder."""
 

@@ -98,6 +98,23 @@ def test_folders_without_classes_and_of_mixed_depth(tmp_path):
         load_videos(tmp_path / "missing")
 
 
+def test_a_single_video_and_a_folder_of_its_frames(tmp_path):
+    write_video(tmp_path / "one.mp4", 8)
+    (tmp_path / "frames").mkdir()
+    for i in range(8):
+        Image.fromarray(numbered(i)).save(tmp_path / "frames" / f"{i}.png")
+    for source in (tmp_path / "one.mp4", tmp_path / "frames"):
+        rows = load_videos(source)
+        assert rows.column_names == ["video"]
+        sampling = ClipSampling(4, frame_step=2)
+        (clip,) = VideoDataset(rows, plain, sampling, random_position=False)
+        assert shown(clip["pixel_values_videos"]) == [0, 2, 4, 6]
+    with pytest.raises(ValueError, match="single clip and has no split 'test'"):
+        load_videos(tmp_path / "one.mp4", "test")
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        load_videos(tmp_path / "two.mp4")
+
+
 def test_lists_in_the_official_form(folder, tmp_path):
     (folder / "list.csv").write_text(f"run/1.mp4 3\n{folder}/run/2.mp4 0\n\nrun/my clip.mp4,7\n")
     write_video(folder / "run" / "my clip.mp4", 30)

@@ -100,6 +100,7 @@ def test_segments_and_views_of_real_files(videos, tmp_path, capsys):
         checkpoint, tmp_path / "out", *options, "--mode", "probe", "--max_steps", "12", "--learning_rate", "0.003"
     )
     shown = capsys.readouterr().out
+    assert re.search(r"skipped clips +2\n", shown) and "image" not in shown
     assert re.search(r"samples measured +4\b", shown)  # four of six: one broken, one too short
     assert any("broken.mp4" in file for file in trainer.skipped) and any(
         "short.mp4" in file for file in trainer.skipped
