@@ -162,13 +162,8 @@ def finetune(
         the trainer, after training, measuring and saving.
 
     Raises:
-        ValueError: as the parts do; adapters that are uploaded before they are merged.
+        ValueError: as the parts do.
     """
-    if arguments.mode == "lora" and training.push_to_hub and training.hub_strategy != "end":
-        raise ValueError(
-            f"hub_strategy={training.hub_strategy.value} would upload adapters beside the merged weights, which then "
-            "nobody could load: use hub_strategy=end with mode=lora"
-        )
     begin(training)
     checkpoint = arguments.model_name_or_path
     card = {"finetuned_from": checkpoint, "license": arguments.license or base_license(checkpoint)}

@@ -17,7 +17,7 @@ from hf_jepa.data.videos import VideoCollator, VideoDataset
 from hf_jepa.hub.processors import load_processor, pixel_statistics
 from hf_jepa.training.classification import CommonClassificationArguments, require_labels
 from hf_jepa.training.classification import finetune as finetune_classifier
-from hf_jepa.training.finetuning import ClassificationTrainer, FineTuningArguments
+from hf_jepa.training.finetuning import ClassificationTrainer, FineTuningArguments, require_mergeable
 from hf_jepa.training.recipe import parse_recipe
 
 
@@ -150,6 +150,7 @@ def finetune(argv: Sequence[str], description: str | None = None) -> Classificat
     """
     types = (VideoClassificationArguments, FineTuningArguments)
     arguments, training = parse_recipe(types, argv, description)
+    require_mergeable(arguments.mode, training)
     checkpoint = arguments.model_name_or_path
     config = AutoConfig.from_pretrained(checkpoint)
     processor = load_processor(checkpoint, config)
