@@ -1,6 +1,8 @@
 """`hf-jepa masks` draws what was asked for, and refuses what cannot be drawn."""
 
+import numpy as np
 import pytest
+from clips import write_video
 from PIL import Image
 from test_main import refused
 
@@ -87,6 +89,18 @@ def test_frames_masks_and_samples_change_the_picture_of_a_clip(tmp_path, frames,
     assert drawn["photo"].tobytes() != drawn["short"].tobytes()
 
 
+def test_a_video_is_drawn_as_its_frames_are(tmp_path):
+    shades = [np.full((48, 64, 3), 20 * i, np.uint8) for i in range(12)]
+    (tmp_path / "frames").mkdir()
+    for i, pixels in enumerate(shades):
+        Image.fromarray(pixels).save(tmp_path / "frames" / f"{i}.png")  # 10.png comes after 9.png
+    video = write_video(tmp_path / "clip.mp4", shades, codec="libx264rgb", pix_fmt="rgb24", qp="0")
+    small = ["--frames", 4, "--image-size", 64, "--patch-size", 8, "--samples", 1]
+    first, second = (np.asarray(draw(tmp_path / "x.png", path, *small), int) for path in (video, tmp_path / "frames"))
+    assert np.abs(first - second).max() <= 1
+    assert len(np.unique(first[..., 0])) > 6, "every frame has its own shade"
+
+
 def test_distribution_of_clips_differs_between_the_modes(tmp_path):
     small = ["--frames", 4, "--image-size", 96, "--distribution"]
     pictures = [draw(tmp_path / f"{mode}.png", *small, "--mode", mode) for mode in ("corrected", "official")]
@@ -96,12 +110,17 @@ def test_distribution_of_clips_differs_between_the_modes(tmp_path):
 def test_refusals_of_clips_name_the_value(tmp_path, capsys, frames):
     output = ["--output", tmp_path / "x.png"]
     assert "is a folder: add --frames" in refused(["masks", frames, *output], capsys)
-    assert "holds 9 images, but a clip needs --frames 10" in refused(
+    assert "clip: it has 9 frames, but a clip needs --frames 10" in refused(
         ["masks", frames, "--frames", 10, *output], capsys
     )
     assert "15 frames does not divide into tubelets of 2" in refused(["masks", "--frames", 15, *output], capsys)
     assert "0 frames does not divide" in refused(["masks", "--frames", 0, *output], capsys)
-    assert "no such image" in refused(["masks", tmp_path / "none", "--frames", 2, *output], capsys)
+    assert "no such file or folder" in refused(["masks", tmp_path / "none", "--frames", 2, *output], capsys)
+    video = write_video(tmp_path / "short.mp4", 3)
+    assert "short.mp4 is a video: add --frames" in refused(["masks", video, *output], capsys)
+    assert "it has 3 frames" in refused(["masks", video, "--frames", 4, *output], capsys)
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    assert "cannot draw over" in refused(["masks", tmp_path / "broken.mp4", "--frames", 4, *output], capsys)
     assert "--mask says nothing about masks of images" in refused(["masks", "--mask", 8, 0.15, *output], capsys)
     assert "--min-keep says nothing about masks of clips" in refused(
         ["masks", "--frames", 16, "--min-keep", 4, *output], capsys

@@ -1,7 +1,7 @@
-"""What `embed` and `probe` share: a checkpoint's encoder and processor, and the features of a data set of images."""
+"""What `embed` and `probe` share: a checkpoint's encoder and processor, and the features of images or videos."""
 
+import argparse
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -10,24 +10,32 @@ from torch.utils.data import DataLoader
 from transformers import AutoConfig, PreTrainedModel
 
 from hf_jepa.data.images import ImageCollator, ImageDataset
+from hf_jepa.data.sources import load_images
+from hf_jepa.data.video_sampling import ClipSampling
+from hf_jepa.data.video_sources import load_videos
+from hf_jepa.data.videos import VideoCollator, VideoDataset
 from hf_jepa.evaluation.features import extract_features
-from hf_jepa.hub.processors import ProcessorTransform
+from hf_jepa.hub.processors import ProcessedClip, ProcessorTransform, load_processor
 from hf_jepa.layers.onednn import use_onednn
-from hf_jepa.registry import find_variant
+from hf_jepa.registry import Variant, find_variant
 
 
 if TYPE_CHECKING:
     import datasets
 
+FPS = 4  # of clips, unless something else is said; that of V-JEPA 2's pretraining
+BATCH_SIZE = {"image": 64, "video": 8}
+CLIP_OPTIONS = ("frames", "fps", "frame_step", "duration", "clips", "short_videos", "folder_fps")
+
 
 class Features(NamedTuple):
-    """Features of the readable images of a data set.
+    """Features of the readable images or videos of a data set.
 
     Args:
         features: (N, F) float32
         labels: (N,), -1 for a row without label; None where the data set has none.
         sample_index: (N,) row of each in the data set.
-        skipped: "path: reason" of every image that could not be read.
+        skipped: "path: reason" of every file that could not be read.
     """
 
     features: torch.Tensor
@@ -36,68 +44,164 @@ class Features(NamedTuple):
     skipped: list[str]
 
 
-def load_encoder(checkpoint: str, onednn: bool = False) -> PreTrainedModel:
+class Embedder:
+    """A checkpoint's encoder at work on data of its modality; what cannot be read is named on stderr.
+
+    Its methods are called in order: `open` every split, `load` the weights, `embed` every split.
+
+    Args:
+        checkpoint: folder or Hub id; of a pretraining checkpoint the target encoder is taken.
+        args: with the options of `add_encoder_options`.
+
+    Attributes:
+        samples: "images" or "videos", for messages.
+
+    Raises:
+        OSError: no such checkpoint.
+        ValueError: a model of no variant of this package, options of videos for a model of images, or a clip that no
+            video has.
+    """
+
+    def __init__(self, checkpoint: str, args: argparse.Namespace):
+        self.checkpoint, self.args = checkpoint, args
+        self.variant = variant_of(checkpoint)
+        self.samples = f"{self.variant.modality}s"
+        given = {name: getattr(args, name) for name in CLIP_OPTIONS if name in args}
+        if self.variant.modality == "video":
+            self.sampling = clip_sampling(AutoConfig.from_pretrained(checkpoint).frames_per_clip, **given)
+        elif given:
+            option = next(iter(given)).replace("_", "-")
+            raise ValueError(f"--{option} says nothing about images, which {self.variant.title} encodes: leave it out")
+
+    def open(self, data: str, split: str) -> "datasets.Dataset":
+        """A split with the column `image` or `video`, and `label` where there are labels."""
+        return (load_videos if self.variant.modality == "video" else load_images)(data, split=split)
+
+    def load(self) -> None:
+        """Load the weights, and say what is at work.
+
+        Raises:
+            ValueError: not all weights of the encoder are there.
+        """
+        self.model = load_encoder(self.checkpoint, self.variant, self.args.onednn)
+        self.processor = load_processor(self.checkpoint, self.model.config, self.args.saved_processor)
+        size = sum(parameter.numel() for parameter in self.model.parameters())
+        print(f"{self.checkpoint}: {type(self.model).__name__}, {size:,} parameters, {self._input_line()}")
+
+    def embed(self, dataset: "datasets.Dataset") -> Features:
+        """Pooled features of every image or video that can be read.
+
+        Args:
+            dataset: from `open`.
+
+        Raises:
+            ValueError: nothing can be read.
+        """
+        skipped, sample_index = [], []
+        args, samples = self.args, self._samples(dataset.select_columns(source_column(dataset)))
+        collator = VideoCollator() if isinstance(samples, VideoDataset) else ImageCollator()
+        batch_size = getattr(args, "batch_size", BATCH_SIZE[self.variant.modality])
+
+        def batches():
+            for batch in DataLoader(samples, batch_size, collate_fn=collator, num_workers=args.workers):
+                for line in batch["skipped"]:
+                    print(f"skipped {line}", file=sys.stderr)
+                skipped.extend(batch["skipped"])
+                if len(skipped) == len(samples):
+                    raise ValueError(f"none of the {len(samples)} {self.samples} can be read{self._hint()}")
+                sample_index.append(batch["sample_index"])
+                yield batch
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        layers = getattr(args, "layers", ())
+        features, _ = extract_features(
+            self.model, batches(), args.readout, device=device, progress=False, layers=layers
+        )
+        rows = torch.cat(sample_index)
+        if "label" not in dataset.features:
+            return Features(features, None, rows, skipped)
+        labels = torch.tensor([-1 if label is None else int(label) for label in dataset["label"]])
+        return Features(features, labels[rows], rows, skipped)
+
+    def _samples(self, rows: "datasets.Dataset") -> ImageDataset | VideoDataset:
+        if self.variant.modality == "image":
+            return ImageDataset(rows, ProcessorTransform(self.processor))
+        folder_fps = getattr(self.args, "folder_fps", None)
+        transform = ProcessedClip(self.processor)
+        return VideoDataset(rows, transform, self.sampling, random_position=False, frames_fps=folder_fps)
+
+    def _input_line(self) -> str:
+        if self.variant.modality == "image":
+            return f"image size {self.model.config.image_size}"
+        return f"crop size {self.model.config.crop_size}, {self._clip()}, clips per video: {self.sampling.num_clips}"
+
+    def _clip(self) -> str:
+        sampling = self.sampling
+        distances = {"fps": "per second", "frame_step": "frames apart", "duration": "seconds in all"}
+        name, words = next(item for item in distances.items() if getattr(sampling, item[0]) is not None)
+        return f"clips of {sampling.frames_per_clip} frames, {getattr(sampling, name):g} {words}"
+
+    def _hint(self) -> str:
+        if self.variant.modality == "image" or self.sampling.short_videos == "pad":
+            return ""
+        return f" as {self._clip()}: for short ones lower --frames, take them closer, or pad (--short-videos pad)"
+
+
+def variant_of(checkpoint: str) -> Variant:
+    """The variant of a folder or Hub id.
+
+    Raises:
+        OSError: no such checkpoint.
+        ValueError: adapters alone, or a model of no variant.
+    """
+    if (Path(checkpoint) / "adapter_config.json").is_file() and not (Path(checkpoint) / "config.json").is_file():
+        raise ValueError(f"{checkpoint} holds adapters only: use the folder of the run, where they are merged")
+    return find_variant(AutoConfig.from_pretrained(checkpoint).model_type, checkpoint)
+
+
+def load_encoder(checkpoint: str, variant: Variant, onednn: bool = False) -> PreTrainedModel:
     """The encoder of a folder or Hub id; of a pretraining checkpoint the target encoder.
 
     Args:
         checkpoint: folder or Hub id.
+        variant: from `variant_of`.
         onednn: see `use_onednn`.
 
     Raises:
-        OSError: no such checkpoint.
-        ValueError: a model of no variant of this package, or not all weights of the encoder are there.
+        ValueError: not all weights of the encoder are there.
     """
-    if (Path(checkpoint) / "adapter_config.json").is_file() and not (Path(checkpoint) / "config.json").is_file():
-        raise ValueError(f"{checkpoint} holds adapters only: use the folder of the run, where they are merged")
-    variant = find_variant(AutoConfig.from_pretrained(checkpoint).model_type, checkpoint)
-    model, report = variant.model_class(variant.base_model).from_pretrained(checkpoint, output_loading_info=True)
-    if report["missing_keys"]:
-        missing = sorted(report["missing_keys"])
+    base, report = variant.model_class(variant.base_model).from_pretrained(checkpoint, output_loading_info=True)
+    encoder = variant.encoder_of(base)
+    place = next(name for name, module in base.named_modules() if module is encoder)
+    # A predictor beside the encoder plays no part, so it may be missing.
+    if missing := sorted(key for key in report["missing_keys"] if key.startswith(place)):
         raise ValueError(f"{checkpoint} lacks {len(missing)} weights of the encoder, among them {missing[0]}")
-    return (use_onednn(model) if onednn else model).eval()
+    return (use_onednn(encoder) if onednn else encoder).eval()
 
 
-def embed_images(
-    model: PreTrainedModel, processor: Callable, dataset: "datasets.Dataset", readout: str, batch_size: int
-) -> Features:
-    """Pooled features of every readable image; what cannot be read is named on stderr.
+def clip_sampling(frames_per_clip: int, clips: int = 1, frames: int | None = None, **given) -> ClipSampling:
+    """The clips that the options ask for.
 
     Args:
-        model: from `load_encoder`.
-        processor: from `load_processor`.
-        dataset: from `load_images`.
-        readout: see `extract_features`.
-        batch_size: images per step.
+        frames_per_clip: of the checkpoint.
+        clips: per video.
+        frames: instead of those of the checkpoint.
+        given: further options, as they are named there.
 
-    Raises:
-        ValueError: no image can be read.
+    Example:
+        >>> clip_sampling(16, clips=2, frame_step=3).stride(video_fps=25)
+        3
     """
-    skipped, sample_index = [], []
-    images = ImageDataset(dataset.select_columns("image"), ProcessorTransform(processor))
-
-    def batches():
-        for batch in DataLoader(images, batch_size, collate_fn=ImageCollator()):
-            for line in batch["skipped"]:
-                print(f"skipped {line}", file=sys.stderr)
-            skipped.extend(batch["skipped"])
-            if len(skipped) == len(images):
-                raise ValueError(f"none of the {len(images)} images can be read")
-            sample_index.append(batch["sample_index"])
-            yield batch
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    features, _ = extract_features(model, batches(), readout, device=device, progress=False)
-    rows = torch.cat(sample_index)
-    if "label" not in dataset.features:
-        return Features(features, None, rows, skipped)
-    labels = torch.tensor([-1 if label is None else int(label) for label in dataset["label"]])
-    return Features(features, labels[rows], rows, skipped)
+    distance = {name: given[name] for name in ("fps", "frame_step", "duration") if name in given} or {"fps": FPS}
+    short_videos = given.get("short_videos", "refuse")
+    length = frames_per_clip if frames is None else frames
+    return ClipSampling(length, **distance, num_clips=clips, short_videos=short_videos)
 
 
-def model_line(model: PreTrainedModel, checkpoint: str) -> str:
-    """One line that says which model is at work."""
-    size = sum(parameter.numel() for parameter in model.parameters())
-    return f"{checkpoint}: {type(model).__name__}, {size:,} parameters, image size {model.config.image_size}"
+def source_column(dataset: "datasets.Dataset") -> str:
+    """The column of images or videos, beside which there may be labels."""
+    (column,) = set(dataset.column_names) - {"label"}
+    return column
 
 
-__all__ = ["Features", "embed_images", "load_encoder", "model_line"]
+__all__ = ["Embedder", "Features", "clip_sampling", "load_encoder", "source_column", "variant_of"]

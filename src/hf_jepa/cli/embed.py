@@ -1,4 +1,4 @@
-"""`hf-jepa embed`: the features of images, written as a data set, parquet or safetensors."""
+"""`hf-jepa embed`: the features of images or videos, written as a data set, parquet or safetensors."""
 
 import argparse
 import os
@@ -19,12 +19,18 @@ def parser() -> argparse.ArgumentParser:
     parser = command_parser(
         "embed",
         "Rows keep the order of the data. A data set has the columns `file`, `features` and, where there are labels, "
-        "`label`; a safetensors file has `features`, `sample_index` (row in the data) and `labels` (-1: none). Images "
-        "that cannot be read are named and left out.",
-        "hf-jepa embed facebook/ijepa_vith14_1k photos --output features.parquet",
+        "`label`; a safetensors file has `features`, `sample_index` (row in the data) and `labels` (-1: none). Files "
+        "that cannot be read, and videos shorter than a clip, are named and left out. A video has one vector, the "
+        "mean over its tokens and clips.",
+        "hf-jepa embed facebook/ijepa_vith14_1k photos --output features.parquet; of videos: hf-jepa embed "
+        "facebook/vjepa2-vitl-fpc64-256 clips/ --frames 16 --clips 4 --output features.parquet",
     )
     parser.add_argument("checkpoint", help="folder or Hub id of a model; of a pretraining one the target encoder")
-    parser.add_argument("data", help="folder of images, parquet file or folder, or Hub id of a data set")
+    parser.add_argument(
+        "data",
+        help="images: folder, parquet file or folder, or Hub id of a data set; videos, for a model of videos: "
+        "these too, csv list, video file, or folder of one video's frames",
+    )
     parser.add_argument(
         "--output", type=Path, required=True, help="new folder, or new *.parquet or *.safetensors file"
     )
@@ -40,18 +46,15 @@ def main(argv: list[str]) -> int:
     if args.output.suffix not in ("", ".parquet", ".safetensors"):
         raise ValueError(f"--output {args.output}: expected a folder name, *.parquet or *.safetensors")
 
-    from hf_jepa.cli.checkpoints import embed_images, load_encoder, model_line
-    from hf_jepa.data.sources import load_images
-    from hf_jepa.hub.processors import load_processor
+    from hf_jepa.cli.checkpoints import Embedder
 
-    dataset = load_images(args.data, split=args.split)
-    model = load_encoder(args.checkpoint, args.onednn)
-    print(model_line(model, args.checkpoint))
-    processor = load_processor(args.checkpoint, model.config, args.saved_processor)
-    result = embed_images(model, processor, dataset, args.readout, args.batch_size)
+    embedder = Embedder(args.checkpoint, args)
+    dataset = embedder.open(args.data, args.split)
+    embedder.load()
+    result = embedder.embed(dataset)
     _write(args.output, dataset, result)
     rows, width = result.features.shape
-    print(f"{args.output}: {rows} rows of {width} features, {len(result.skipped)} images skipped")
+    print(f"{args.output}: {rows} rows of {width} features, {len(result.skipped)} {embedder.samples} skipped")
     return 0
 
 
@@ -79,10 +82,12 @@ def _write(output: Path, dataset: "datasets.Dataset", result: "Features") -> Non
 def _as_dataset(dataset: "datasets.Dataset", result: "Features") -> "datasets.Dataset":
     import datasets
 
+    from hf_jepa.cli.checkpoints import source_column
     from hf_jepa.data.decoding import describe_source
 
     rows = result.sample_index.tolist()
-    columns = {"file": [describe_source(dataset[row]["image"], row) for row in rows]}
+    sources = dataset.select_columns(source := source_column(dataset))
+    columns = {"file": [describe_source(sources[row][source], row) for row in rows]}
     kinds = {"file": datasets.Value("string")}
     if result.labels is not None:
         columns["label"] = dataset.select_columns("label").select(rows)["label"][:]

@@ -14,9 +14,9 @@ from importlib import import_module
 COMMANDS = {
     "quickstart": "pretrain a tiny I-JEPA on bundled photographs, evaluate it, save and reload it, draw pictures",
     "train": "pretrain from a recipe (YAML) with overrides",
-    "embed": "write the features of images to a data set, parquet or safetensors file",
+    "embed": "write the features of images or videos to a data set, parquet or safetensors file",
     "probe": "judge a checkpoint's features by k-NN and a linear probe",
-    "masks": "draw context and target masks over an image",
+    "masks": "draw context and target masks over an image or a video",
     "convert": "turn an official checkpoint into an ordinary one, and back",
     "inspect": "show what a checkpoint holds and check its fingerprint",
 }
@@ -133,15 +133,39 @@ def add_encoder_options(parser: argparse.ArgumentParser) -> None:
         "--readout",
         choices=("mean", "last4_mean_concat", "mean_std", "max"),
         default="mean",
-        help="how the tokens of an image become one vector",
+        help="how the tokens of an image or clip become one vector",
     )
-    parser.add_argument("--batch-size", type=int, default=64, help="images per step")
+    parser.add_argument(
+        "--layers",
+        type=int,
+        nargs="+",
+        default=argparse.SUPPRESS,
+        metavar="LAYER",
+        help="read these layers, whose features stand side by side; -1 is the last (default: -1)",
+    )
+    parser.add_argument(
+        "--batch-size", type=int, default=argparse.SUPPRESS, help="samples per step (default: 64 images, 8 videos)"
+    )
+    parser.add_argument("--workers", type=int, default=0, help="processes that read the data; 0: this one")
     parser.add_argument(
         "--saved-processor",
         action="store_true",
         help="prepare images as the file beside the weights says, even where that is not how they were trained",
     )
     parser.add_argument("--onednn", action="store_true", help="CPU: twice as fast on AMD, equal to rounding")
+    clips = parser.add_argument_group("clips of videos", argument_default=argparse.SUPPRESS)
+    clips.add_argument("--frames", type=int, help="frames of a clip (default: those of the checkpoint)")
+    distance = clips.add_mutually_exclusive_group()
+    distance.add_argument("--fps", type=float, help="frames of a clip per second of the video (default: 4)")
+    distance.add_argument("--frame-step", type=int, help="or their distance in frames of the video")
+    distance.add_argument("--duration", type=float, help="or the seconds that a clip covers")
+    clips.add_argument("--clips", type=int, help="clips per video, whose features are averaged (default: 1)")
+    clips.add_argument(
+        "--short-videos",
+        choices=("refuse", "pad"),
+        help="name and skip them, or repeat the last frame (default: refuse)",
+    )
+    clips.add_argument("--folder-fps", type=float, help="frames per second of folders of frames, which do not know it")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`hf-jepa masks`: what the context encoder would see of an image or a clip, and what would have to be predicted."""
+"""`hf-jepa masks`: what the context encoder would see of an image or a video, and what would have to be predicted."""
 
 import argparse
 from pathlib import Path
@@ -14,13 +14,16 @@ def parser() -> argparse.ArgumentParser:
     parser = command_parser(
         "masks",
         "Every sample of an image is a row: the image, its context, its targets. With --frames, clips are drawn: a "
-        "row per sample and mask pair, a column per token frame. Without an image the masks alone are drawn. "
+        "row per sample and mask pair, a column per token frame. Without a picture the masks alone are drawn. "
         "Settings that no mask can satisfy are refused.",
         "hf-jepa masks photo.jpg --mode official --image-size 224 --patch-size 14 --output masks.png; for clips: "
-        "hf-jepa masks frames_of_a_clip/ --frames 16 --mask 8 0.15 --mask 2 0.7",
+        "hf-jepa masks clip.mp4 --frames 16 --mask 8 0.15 --mask 2 0.7",
     )
     parser.add_argument(
-        "image", nargs="?", type=Path, help="image to draw over, or folder of a clip's frames; the centre is cropped"
+        "image",
+        nargs="?",
+        type=Path,
+        help="image to draw over, or with --frames a video or folder of its frames; the centre is cropped",
     )
     parser.add_argument("--output", type=Path, default=Path("masks.png"), help="PNG to write")
     parser.add_argument("--mode", choices=("corrected", "official"), default="corrected", help="mask sampler")
@@ -40,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
     )
     blocks.add_argument("--min-keep", type=int, help="every mask keeps more tokens than this (default: 10)")
     clip = parser.add_argument_group("clips", argument_default=argparse.SUPPRESS)
-    clip.add_argument("--frames", type=int, help="draw masks of clips of so many frames")
+    clip.add_argument("--frames", type=int, help="draw masks of clips of so many frames, spread over the video")
     clip.add_argument("--tubelet-size", type=int, help="frames per token (default: 2)")
     clip.add_argument(
         "--mask",
@@ -75,8 +78,11 @@ def main(argv: list[str]) -> int:
 
 
 def _draw_images(args, image_size: tuple[int, int], grid_size: tuple[int, int], seed: dict) -> int:
-    if args.image is not None and args.image.is_dir():
-        raise ValueError(f"{args.image} is a folder: add --frames to draw masks of a clip")
+    from hf_jepa.data.video_sources import VIDEO_SUFFIXES
+
+    if args.image is not None and (args.image.is_dir() or args.image.suffix.lower() in VIDEO_SUFFIXES):
+        kind = "folder" if args.image.is_dir() else "video"
+        raise ValueError(f"{args.image} is a {kind}: add --frames to draw masks of a clip")
     image = None if args.image is None else _read_image(args.image, image_size)
 
     import torch
@@ -170,20 +176,30 @@ def _read_image(path: Path, size: tuple[int, int]):
 
 
 def _read_clip(path: Path, num_frames: int, size: tuple[int, int]):
-    """uint8 array (num_frames, height, width, 3) of evenly spaced files of a folder, in the order of their names.
+    """uint8 array (num_frames, height, width, 3) of evenly spaced frames of a video file or a folder of frames.
 
     An image stands for all frames: (1, height, width, 3).
     """
     import numpy as np
     from PIL import Image
 
-    if not path.is_dir():
-        return _read_image(path, size)[None]
-    files = sorted(file for file in path.iterdir() if file.suffix.lower() in Image.registered_extensions())
-    if len(files) < num_frames:
-        raise ValueError(f"{path} holds {len(files)} images, but a clip needs --frames {num_frames}")
-    picked = np.linspace(0, len(files) - 1, num_frames).round().astype(int)
-    return np.stack([_read_image(files[i], size) for i in picked])
+    from hf_jepa.data.transforms import ResizeCenterCrop
+    from hf_jepa.data.video_readers import VIDEO_ERRORS, open_video
+
+    if not path.exists():
+        raise FileNotFoundError(f"no such file or folder: {path}")
+    try:
+        with open_video(path) as video:
+            if 1 < video.num_frames < num_frames:
+                raise ValueError(f"it has {video.num_frames} frames, but a clip needs --frames {num_frames}")
+            picked = (
+                np.linspace(0, video.num_frames - 1, num_frames if video.num_frames > 1 else 1).round().astype(int)
+            )
+            frames = video.read(picked)
+    except VIDEO_ERRORS as error:
+        raise ValueError(f"cannot draw over {path}: {error}") from error
+    crop = ResizeCenterCrop(size, crop_pct=1.0)
+    return np.stack([np.asarray(crop(Image.fromarray(frame))) for frame in frames])
 
 
 __all__ = ["main", "parser"]

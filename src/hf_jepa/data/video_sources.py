@@ -1,4 +1,4 @@
-"""Open a data set of videos: a folder, a list in a csv file, parquet files, or a Hub id."""
+"""Open a data set of videos: a folder, a list in a csv file, a single video, parquet files, or a Hub id."""
 
 import re
 from pathlib import Path
@@ -40,8 +40,9 @@ def load_videos(
 
     A folder holds video files and folders of frame images, which are clips too. It is either divided into `train`,
     `validation` (or `val`), `test`, or is all one training split. Clips that lie in folders (`run/1.mp4`,
-    `run/clip_7/001.jpg`) have the name of that folder as label. A csv file is a list in the official form, one
-    "path label" per line without a header; paths are relative to the file, labels are integers or left out.
+    `run/clip_7/001.jpg`) have the name of that folder as label. A video file, or a folder that holds nothing but frame
+    images, is a single clip. A csv file is a list in the official form, one "path label" per line without a header;
+    paths are relative to the file, labels are integers or left out.
 
     Args:
         name_or_path: what exists on disk is taken from there, everything else is a Hub id.
@@ -73,10 +74,12 @@ def load_videos(
         return _from_folder(path, split)
     if path.suffix.lower() in (".csv", ".txt"):
         return _from_list(path, split)
+    if path.suffix.lower() in VIDEO_SUFFIXES:
+        return _single(path, split)
     if path.exists():
         where = {"data_dir": str(path)} if path.is_dir() else {"data_files": str(path)}
         if path.is_file() and path.suffix != ".parquet":
-            raise ValueError(f"{path} is neither a folder, nor a .csv list, nor a parquet file")
+            raise ValueError(f"{path} is neither a folder, nor a .csv list, nor a parquet file, nor a video")
         dataset = datasets.load_dataset("parquet", split=split, **where, **load_options)
     elif len(path.parts) <= 2 and not str(name_or_path).startswith((".", "/", "~")):
         dataset = datasets.load_dataset(str(name_or_path), split=split, **load_options)
@@ -88,6 +91,8 @@ def load_videos(
 def _from_folder(root: Path, split: str) -> "datasets.Dataset":
     folder = _split_folder(root, split)
     clips = _clips(folder)
+    if not clips and folder == root and any(is_image_path(file) for file in root.iterdir()):
+        return _single(root, split)
     if not clips:
         raise FileNotFoundError(f"{folder} holds neither videos nor folders of frame images")
     depths = {len(clip.relative_to(folder).parts) for clip in clips}
@@ -103,6 +108,14 @@ def _from_folder(root: Path, split: str) -> "datasets.Dataset":
     names = sorted({clip.relative_to(part).parts[0] for part in parts for clip in _clips(part)})
     numbers = [names.index(clip.relative_to(folder).parts[0]) for clip in clips]
     return _dataset([str(clip) for clip in clips], numbers, names)
+
+
+def _single(clip: Path, split: str) -> "datasets.Dataset":
+    if not clip.exists():
+        raise FileNotFoundError(f"no such file or folder: {clip}")
+    if split != "train":
+        raise ValueError(f"{clip} is a single clip and has no split {split!r}: say split='train'")
+    return _dataset([str(clip)])
 
 
 def _clips(folder: Path) -> list[Path]:

@@ -1,6 +1,7 @@
 """Pooled features of a frozen encoder: as tensors, or as a new column of a `datasets.Dataset`."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -8,42 +9,39 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
+from transformers.utils import logging
+
+from hf_jepa.core.clips import layer_indices
+from hf_jepa.core.modeling import JepaPreTrainedModel
+from hf_jepa.data.images import ImageCollator, ImageDataset
+from hf_jepa.data.videos import VideoCollator, VideoDataset
 
 
 if TYPE_CHECKING:
     import datasets
 
+logger = logging.get_logger(__name__)
+
 LABEL_KEYS = ("labels", "label")
 
 
-def _last_four(output: Any, model: nn.Module) -> torch.Tensor:
-    """Mean-pooled outputs of the last four layers, each through the final norm as the last one is: (B, 4 * D)."""
-    states = output.hidden_states
-    if len(states) < 5:  # the embeddings and one entry per layer
-        raise ValueError(f"readout 'last4_mean_concat' needs at least 4 layers, the model has {len(states) - 1}")
-    norm = getattr(model, "layernorm", None)
-    if norm is None:
-        raise ValueError(
-            f"readout 'last4_mean_concat' needs the final norm, but {type(model).__name__} has no `layernorm`: "
-            "pass the bare encoder, not a model with a head"
-        )
-    # The last level is taken from last_hidden_state: hidden_states[-1] is before the final norm in ViT-like models
-    # (tie_last_hidden_states=False) but after it in others.
-    levels = [norm(state) for state in states[-4:-1]] + [output.last_hidden_state]
-    return torch.cat([level.float().mean(dim=1) for level in levels], dim=-1)
-
-
-def _mean_and_std(output: Any, model: nn.Module) -> torch.Tensor:
-    std, mean = torch.std_mean(output.last_hidden_state.float(), dim=1, correction=0)  # one token has std 0, not NaN
+def _mean_and_std(tokens: torch.Tensor) -> torch.Tensor:
+    std, mean = torch.std_mean(tokens, dim=1, correction=0)  # one token has std 0, not NaN
     return torch.cat([mean, std], dim=-1)
 
 
-# Each maps an encoder output of tokens (B, N, D) to features (B, F) in float32.
-READOUTS: dict[str, Callable[[Any, nn.Module], torch.Tensor]] = {
-    "mean": lambda output, model: output.last_hidden_state.float().mean(dim=1),
-    "last4_mean_concat": _last_four,
+def _mean(tokens: torch.Tensor) -> torch.Tensor:
+    return tokens.mean(dim=1)
+
+
+LAST_FOUR = (-4, -3, -2, -1)
+
+# Each maps float32 tokens (B, N, D) of a layer to features (B, F); `last4_mean_concat` stands for the mean of four.
+READOUTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "mean": _mean,
+    "last4_mean_concat": _mean,
     "mean_std": _mean_and_std,
-    "max": lambda output, model: output.last_hidden_state.float().amax(dim=1),
+    "max": lambda tokens: tokens.amax(dim=1),
 }
 
 
@@ -56,6 +54,7 @@ def extract_features(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     progress: bool = True,
+    layers: Sequence[int] = (),
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Run a frozen encoder over data and pool its tokens into one feature vector per sample.
 
@@ -64,27 +63,34 @@ def extract_features(
     whether the final norm acts on the three earlier layers; here it does, so that all four are on one scale and the
     last D columns equal "mean".
 
+    Tokens of clips are pooled over time and space alike. Where a sample has several clips or views of one video
+    (`ClipSampling(num_clips=...)`), its feature is the mean over them. A predictor beside the encoder does not run.
+
     Args:
         model: an encoder whose output has `last_hidden_state` (B, N, D). It runs without gradients and in eval mode;
             afterwards every module is back in the mode it was in.
-        data: batches, from a DataLoader or any iterable, that are mappings with the model's main input (such as
-            `pixel_values`) and optionally `labels`; or a map-style torch Dataset of such samples. Empty batches are
-            passed over.
+        data: batches, from a DataLoader or any iterable, that are mappings with the model's main input
+            (`pixel_values`, or `pixel_values_videos` (B, T, C, H, W) or (B, clips * views, T, C, H, W)) and optionally
+            `labels`; or a map-style torch Dataset of such samples, such as an `ImageDataset` or a `VideoDataset`.
+            Empty batches are passed over.
         readout: "mean" (F = D), "last4_mean_concat" (4 D), "mean_std" (2 D: mean and standard deviation over tokens)
             or "max" (D).
-        batch_size: of the loader made for a Dataset.
-        collate_fn: of the loader made for a Dataset; torch's default unless given.
+        batch_size: of the loader made for a Dataset, in samples.
+        collate_fn: of the loader made for a Dataset; unless given, that of an `ImageDataset` or `VideoDataset`, which
+            leaves out what cannot be read (a warning names it), else torch's default.
         device: where to run; where the model is unless given. The model returns to its device afterwards.
         dtype: run under autocast in this precision, for example torch.bfloat16; pooling stays in float32.
         progress: show a progress bar.
+        layers: which layers' tokens are read, counted from 0 or from the end by negative numbers, all behind the final
+            norm; their features stand side by side in this order. The last one alone unless given.
 
     Returns:
         features (N, F) float32 and labels (N,), None if the batches carry none; both on the CPU, in the order of the
         data (do not shuffle if you need rows to match the data set).
 
     Raises:
-        ValueError: unknown readout, no sample, a batch without the main input, labels on some batches only, or a model
-            without what the readout needs.
+        ValueError: unknown readout, no sample, a batch without the main input or with clips of several lengths, labels
+            on some batches only, layers that do not exist, or a model without what the readout needs.
 
     Example:
         >>> import torch
@@ -95,21 +101,37 @@ def extract_features(
         >>> features, labels = extract_features(encoder, batches, readout="last4_mean_concat", progress=False)
         >>> features.shape, labels.tolist()
         (torch.Size([3, 64]), [0, 1, 1])
+        >>> from hf_jepa import VJepa2Config, VJepa2Model
+        >>> model = VJepa2Model(VJepa2Config(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, crop_size=32,
+        ...     patch_size=8, frames_per_clip=4, pred_hidden_size=24, pred_num_attention_heads=2))
+        >>> batches = [{"pixel_values_videos": torch.randn(3, 2, 4, 3, 32, 32)}]  # three videos, two clips of each
+        >>> extract_features(model, batches, layers=[0, 1], progress=False)[0].shape
+        torch.Size([3, 64])
     """
     if readout not in READOUTS:
         raise ValueError(f"readout {readout!r} is not one of {', '.join(READOUTS)}")
     if hasattr(model, "target_encoder"):
         raise ValueError(f"{type(model).__name__} has two encoders: pass one, usually `model.target_encoder`")
-    batches = DataLoader(data, batch_size, collate_fn=collate_fn) if isinstance(data, Dataset) else data
+    if readout == "last4_mean_concat":
+        if layers:
+            raise ValueError(f"readout {readout!r} stands for layers {list(LAST_FOUR)}: give either it or layers")
+        layers = LAST_FOUR
+    loaded = isinstance(data, Dataset)
+    batches = DataLoader(data, batch_size, collate_fn=collate_fn or _collator(data)) if loaded else data
     name = getattr(model, "main_input_name", "pixel_values")
     features, labels = [], []
     with _frozen(model, device) as device:
         for batch in tqdm(batches, desc="features", unit="batch", disable=not progress):
             if name not in batch:
                 raise ValueError(f"a batch has no {name!r}, which {type(model).__name__} reads, only {sorted(batch)}")
+            for file in batch.get("skipped", ()) if loaded else ():  # who collates can see for himself
+                logger.warning_once(f"left out, because it cannot be read: {file}")
+            if isinstance(batch[name], (list, tuple)):
+                lengths = [clips.shape[-4] for clips in batch[name]]
+                raise ValueError(f"a batch holds clips of {lengths} frames: give data whose clips have one length")
             if len(batch[name]) == 0:
                 continue
-            features.append(_pool_batch(model, batch[name].to(device), name, readout, dtype))
+            features.append(_pool_batch(model, batch[name].to(device), name, readout, layers, dtype))
             labels += [torch.as_tensor(batch[key]).cpu() for key in LABEL_KEYS if batch.get(key) is not None][:1]
     if not features:
         raise ValueError("the data holds no sample: nothing to extract features from")
@@ -137,22 +159,64 @@ def _frozen(model: nn.Module, device: torch.device | str | None) -> Iterator[tor
             model.to(home)
 
 
+def _collator(data: Dataset) -> Callable | None:
+    """The collator that leaves out what cannot be read, where there is one for the data."""
+    known = {ImageDataset: ImageCollator, VideoDataset: VideoCollator}
+    return next((collator() for kind, collator in known.items() if isinstance(data, kind)), None)
+
+
 @torch.inference_mode()
 def _pool_batch(
-    model: nn.Module, inputs: torch.Tensor, name: str, readout: str, dtype: torch.dtype | None
+    model: nn.Module,
+    inputs: torch.Tensor,
+    name: str,
+    readout: str,
+    layers: Sequence[int],
+    dtype: torch.dtype | None,
 ) -> torch.Tensor:
     """(B, F) float32 on the CPU."""
-    options = {"output_hidden_states": True} if readout == "last4_mean_concat" else {}
     if dtype is None and inputs.is_floating_point():  # a bf16 model takes bf16 images
         inputs = inputs.to(next((p.dtype for p in model.parameters()), inputs.dtype))
+    clips = inputs.shape[:2] if inputs.ndim == 6 else None  # (videos, clips of each)
     with torch.autocast(inputs.device.type, dtype=dtype, enabled=dtype is not None):
-        output = model(**{name: inputs}, **options)
-        if getattr(output, "last_hidden_state", None) is None:
-            raise ValueError(
-                f"{type(model).__name__} returns no last_hidden_state: pass the encoder, for example "
-                "`model.target_encoder` of a pretraining model"
-            )
-        return READOUTS[readout](output, model).float().cpu()
+        tokens = _tokens(model, inputs if clips is None else inputs.flatten(0, 1), name, layers)
+        features = torch.cat([READOUTS[readout](level.float()) for level in tokens], dim=-1).float()
+    return (features if clips is None else features.unflatten(0, clips).mean(dim=1)).cpu()
+
+
+def _tokens(model: nn.Module, inputs: torch.Tensor, name: str, layers: Sequence[int]) -> list[torch.Tensor]:
+    """Tokens (B, N, D) of each layer asked for, or of the last one, behind the final norm."""
+    if isinstance(model, JepaPreTrainedModel) and hasattr(model, "get_video_features"):
+        found = model.get_video_features(inputs, layers=layers)
+        return [grid.flatten(1, 3) for grid in (found.layers if layers else [found.grid])]
+    options = {"output_hidden_states": True} if layers else {}
+    if "skip_predictor" in inspect.signature(model.forward).parameters:  # native V-JEPA 2 predicts unless told not to
+        options["skip_predictor"] = True
+    output = model(**{name: inputs}, **options)
+    if getattr(output, "last_hidden_state", None) is None:
+        raise ValueError(
+            f"{type(model).__name__} returns no last_hidden_state: pass the encoder, for example "
+            "`model.target_encoder` of a pretraining model"
+        )
+    return _normed_levels(model, output, layers) if layers else [output.last_hidden_state]
+
+
+def _normed_levels(model: nn.Module, output: Any, layers: Sequence[int]) -> list[torch.Tensor]:
+    """The outputs of layers, each through the final norm as the last one is."""
+    depth = len(output.hidden_states) - 1  # the embeddings and one entry per layer
+    if tuple(layers) == LAST_FOUR and depth < len(LAST_FOUR):
+        raise ValueError(f"readout 'last4_mean_concat' needs at least 4 layers, the model has {depth}")
+    chosen = layer_indices(layers, depth)
+    norm = getattr(model, "layernorm", None)
+    if norm is None:
+        raise ValueError(
+            f"earlier layers need the final norm, but {type(model).__name__} has no `layernorm`: pass the bare "
+            "encoder, not a model with a head"
+        )
+    # The last level is taken from last_hidden_state: hidden_states[-1] is before the final norm in ViT-like models
+    # (tie_last_hidden_states=False) but after it in others.
+    last = output.last_hidden_state
+    return [last if index == depth - 1 else norm(output.hidden_states[index + 1]) for index in chosen]
 
 
 def add_features_column(

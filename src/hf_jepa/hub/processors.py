@@ -1,8 +1,9 @@
-"""The processor of a checkpoint, of images or videos, and the transform that it makes for a data set of images."""
+"""The processor of a checkpoint, of images or videos, and the transform that it makes for a data set."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from transformers import AutoImageProcessor, PreTrainedConfig
@@ -90,4 +91,24 @@ class ProcessorTransform:
         return self.processor(images=image, return_tensors="pt").pixel_values[0]
 
 
-__all__ = ["ProcessorTransform", "load_processor", "pixel_statistics"]
+class ProcessedClip:
+    """A video processor as the transform of a `VideoDataset`: frames (T, H, W, 3) to pixels (T, C, H, W).
+
+    Args:
+        processor: a video processor.
+
+    Example:
+        >>> from hf_jepa import VJepa2Config
+        >>> transform = ProcessedClip(load_processor(None, VJepa2Config(crop_size=32)))
+        >>> transform(np.zeros((4, 40, 50, 3), np.uint8)).shape
+        torch.Size([4, 3, 32, 32])
+    """
+
+    def __init__(self, processor: Callable):
+        self.processor = processor
+
+    def __call__(self, frames: np.ndarray, rng: Any = None) -> torch.Tensor:
+        return self.processor(frames).pixel_values_videos[0]
+
+
+__all__ = ["ProcessedClip", "ProcessorTransform", "load_processor", "pixel_statistics"]

@@ -16,11 +16,11 @@ from hf_jepa.data.actions import ActionClasses, ActionCollator, ActionDataset, D
 from hf_jepa.data.video_transforms import clip_pretraining_transform
 from hf_jepa.evaluation.recall import ClassMeanRecall
 from hf_jepa.hub.files import new_name
-from hf_jepa.hub.processors import load_processor, pixel_statistics
+from hf_jepa.hub.processors import ProcessedClip, load_processor, pixel_statistics
 from hf_jepa.losses.focal import sigmoid_focal_loss
 from hf_jepa.registry import find_variant
 from hf_jepa.training.epochs import SetEpochCallback
-from hf_jepa.training.finetune_video import EMBEDDED, VIEW_RATIO, ProcessedClip
+from hf_jepa.training.finetune_video import EMBEDDED, VIEW_RATIO
 from hf_jepa.training.finetuning import MODES, FineTuningArguments, FineTuningTrainer, prepare_mode, require_mergeable
 from hf_jepa.training.program import begin, finish, resume_point
 from hf_jepa.training.recipe import given_fields, parse_recipe

@@ -4,8 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-import torch
 from torch.utils.data import Dataset
 from transformers import AutoConfig, PreTrainedConfig
 
@@ -14,7 +12,7 @@ from hf_jepa.data.video_sampling import ClipSampling
 from hf_jepa.data.video_sources import load_videos
 from hf_jepa.data.video_transforms import clip_evaluation_transform, clip_pretraining_transform
 from hf_jepa.data.videos import VideoCollator, VideoDataset
-from hf_jepa.hub.processors import load_processor, pixel_statistics
+from hf_jepa.hub.processors import ProcessedClip, load_processor, pixel_statistics
 from hf_jepa.training.classification import CommonClassificationArguments, require_labels
 from hf_jepa.training.classification import finetune as finetune_classifier
 from hf_jepa.training.finetuning import ClassificationTrainer, FineTuningArguments, require_mergeable
@@ -69,16 +67,6 @@ class VideoClassificationArguments(CommonClassificationArguments):
             num_clips=self.num_segments,
             short_videos=self.short_videos,
         )
-
-
-class ProcessedClip:
-    """A video processor as the transform of a `VideoDataset`: frames (T, H, W, 3) to pixels (T, C, H, W)."""
-
-    def __init__(self, processor: Callable):
-        self.processor = processor
-
-    def __call__(self, frames: np.ndarray, rng: Any = None) -> torch.Tensor:
-        return self.processor(frames).pixel_values_videos[0]
 
 
 class SegmentCollator(VideoCollator):
@@ -166,4 +154,4 @@ def finetune(argv: Sequence[str], description: str | None = None) -> Classificat
     )
 
 
-__all__ = ["ProcessedClip", "SegmentCollator", "VideoClassificationArguments", "finetune", "open_split"]
+__all__ = ["SegmentCollator", "VideoClassificationArguments", "finetune", "open_split"]

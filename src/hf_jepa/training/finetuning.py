@@ -17,7 +17,7 @@ from hf_jepa.training.kernels import KernelArguments, KernelMixin
 from hf_jepa.training.optimizer import layerwise_groups
 from hf_jepa.training.reports import format_table
 from hf_jepa.training.run_cards import RunCardMixin, accuracy_results
-from hf_jepa.training.skipped import SkippedImagesMixin
+from hf_jepa.training.skipped import SkippedSamplesMixin
 
 
 logger = logging.get_logger(__name__)
@@ -181,7 +181,7 @@ class ClassificationMetrics:
         return {"loss": loss.item()} | TopKAccuracy().compute(predictions=logits, references=labels)
 
 
-class FineTuningTrainer(RunCardMixin, SkippedImagesMixin, KernelMixin, GuardMixin, Trainer):
+class FineTuningTrainer(RunCardMixin, SkippedSamplesMixin, KernelMixin, GuardMixin, Trainer):
     """transformers' `Trainer` with learning rates by layer and adapters that are merged at the end."""
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
@@ -234,6 +234,7 @@ class ClassificationTrainer(FineTuningTrainer):
         self.measured_on = measured_on
         self.classification = ClassificationMetrics(model.config.num_labels, args.label_smoothing_factor)
         super().__init__(model=model, args=args, compute_metrics=self.classification, **kwargs)
+        self.samples = "clips" if "video" in model.input_modalities else "images"
         self.add_callback(SetEpochCallback())
         self.add_callback(_Report(self))
 
@@ -288,7 +289,7 @@ class _Report(TrainerCallback):
         if losses:
             rows |= {"first loss": losses[0], "last loss": losses[-1]}
         if state.is_world_process_zero:
-            print("\n" + format_table(rows | {"skipped images": len(self.trainer.skipped)}))
+            print("\n" + format_table(rows | {f"skipped {self.trainer.samples}": len(self.trainer.skipped)}))
 
 
 __all__ = [

@@ -15,7 +15,7 @@ from hf_jepa.hub.processors import ProcessorTransform, load_processor, pixel_sta
 from hf_jepa.masking.build import build_mask_sampler
 from hf_jepa.registry import VARIANTS
 from hf_jepa.training.arguments import JepaTrainingArguments
-from hf_jepa.training.knn_probe import OnlineKnnProbe
+from hf_jepa.training.knn_probe import KnnProbeArguments, OnlineKnnProbe
 from hf_jepa.training.pretraining import ModelArguments, build_model, train_and_finish
 from hf_jepa.training.program import begin
 from hf_jepa.training.recipe import given_fields, parse_recipe
@@ -27,7 +27,7 @@ EMBEDDED = "embedded"
 
 
 @dataclass(kw_only=True)
-class PretrainingArguments(ModelArguments):
+class PretrainingArguments(ModelArguments, KnnProbeArguments):
     """Model and data of an image pretraining run."""
 
     dataset: str = field(metadata={"help": f"Folder of images, parquet, Hub id, or '{EMBEDDED}' (bundled pictures)."})
@@ -40,9 +40,6 @@ class PretrainingArguments(ModelArguments):
     horizontal_flip: bool = field(default=False, metadata={"help": "Mirror every second image."})
     color_distortion: float = field(default=0.0, metadata={"help": "Strength of colour distortion; 0 is none."})
     gaussian_blur: bool = field(default=False, metadata={"help": "Blur every second image."})
-    knn_dataset: str | None = field(default=None, metadata={"help": "Labelled images for the online k-NN probe."})
-    knn_splits: list[str] = field(default_factory=lambda: ["train", "test"], metadata={"help": "Its two splits."})
-    knn_every: int = field(default=1000, metadata={"help": "Steps between two k-NN probes."})
 
 
 @dataclass

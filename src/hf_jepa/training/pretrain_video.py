@@ -9,35 +9,42 @@ from transformers import PreTrainedConfig
 from transformers.utils import cached_file, logging
 
 from hf_jepa.core.modeling import JepaPreTrainingMixin
-from hf_jepa.data.moving_digits import MEAN, STD
+from hf_jepa.data.columns import check_same_classes
+from hf_jepa.data.moving_digits import MEAN, STD, DigitClasses
 from hf_jepa.data.transforms import height_width
-from hf_jepa.data.videos import VideoCollator
+from hf_jepa.data.video_sampling import ClipSampling
+from hf_jepa.data.video_sources import load_videos
+from hf_jepa.data.videos import VideoCollator, VideoDataset
+from hf_jepa.hub.processors import ProcessedClip
 from hf_jepa.masking.block_mask import VJEPA21_IMAGE_MASKS, VJEPA_MASKS, BlockMask
 from hf_jepa.masking.build import build_video_mask_sampler
 from hf_jepa.masking.multi_sequence import MultiSequenceMaskSampler
 from hf_jepa.models.vjepa2.video_processing_vjepa2 import VJepa2VideoProcessor
 from hf_jepa.registry import VARIANTS, Variant
 from hf_jepa.training.arguments import JepaTrainingArguments
+from hf_jepa.training.knn_probe import KnnProbeArguments, Labelled, OnlineKnnProbe
 from hf_jepa.training.pretraining import ModelArguments, as_mapping, build_model, continue_model, train_and_finish
 from hf_jepa.training.program import begin
 from hf_jepa.training.recipe import given_fields, parse_recipe
 from hf_jepa.training.run_cards import dataset_names
 from hf_jepa.training.trainer import JepaTrainer
-from hf_jepa.training.video_sources import EMBEDDED, VideoDataArguments, build_dataset
+from hf_jepa.training.video_sources import DISTANCES, EMBEDDED, VideoDataArguments, build_dataset
 
 
 logger = logging.get_logger(__name__)
 
 PROCESSOR_FILES = ("video_preprocessor_config.json", "preprocessor_config.json", "processor_config.json")
+KNN_DIGITS = 320  # clips per split of moving digits that the k-NN probe looks at
 MASKS = {"vjepa": VJEPA_MASKS, "vjepa2_1_image": VJEPA21_IMAGE_MASKS}
 
 
 @dataclass(kw_only=True)
-class VideoPretrainingArguments(ModelArguments, VideoDataArguments):
+class VideoPretrainingArguments(ModelArguments, VideoDataArguments, KnnProbeArguments):
     """Model and data of a video pretraining run.
 
     Of a checkpoint that is continued, `model_config` changes what its weights do not depend on, such as `crop_size`
-    and `frames_per_clip`.
+    and `frames_per_clip`. `knn_dataset` is a folder of videos, parquet, a Hub id, or 'embedded' (moving digits), from
+    which clips are taken as the run says.
     """
 
 
@@ -142,6 +149,31 @@ def token_grids(
     return {t: grid(torch.empty(1, t, channels, height, width, device="meta")) for t, height, width in clip_sizes}
 
 
+def add_knn_probe(trainer: JepaTrainer, arguments: VideoPretrainingArguments) -> None:
+    """Let the run log the k-NN accuracy on two labelled splits, clips prepared by the trainer's processor."""
+    train, test = (_labelled(split, trainer, arguments) for split in arguments.knn_splits)
+    check_same_classes(arguments.knn_splits[0], train.class_names, arguments.knn_splits[1], test.class_names)
+    batch_size = trainer.args.per_device_eval_batch_size
+    trainer.add_callback(OnlineKnnProbe(trainer, train, test, arguments.knn_every, batch_size=batch_size))
+
+
+def _labelled(split: str, trainer: JepaTrainer, arguments: VideoPretrainingArguments) -> Labelled:
+    frames = trainer.model.config.frames_per_clip
+    if arguments.knn_dataset == EMBEDDED:
+        return DigitClasses(KNN_DIGITS, split, frames, trainer.model.config.in_chans)
+    distance = {name: getattr(arguments, name) for name in DISTANCES}
+    if not any(distance.values()):
+        raise ValueError(f"knn_dataset {arguments.knn_dataset!r} needs one of {', '.join(DISTANCES)} for its clips")
+    sampling = ClipSampling(frames, **distance, short_videos=arguments.short_videos, mode=arguments.frame_sampling)
+    return VideoDataset(
+        load_videos(arguments.knn_dataset, split),
+        ProcessedClip(trainer.processing_class),
+        sampling,
+        random_position=False,
+        frames_fps=arguments.folder_fps,
+    )
+
+
 def pretrain(
     variant_name: str, argv: Sequence[str], description: str | None = None, prog: str | None = None
 ) -> JepaTrainer:
@@ -173,6 +205,8 @@ def pretrain(
         data_collator=VideoCollator(frame_counts=list(grids)),
         processing_class=processor,
     )
+    if arguments.knn_dataset:
+        add_knn_probe(trainer, arguments)
     train_and_finish(trainer, given_fields(types, argv), card)
     return trainer
 
@@ -180,6 +214,7 @@ def pretrain(
 __all__ = [
     "VideoMaskArguments",
     "VideoPretrainingArguments",
+    "add_knn_probe",
     "block_masks",
     "build_video_model",
     "clip_processor",

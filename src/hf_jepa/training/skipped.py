@@ -14,7 +14,7 @@ logger = logging.get_logger(__name__)
 GIVE_UP = 20  # unreadable samples before the first readable one
 
 
-class SkippedImagesMixin:
+class SkippedSamplesMixin:
     """A `Trainer` for batches of `ImageCollator` or `VideoCollator`, which name what is missing from them.
 
     A batch of which nothing can be read weighs nothing: the model sees blank pixels, because all processes must take
@@ -70,4 +70,4 @@ class SkippedImagesMixin:
         self.skipped = dict.fromkeys(gather_object(list(self.skipped)))
 
 
-__all__ = ["SkippedImagesMixin"]
+__all__ = ["SkippedSamplesMixin"]

@@ -30,13 +30,13 @@ from hf_jepa.training.optimizer import build_optimizer
 from hf_jepa.training.reports import format_table
 from hf_jepa.training.run_cards import RunCardMixin
 from hf_jepa.training.schedules import context_loss_weight_at, learning_rate_at, momentum_at, weight_decay_at
-from hf_jepa.training.skipped import SkippedImagesMixin
+from hf_jepa.training.skipped import SkippedSamplesMixin
 
 
 logger = logging.get_logger(__name__)
 
 
-class JepaTrainer(RunCardMixin, SkippedImagesMixin, ClippingMixin, KernelMixin, GuardMixin, Trainer):
+class JepaTrainer(RunCardMixin, SkippedSamplesMixin, ClippingMixin, KernelMixin, GuardMixin, Trainer):
     """Pretrains any `...ForPreTraining` model of the package.
 
     At every step it draws the masks, sets learning rate, weight decay and momentum from the step number, and after the
@@ -56,7 +56,7 @@ class JepaTrainer(RunCardMixin, SkippedImagesMixin, ClippingMixin, KernelMixin, 
 
     Raises:
         ValueError: batches without "sample_index", masks for another token grid than that of the images.
-        FloatingPointError, ValueError: see also `GuardMixin` and `SkippedImagesMixin`.
+        FloatingPointError, ValueError: see also `GuardMixin` and `SkippedSamplesMixin`.
 
     Example:
         >>> import tempfile

@@ -1,4 +1,4 @@
-"""Videos made for the tests of this folder: every frame shows its own number."""
+"""Videos made for tests: every frame shows its own number."""
 
 from fractions import Fraction
 from pathlib import Path
