@@ -12,34 +12,39 @@ class Row(NamedTuple):
     Args:
         what: was measured.
         beside: what else did the same.
-        ours_ms, other_ms: median milliseconds; `other_ms` None where there is only a limit.
-        limit: largest ratio that counts as met, or milliseconds where `other_ms` is None; None where none was set.
+        ours, other: median milliseconds, or numbers of another unit; `other` None where there is only a limit.
+        limit: largest ratio that counts as met, or `ours` where `other` is None; None where none was set.
+        unit: of `ours` and `other`.
     """
 
     what: str
     beside: str
-    ours_ms: float
-    other_ms: float | None
+    ours: float
+    other: float | None
     limit: float | None
+    unit: str = "ms"
 
     @property
     def ratio(self) -> float | None:
-        return None if self.other_ms is None else self.ours_ms / self.other_ms
+        return None if self.other is None else self.ours / self.other
 
     @property
     def verdict(self) -> str:
         if self.limit is None:
             return ""
-        return "met" if (self.ours_ms if self.ratio is None else self.ratio) <= self.limit else "missed"
+        return "met" if (self.ours if self.ratio is None else self.ratio) <= self.limit else "missed"
 
     def cells(self) -> list[str]:
-        limit = "" if self.limit is None else f"{self.limit:g} ms" if self.ratio is None else f"{self.limit:.2f}"
-        other = "" if self.other_ms is None else f"{self.other_ms:.2f}"
+        limit = (
+            "" if self.limit is None else f"{self.limit:g} {self.unit}" if self.ratio is None else f"{self.limit:.2f}"
+        )
+        other = "" if self.other is None else f"{self.other:.2f}"
         ratio = "" if self.ratio is None else f"{self.ratio:.3f}"
-        return [self.what, self.beside, f"{self.ours_ms:.2f}", other, ratio, limit, self.verdict]
+        what = self.what if self.unit == "ms" else f"{self.what}, {self.unit}"
+        return [what, self.beside, f"{self.ours:.2f}", other, ratio, limit, self.verdict]
 
 
-HEADER = ["what", "beside", "ours ms", "other ms", "ratio", "limit", ""]
+HEADER = ["what", "beside", "ours", "other", "ratio", "limit", ""]
 
 
 def medians(*functions: Callable[[], object], repeats: int) -> list[float]:

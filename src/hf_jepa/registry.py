@@ -20,7 +20,8 @@ class Variant:
         heads: further model classes, Auto class -> class in `modeling_<name>.py`.
         parts: further public names, module suffix -> names.
         native: True where transformers itself owns the `model_type`, which is then never shadowed.
-        convertible: whether official weights exist, for which `convert_<name>.py` has `LAYOUT`, an `OfficialLayout`.
+        convertible: whether official weights exist, for which `convert_<name>.py` has `LAYOUT`, an `OfficialLayout`,
+            and `PROBES`, a `ProbeLayout`, where there are official probes too.
         weights_license: licence of converted official weights.
         tiny: config fields of a model that trains in well under a second, for the behaviour suites; CONTRIBUTING.md
             says what they ask of it.
@@ -68,6 +69,11 @@ class Variant:
     def layout(self):
         """The `OfficialLayout` of the variant's official checkpoints."""
         return self.module("convert").LAYOUT
+
+    @property
+    def probes(self):
+        """The `ProbeLayout` of the variant's official probes; None where it has none."""
+        return getattr(self.module("convert"), "PROBES", None) if self.convertible else None
 
     def encoder_of(self, model):
         """The encoder of a base model, which in some variants holds the predictor too."""

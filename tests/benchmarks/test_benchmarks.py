@@ -26,6 +26,8 @@ def test_quick_run_measures_everything_and_writes_nothing():
     measured = " ".join(row[0] for row in rows)
     for what in ("masks", "encoder forward", "training step", "torch.compile", "onednn", "average", "import"):
         assert what in measured
+    for what in ("encoder forward", "masked encoder", "memory", "training step", "non-view operations"):
+        assert f"V-JEPA 2 {what}" in measured
     assert all(float(number) >= 0 for row in rows for number in row[2:4] if re.fullmatch(r"[\d.]+", number))
     assert results.read_bytes() == before
 
@@ -36,6 +38,31 @@ def test_recorded_results_name_their_verdicts():
     judged = [row for row in rows if row[5] and row[4]]
     assert len(rows) >= 10 and judged
     assert all(row[6] == ("met" if float(row[4]) <= float(row[5]) else "missed") for row in judged)
+
+
+def test_counting(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    counting = importlib.import_module("counting")
+    before = torch.ones(2**20)  # 4 MiB
+
+    def three_at_a_time():
+        first = before + 1
+        second = first.view(2, -1).t().exp()
+        del first
+        third = second * 2
+        fourth = third * 2
+        return fourth
+
+    assert counting.operations(three_at_a_time) == 4
+    assert counting.peak_memory(three_at_a_time) == pytest.approx(12, abs=0.1)
+
+
+def test_video_layers_stay_within_their_operations(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    bench_video = importlib.import_module("bench_video")
+    limit, beside = bench_video.bench_operations(bench_video.TINY)
+    assert limit.verdict == "met" and limit.ours > 10
+    assert beside.ratio < 0.25
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ def test_the_state_loads_in_the_native_pooler(vjepa2, eps):
 def test_projection_that_official_v1_never_applies():
     config, io, state = official_probe.read("vjepa/attentive_probe")
     pooler = official_probe.load(state, config["num_heads"])
-    weight, bias = (state[f"module.pooler.{official_probe.UNUSED}{name}"] for name in ("weight", "bias"))
+    weight, bias = (state[f"module.{official_probe.UNUSED}{name}"] for name in ("weight", "bias"))
     attention = pooler.cross_attention_layer.cross_attn
     # What a conversion back writes: a reader that did apply it would compute the same.
     for projection in ((torch.eye(len(bias)), torch.zeros_like(bias)), (weight, bias)):

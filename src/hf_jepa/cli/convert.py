@@ -12,7 +12,8 @@ def parser() -> argparse.ArgumentParser:
     parser = command_parser(
         "convert",
         "The architecture is read off the tensors; every key must find its place. The result is a folder that stock "
-        "transformers loads. The checkpoint may be named first, without --checkpoint.",
+        "transformers loads. The checkpoint may be named first, without --checkpoint. Probes are converted together "
+        "with their encoder: see `hf-jepa convert --probe --help`.",
         "hf-jepa convert checkpoint.pth.tar --output runs/converted --num-attention-heads 4",
     )
     convertible = sorted(name for name, variant in VARIANTS.items() if variant.convertible)
@@ -21,12 +22,33 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
+def probe_parser() -> argparse.ArgumentParser:
+    from hf_jepa.hub.probes import add_arguments
+
+    parser = command_parser(
+        "convert",
+        "This is how official probes of V-JEPA, V-JEPA 2 and V-JEPA 2.1 become models with heads; the encoder decides "
+        "whose probe it is.",
+        "hf-jepa convert --probe ssv2-vitl-16x2x3.pt --encoder vitl.pt --output runs/vjepa2-vitl-ssv2",
+    )
+    add_arguments(parser)
+    return parser
+
+
 def main(argv: list[str]) -> int:
+    from hf_jepa.hub import probes
     from hf_jepa.hub.conversion import run
     from hf_jepa.hub.inspect import variant_of_file, variant_of_folder
 
+    if {word.split("=")[0] for word in argv} & {"--probe", "--encoder"}:
+        named_first = not argv[0].startswith("-")
+        probes.run(probe_parser().parse_args(["--probe", *argv] if named_first else argv))
+        return 0
     named_first = bool(argv) and not argv[0].startswith("-")
     args = parser().parse_args(["--checkpoint", *argv] if named_first else argv)
+    if args.reverse is not None and probes.holds_probe(args.reverse):
+        print(probes.revert_probe(args.reverse, args.output))
+        return 0
     name = args.variant
     if name is None:
         variant = variant_of_folder(args.reverse) if args.reverse else variant_of_file(args.checkpoint)

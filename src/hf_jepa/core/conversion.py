@@ -127,14 +127,7 @@ class OfficialLayout:
         parts = {}
         for name in present:
             state = checkpoint[name]
-            if not isinstance(state, Mapping) or not state or not all(_is_tensor(v) for v in state.values()):
-                raise ConversionError(f"entry {name!r} of the checkpoint is not a state dict of tensors")
-            for key, value in state.items():
-                if value.layout != torch.strided or value.dtype not in FLOATS or not value.numel():
-                    raise ConversionError(
-                        f"{key} of entry {name!r} is not a dense tensor of floating-point numbers, but of shape "
-                        f"{tuple(value.shape)}, {value.dtype}, {value.layout}"
-                    )
+            require_tensors(state, name)
             parts[name] = {self._unwrapped(key): value for key, value in state.items()}
             if len(parts[name]) < len(state):
                 raise ConversionError(
@@ -339,6 +332,26 @@ class OfficialLayout:
         return {entry.part: names[entry.part] for entry in self.entries.values()}
 
 
+def require_tensors(state: object, name: str) -> None:
+    """Check that an entry of a file is a state dict of dense floating numbers.
+
+    Args:
+        state: the entry.
+        name: of the entry, for the message.
+
+    Raises:
+        ConversionError: it is something else.
+    """
+    if not isinstance(state, Mapping) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise ConversionError(f"entry {name!r} of the checkpoint is not a state dict of tensors")
+    for key, value in state.items():
+        if value.layout != torch.strided or value.dtype not in FLOATS or not value.numel():
+            raise ConversionError(
+                f"{key} of entry {name!r} is not a dense tensor of floating-point numbers, but of shape "
+                f"{tuple(value.shape)}, {value.dtype}, {value.layout}"
+            )
+
+
 def sizes(state: State, key: str, names: str) -> tuple[int, ...]:
     """The sides of a tensor that decides the architecture.
 
@@ -388,10 +401,6 @@ def exact_ratio(hidden: int, width: int) -> float:
     return ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf)
 
 
-def _is_tensor(value: object) -> bool:
-    return isinstance(value, torch.Tensor)
-
-
 def _plain(value: Any) -> Any:
     """[14, 14] is 14, and lists are tuples."""
     if not isinstance(value, list | tuple):
@@ -399,4 +408,4 @@ def _plain(value: Any) -> Any:
     return value[0] if len(set(value)) == 1 else tuple(value)
 
 
-__all__ = ["Entry", "Heads", "OfficialLayout", "Release", "count", "exact_ratio", "side", "sizes"]
+__all__ = ["Entry", "Heads", "OfficialLayout", "Release", "count", "exact_ratio", "require_tensors", "side", "sizes"]

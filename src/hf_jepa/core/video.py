@@ -166,6 +166,7 @@ class VideoPreTrainingMixin(JepaPreTrainingMixin):
         contexts = as_group_masks(context_mask, groups, "context_mask")
         targets = as_group_masks(target_mask, groups, "target_mask")
         require_pairs(contexts, targets)
+        wanted = self.encode_targets(groups, targets)  # first: it needs memory that the others' activations take later
         context = self.context_encoder(groups, context_mask=contexts, **kwargs, return_dict=True)
         pairs = [(g, i) for g, masks in enumerate(targets) for i in range(len(masks))]
         grids = [self.context_encoder.token_grid(group) for group in groups]
@@ -176,7 +177,6 @@ class VideoPreTrainingMixin(JepaPreTrainingMixin):
             [grids[g] for g, _ in pairs],
             [self.mask_token_of(g, i) for g, i in pairs],
         )
-        wanted = self.encode_targets(groups, targets)
         losses = [prediction_loss(*pair, self.config.loss_type) for pair in zip(predictions, wanted, strict=True)]
         loss = torch.stack(losses).mean()
         rest = iter(predictions)

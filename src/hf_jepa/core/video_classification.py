@@ -11,13 +11,16 @@ from hf_jepa.layers.attentive_pooler import AttentivePooler
 from hf_jepa.layers.views import join_clips, view_loss, view_probabilities
 
 
+QUESTIONS = ("verb", "noun", "action")  # of action anticipation, in the order of the probe's queries
+
+
 def attentive_pooler(config: PreTrainedConfig, num_queries: int = 1) -> AttentivePooler:
     """The pooler that a config describes.
 
     Raises:
         ValueError: heads that do not divide the width.
     """
-    if config.hidden_size % config.pooler_num_attention_heads:
+    if config.pooler_num_attention_heads < 1 or config.hidden_size % config.pooler_num_attention_heads:
         raise ValueError(
             f"hidden_size {config.hidden_size} must be a multiple of pooler_num_attention_heads "
             f"{config.pooler_num_attention_heads}"
@@ -79,4 +82,4 @@ class VideoClassificationMixin:
         )
 
 
-__all__ = ["VideoClassificationMixin", "attentive_classifier", "attentive_pooler"]
+__all__ = ["QUESTIONS", "VideoClassificationMixin", "attentive_classifier", "attentive_pooler"]

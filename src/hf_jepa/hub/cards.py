@@ -58,12 +58,26 @@ clip = torch.randn(1, {frames}, {channels}, {height}, {width})  # (1, T, C, H, W
 print(model(clip).logits.softmax(-1).topk(2))
 ```"""
 
+ACTION_ANTICIPATION_USE = """With `hf_jepa`:
+
+```python
+import torch
+from hf_jepa import {anticipation}
+
+model = {anticipation}.from_pretrained("{repo}").eval()
+clip = torch.randn(1, {frames}, {channels}, {height}, {width})  # (1, T, C, H, W), 8 frames a second
+answers = model(clip, anticipation_times=torch.tensor([1.0]))  # a second after the clip
+print({{name: logits.softmax(-1).topk(2) for name, logits in answers.items()}})
+```"""
+
 USES = {
     "image-feature-extraction": FEATURES_USE,
     "image-classification": CLASSIFICATION_USE,
     "feature-extraction": VIDEO_FEATURES_USE,
     "video-classification": VIDEO_CLASSIFICATION_USE,
+    "action-anticipation": ACTION_ANTICIPATION_USE,
 }
+PIPELINE_TAGS = {"action-anticipation": "video-classification"}  # where the Hub has no tag of that name
 ENCODER_TASKS = {"image": "image-feature-extraction", "video": "feature-extraction"}  # by modality
 
 TEXT = """---
@@ -126,7 +140,7 @@ def build_card(
         license: identifier of the licence of the *weights*; None where the author of the weights has yet to choose.
         unverified: a sentence on what was not checked.
         repo: Hub id or folder that the snippet loads.
-        task: pipeline tag, a key of `USES`; that of an encoder when unset.
+        task: a key of `USES`, in most cases the pipeline tag; that of an encoder when unset.
         recipe: fields of the run that made the weights.
         results: measured scores, for the Hub's model index.
         base_model: Hub id of the checkpoint that was fine-tuned.
@@ -143,7 +157,7 @@ def build_card(
         license=license,
         language=language,
         library_name="transformers" if variant.native else "hf_jepa",
-        pipeline_tag=task,
+        pipeline_tag=PIPELINE_TAGS.get(task, task),
         tags=list(dict.fromkeys(["hf_jepa", "jepa", variant.name, *tags])),
         base_model=base_model,
         datasets=list(datasets) or None,
@@ -164,6 +178,7 @@ def build_card(
         pretraining_model=variant.pretraining_model,
         base_model=variant.base_model,
         classifier=variant.heads.get("AutoModelForVideoClassification"),
+        anticipation=next(iter(variant.parts.get("anticipation", ())), None),
     )
     license_text = (
         f"The weights are under `{license}`." if license else "The author of these weights has not chosen a licence."

@@ -104,7 +104,7 @@ def convert_checkpoint(
     layout = variant.layout
     with new_folder(output) as folder:
         official = read_torch_checkpoint(checkpoint)
-        config, names, notes = _architecture(layout, official, checkpoint.name, overrides)
+        config, names, notes = architecture(layout, official, checkpoint.name, overrides)
         sources = layout.sources(official, target_key)
         target_key = config.official_target_key = sources[layout.target_part]
         config.architectures = [variant.pretraining_model]
@@ -140,7 +140,7 @@ def convert_checkpoint(
     return "\n".join([f"read {checkpoint}", *lines])
 
 
-def _architecture(
+def architecture(
     layout: OfficialLayout, official: Mapping, file_name: str, overrides: dict[str, Any]
 ) -> tuple[PreTrainedConfig, tuple[str, ...], list[str]]:
     """The config of a file, the released files it may be, and notes on the fields that its tensors do not tell."""
@@ -215,4 +215,4 @@ def _describe(entry) -> str:
     return type(entry).__name__ if isinstance(entry, dict | list | torch.Tensor) else repr(entry)
 
 
-__all__ = ["add_arguments", "convert_checkpoint", "revert_checkpoint", "run"]
+__all__ = ["add_arguments", "architecture", "convert_checkpoint", "revert_checkpoint", "run"]

@@ -59,6 +59,11 @@ def variant_of_folder(path: Path) -> Variant:
     return find_variant(str(fields.get("model_type")), str(path))
 
 
+def probe_variants(official: object) -> list[Variant]:
+    """The variants of which a file may hold official probes."""
+    return [variant for variant in VARIANTS.values() if variant.probes is not None and variant.probes.holds(official)]
+
+
 def _fitting(official: object, path: Path) -> list[Variant]:
     """The variants whose converters take a file; of those, the ones that have a place for most of its entries."""
     if not isinstance(official, Mapping):
@@ -80,12 +85,22 @@ def _fitting(official: object, path: Path) -> list[Variant]:
     if errors:
         shown = [str(error) if len(errors) == 1 else f"as {title}: {error}" for title, error in errors.items()]
         raise ConversionError(f"{path}: {'; '.join(shown)}")
+    if probed := probe_variants(official):
+        titles = " or ".join(variant.title for variant in probed)
+        raise ConversionError(
+            f"{path} holds a probe of {titles} without an encoder: convert it with the one that it was trained on, by "
+            "hf-jepa convert --probe FILE --encoder CHECKPOINT --output DIR (conversion/convert_vjepa2_probe.py)"
+        )
     expected = "; ".join(f"{title} has {', '.join(layout.entries)}" for title, (_, layout) in layouts.items())
     raise ConversionError(f"{path} has the entries {sorted(map(str, official))}, which no variant knows ({expected})")
 
 
 def _inspect_official(path: Path, keys: bool) -> tuple[str, bool]:
     official = read_torch_checkpoint(path)
+    if (probed := probe_variants(official)) and not any(
+        variant.layout.present(official) for variant in VARIANTS.values() if variant.convertible
+    ):
+        return _inspect_probes(official, path, probed, keys)
     variants = _fitting(official, path)
     layout = variants[0].layout
     titles = " or ".join(variant.title for variant in variants)
@@ -96,6 +111,24 @@ def _inspect_official(path: Path, keys: bool) -> tuple[str, bool]:
     }
     sizes, broken = _read(tensors.items())
     return "\n".join([*lines, _told(layout, official), *_tensors(sizes, keys), _finite(broken)]), not broken
+
+
+def _inspect_probes(official: Mapping, path: Path, variants: list[Variant], keys: bool) -> tuple[str, bool]:
+    layout = variants[0].probes
+    try:
+        states = layout.states(official)
+        probes = [layout.read(official, index) for index in range(len(states))]
+    except ConversionError as error:
+        raise ConversionError(f"{path}: {error}") from error
+    others = [str(key) for key in official if key != layout.entry]
+    titles = " or ".join(variant.title for variant in variants)
+    lines = [f"official {titles} probe file, no encoder; also holds: {', '.join(others) or 'nothing'}"]
+    for index, probe in enumerate(probes):
+        fields = ", ".join(f"{name} {value}" for name, value in probe.fields.items())
+        lines.append(f"  {layout.entry}[{index}]: {probe.task}, features of width {probe.width}, {fields}")
+    lines += [f"  not used: {key}" for key in dict.fromkeys(key for probe in probes for key in probe.dropped)]
+    sizes, broken = _read((f"{i}.{key}", value) for i, state in enumerate(states) for key, value in state.items())
+    return "\n".join([*lines, *_tensors(sizes, keys), _finite(broken)]), not broken
 
 
 def _inspect_folder(path: Path, keys: bool) -> tuple[str, bool]:
@@ -162,4 +195,4 @@ def _check_fingerprint(variant: Variant, path: Path) -> tuple[bool, list[str]]:
     return True, [f"fingerprint agrees with the weights of {name} (the target encoder, no other part)"]
 
 
-__all__ = ["inspect_checkpoint", "variant_of_file", "variant_of_folder"]
+__all__ = ["inspect_checkpoint", "probe_variants", "variant_of_file", "variant_of_folder"]

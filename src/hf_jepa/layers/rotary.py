@@ -93,7 +93,7 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
         >>> torch.allclose(turned.norm(dim=-1), x.norm(dim=-1))
         True
     """
-    swapped = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+    swapped = x.unflatten(-1, (-1, 2)).roll(1, -1).flatten(-2)  # as `flip(-1)`, which is several times slower on a CPU
     return torch.addcmul(x * cos, swapped, sin).to(x.dtype)
 
 

@@ -8,9 +8,10 @@ import torch
 from hf_jepa.core.clips import Grid
 from hf_jepa.core.conversion import Entry, Heads, OfficialLayout, Release, State, count, exact_ratio, side, sizes
 from hf_jepa.core.key_map import ConversionError, KeyMap, Rename, Split, Stack
+from hf_jepa.core.probe_conversion import FIRST_PROBE, ProbeLayout, Protocol
 from hf_jepa.layers.position import sincos_3d
 from hf_jepa.models.vjepa.configuration_vjepa import SIZES, VJepaConfig
-from hf_jepa.models.vjepa.modeling_vjepa import VJepaForPreTraining
+from hf_jepa.models.vjepa.modeling_vjepa import VJepaForPreTraining, VJepaForVideoClassification
 
 
 def _layers(official: str) -> tuple[Rename | Split, ...]:
@@ -170,6 +171,34 @@ LAYOUT = OfficialLayout(
         "vith16-384.pth.tar": _release("vit_huge", 384),
     },
 )
+
+# The probes of the official evaluations (paper, section 4), published beside each encoder.
+EVERY_FOURTH, STILL = "every 4th of the video", "an image repeated"
+_ENCODERS = {
+    file.partition(".")[0]: {
+        name: release.architecture[name] for name in ("hidden_size", "num_hidden_layers", "crop_size")
+    }
+    for file, release in LAYOUT.released.items()
+}
+PROTOCOLS = (
+    Protocol("k400", "Kinetics-400", 400, 16, EVERY_FOURTH, segments=8, views=3),
+    Protocol("ssv2", "Something-Something v2", 174, 16, EVERY_FOURTH, segments=2, views=3),
+    Protocol("in1k", "ImageNet-1k", 1000, 16, STILL),
+    Protocol("places", "Places205", 205, 16, STILL),
+    Protocol("inat", "iNaturalist 2021", 10_000, 16, STILL),
+)
+PROBES = ProbeLayout(
+    title="V-JEPA",
+    entry="classifier",
+    several=False,
+    key_map=FIRST_PROBE,
+    num_attention_heads=None,
+    models={"classification": VJepaForVideoClassification},
+    protocols=PROTOCOLS,
+    released={
+        f"{folder}/{row.task}-probe.pth.tar": encoder for folder, encoder in _ENCODERS.items() for row in PROTOCOLS
+    },
+)
 convert, infer_config, revert = LAYOUT.convert, LAYOUT.infer_config, LAYOUT.revert
 
-__all__ = ["ENCODER", "LAYOUT", "PREDICTOR", "convert", "infer_config", "revert"]
+__all__ = ["ENCODER", "LAYOUT", "PREDICTOR", "PROBES", "convert", "infer_config", "revert"]

@@ -10,13 +10,10 @@ from torch import nn
 from transformers.utils import ModelOutput, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 
-from hf_jepa.core.video_classification import attentive_pooler
+from hf_jepa.core.video_classification import QUESTIONS, attentive_pooler
 from hf_jepa.losses.focal import sigmoid_focal_loss
 from hf_jepa.models.vjepa2.configuration_vjepa2 import VJepa2Config
 from hf_jepa.models.vjepa2.modeling_vjepa2 import VJepa2Model, VJepa2PreTrainedModel
-
-
-QUESTIONS = ("verb", "noun", "action")  # in the order of the probe's queries
 
 
 @dataclass

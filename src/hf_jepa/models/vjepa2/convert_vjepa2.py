@@ -5,8 +5,10 @@ from typing import Any
 
 from hf_jepa.core.conversion import Entry, Heads, OfficialLayout, Release, State, count, exact_ratio, side, sizes
 from hf_jepa.core.key_map import ConversionError, Drop, KeyMap, Rename, Split, Stack
+from hf_jepa.core.probe_conversion import PROBE, ProbeLayout, Protocol
+from hf_jepa.models.vjepa2.anticipation_vjepa2 import VJepa2ForActionAnticipation
 from hf_jepa.models.vjepa2.configuration_vjepa2 import SIZES, VJepa2Config
-from hf_jepa.models.vjepa2.modeling_vjepa2 import VJepa2ForPreTraining
+from hf_jepa.models.vjepa2.modeling_vjepa2 import VJepa2ForPreTraining, VJepa2ForVideoClassification
 
 
 def block_rules(official: str, ours: str) -> tuple[Rename | Split, ...]:
@@ -139,6 +141,62 @@ LAYOUT = OfficialLayout(
         "vitg-384.pt": _release("vit_giant", 384),
     },
 )
+
+
+def protocols(encoder: Mapping[str, Any], large: bool, layers: tuple[int, ...]) -> tuple[Protocol, ...]:
+    """The official evaluations of an encoder (paper, section 5 and appendix).
+
+    Args:
+        encoder: fields of its config.
+        large: it is a ViT-g or larger, which is shown more frames of some data.
+        layers: those that the probes of fine movements read.
+    """
+    fourth, second, still = "every 4th of the video", "every 2nd of the video", "an image repeated"
+    return (
+        Protocol("k400", "Kinetics-400", 400, 16, fourth, 8, 3, encoder),
+        Protocol("ssv2", "Something-Something v2", 174, *((64, second) if large else (16, fourth)), 2, 3, encoder),
+        Protocol("coin", "COIN", 180, 16, fourth, 8, 3, encoder),
+        Protocol("diving48", "Diving48", 48, 32, second, 4, 3, encoder, layers),
+        Protocol("jester", "Jester", 27, 32, second, 4, 3, encoder, layers),
+        Protocol("in1k", "ImageNet-1k", 1000, 18 if large else 16, still, encoder=encoder),
+        Protocol("ek100", "EPIC-Kitchens-100", None, 32, "8 a second", encoder=encoder),
+    )
+
+
+def encoder_fields(table: Mapping[str, Mapping[str, Any]], size: str, crop: int) -> dict[str, Any]:
+    """The config fields by which the encoder of an official probe is known."""
+    return {name: table[size][name] for name in ("hidden_size", "num_hidden_layers")} | {"crop_size": crop}
+
+
+VITL, VITG = encoder_fields(SIZES, "vit_large", 256), encoder_fields(SIZES, "vit_giant", 384)
+PROBES = ProbeLayout(
+    title="V-JEPA 2",
+    entry="classifiers",
+    several=True,
+    key_map=PROBE,
+    num_attention_heads=16,  # whatever the encoder has
+    models={"classification": VJepa2ForVideoClassification, "anticipation": VJepa2ForActionAnticipation},
+    protocols=(*protocols(VITL, False, (17, 19, 21, 23)), *protocols(VITG, True, (24, 29, 34, 39))),
+    released={
+        "ssv2-vitl-16x2x3.pt": VITL,
+        "diving48-vitl-256.pt": VITL,
+        "ek100-vitl-256.pt": VITL,
+        "ssv2-vitg-384-64x2x3.pt": VITG,
+        "diving48-vitg-384-32x4x3.pt": VITG,
+        "ek100-vitg-384.pt": VITG,
+    },
+)
 convert, infer_config, revert = LAYOUT.convert, LAYOUT.infer_config, LAYOUT.revert
 
-__all__ = ["ENCODER", "LAYOUT", "PREDICTOR", "block_rules", "convert", "infer_config", "revert"]
+__all__ = [
+    "ENCODER",
+    "LAYOUT",
+    "PREDICTOR",
+    "PROBES",
+    "block_rules",
+    "convert",
+    "encoder_fields",
+    "infer_config",
+    "protocols",
+    "revert",
+]

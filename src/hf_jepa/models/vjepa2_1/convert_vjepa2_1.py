@@ -4,9 +4,10 @@ from typing import Any
 
 from hf_jepa.core.conversion import Entry, Heads, OfficialLayout, Release, State, count, exact_ratio, side, sizes
 from hf_jepa.core.key_map import ConversionError, KeyMap, Rename, Stack
-from hf_jepa.models.vjepa2.convert_vjepa2 import block_rules
-from hf_jepa.models.vjepa2_1.configuration_vjepa2_1 import SIZES, VJepa21Config
-from hf_jepa.models.vjepa2_1.modeling_vjepa2_1 import VJepa21ForPreTraining
+from hf_jepa.core.probe_conversion import PROBE, ProbeLayout
+from hf_jepa.models.vjepa2.convert_vjepa2 import block_rules, encoder_fields, protocols
+from hf_jepa.models.vjepa2_1.configuration_vjepa2_1 import LEVELS, SIZES, VJepa21Config
+from hf_jepa.models.vjepa2_1.modeling_vjepa2_1 import VJepa21ForPreTraining, VJepa21ForVideoClassification
 
 
 MODALITIES = (
@@ -117,6 +118,24 @@ LAYOUT = OfficialLayout(
         "vjepa2_1_vitG_384.pt": _release("vit_gigantic"),
     },
 )
+# No probe is released; the files that the official evaluations write have the layout of V-JEPA 2.
+PROBES = ProbeLayout(
+    title="V-JEPA 2.1",
+    entry="classifiers",
+    several=True,
+    key_map=PROBE,
+    num_attention_heads=16,
+    models={"classification": VJepa21ForVideoClassification},
+    protocols=tuple(
+        row
+        for size, fields in SIZES.items()
+        for row in protocols(
+            encoder_fields(SIZES, size, 384),
+            large=size in ("vit_giant", "vit_gigantic"),
+            layers=LEVELS[fields["num_hidden_layers"]],
+        )
+    ),
+)
 convert, infer_config, revert = LAYOUT.convert, LAYOUT.infer_config, LAYOUT.revert
 
-__all__ = ["ENCODER", "LAYOUT", "PREDICTOR", "convert", "infer_config", "revert"]
+__all__ = ["ENCODER", "LAYOUT", "PREDICTOR", "PROBES", "convert", "infer_config", "revert"]
