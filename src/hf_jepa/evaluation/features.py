@@ -1,6 +1,7 @@
 """Pooled features of a frozen encoder: as tensors, or as a new column of a `datasets.Dataset`."""
 
 import inspect
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -9,18 +10,13 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
-from transformers.utils import logging
 
-from hf_jepa.core.clips import layer_indices
-from hf_jepa.core.modeling import JepaPreTrainedModel
 from hf_jepa.data.images import ImageCollator, ImageDataset
 from hf_jepa.data.videos import VideoCollator, VideoDataset
 
 
 if TYPE_CHECKING:
     import datasets
-
-logger = logging.get_logger(__name__)
 
 LABEL_KEYS = ("labels", "label")
 
@@ -125,7 +121,7 @@ def extract_features(
             if name not in batch:
                 raise ValueError(f"a batch has no {name!r}, which {type(model).__name__} reads, only {sorted(batch)}")
             for file in batch.get("skipped", ()) if loaded else ():  # who collates can see for himself
-                logger.warning_once(f"left out, because it cannot be read: {file}")
+                warnings.warn(f"left out, because it cannot be read: {file}", stacklevel=2)
             if isinstance(batch[name], (list, tuple)):
                 lengths = [clips.shape[-4] for clips in batch[name]]
                 raise ValueError(f"a batch holds clips of {lengths} frames: give data whose clips have one length")
@@ -186,7 +182,7 @@ def _pool_batch(
 
 def _tokens(model: nn.Module, inputs: torch.Tensor, name: str, layers: Sequence[int]) -> list[torch.Tensor]:
     """Tokens (B, N, D) of each layer asked for, or of the last one, behind the final norm."""
-    if isinstance(model, JepaPreTrainedModel) and hasattr(model, "get_video_features"):
+    if name == "pixel_values_videos" and hasattr(model, "get_video_features"):
         found = model.get_video_features(inputs, layers=layers)
         return [grid.flatten(1, 3) for grid in (found.layers if layers else [found.grid])]
     options = {"output_hidden_states": True} if layers else {}
@@ -203,6 +199,8 @@ def _tokens(model: nn.Module, inputs: torch.Tensor, name: str, layers: Sequence[
 
 def _normed_levels(model: nn.Module, output: Any, layers: Sequence[int]) -> list[torch.Tensor]:
     """The outputs of layers, each through the final norm as the last one is."""
+    from hf_jepa.core.clips import layer_indices
+
     depth = len(output.hidden_states) - 1  # the embeddings and one entry per layer
     if tuple(layers) == LAST_FOUR and depth < len(LAST_FOUR):
         raise ValueError(f"readout 'last4_mean_concat' needs at least 4 layers, the model has {depth}")
