@@ -111,7 +111,6 @@ class AttentivePooler(nn.Module):
         num_heads: heads of all attentions; must divide `dim`.
         num_self_attention_layers: layers before the queries attend; the official `depth` counts one more.
         num_queries: Q; action anticipation asks three (verb, noun, action).
-        mlp_ratio: hidden width of the feed-forward networks over `dim`; 4 in all official probes.
         layer_norm_eps: 1e-5 in all official probes, unlike the encoders' 1e-6.
 
     Raises:
@@ -132,7 +131,6 @@ class AttentivePooler(nn.Module):
         num_heads: int,
         num_self_attention_layers: int,
         num_queries: int = 1,
-        mlp_ratio: float = 4.0,
         layer_norm_eps: float = 1e-5,
     ):
         super().__init__()
@@ -140,7 +138,7 @@ class AttentivePooler(nn.Module):
             raise ValueError(f"num_queries is {num_queries}: a pooler needs at least one query")
         if num_self_attention_layers < 0:
             raise ValueError(f"num_self_attention_layers is {num_self_attention_layers}: it must be 0 or more")
-        sizes = (config, dim, num_heads, int(dim * mlp_ratio), layer_norm_eps)
+        sizes = (config, dim, num_heads, 4 * dim, layer_norm_eps)
         self.query_tokens = nn.Parameter(torch.zeros(1, num_queries, dim))
         self.self_attention_layers = nn.ModuleList(
             PoolerSelfAttentionLayer(*sizes) for _ in range(num_self_attention_layers)

@@ -128,6 +128,8 @@ def test_images_are_static_clips():
     torch.testing.assert_close(features.layers[1], features.grid)
     first = model(image, output_hidden_states=True).hidden_states[1]
     torch.testing.assert_close(features.layers[0].flatten(1, 3), model.layernorm(first))
+    swapped = model.get_video_features(image, layers=[-1, 0]).layers  # in the order asked for, not by depth
+    assert all(torch.equal(a, b) for a, b in zip(swapped, features.layers[::-1], strict=True))
 
 
 def test_a_model_of_images():
@@ -167,6 +169,19 @@ def test_targets_stay_float32_beside_a_bfloat16_model(tmp_path):
     assert {x.dtype for x in out.targets} == {torch.float32} and {x.dtype for x in out.predictions} == {torch.bfloat16}
     out.loss.backward()
     model.update_target_encoder(0.99)
+
+
+def test_recomputed_positions_have_the_type_of_the_weights():
+    model = VJepaModel(VJepaConfig(**TINY, position_resize="recompute")).bfloat16().eval()
+    assert model(torch.randn(1, 4, 3, 32, 48)).last_hidden_state.dtype == torch.bfloat16
+
+
+def test_targets_have_no_gradient_even_if_the_pixels_want_one():
+    model = pretraining_model()
+    (clip, _), (contexts, _), (targets, _) = two_groups()
+    out = model(clip.requires_grad_(), contexts, targets)
+    assert not any(target.requires_grad for target in out.targets)
+    assert all(prediction.requires_grad for prediction in out.predictions)
 
 
 def test_auto_classes_load_a_pretraining_checkpoint(tmp_path):
@@ -221,6 +236,14 @@ def test_clips_that_do_not_divide_are_refused(shape, message):
 def test_configs_that_no_model_can_have_are_refused(fields, message):
     with pytest.raises(StrictDataclassClassValidationError, match=message):
         VJepaConfig(**fields)
+
+
+def test_heads_are_those_of_the_encoder_where_none_are_given():
+    fields = {name: value for name, value in TINY.items() if name != "pred_num_attention_heads"}
+    config = VJepaConfig(**fields)
+    assert config.pred_num_attention_heads == config.pooler_num_attention_heads == 4
+    own = VJepaConfig(**fields, pooler_num_attention_heads=8, pred_num_attention_heads=3)
+    assert (own.pooler_num_attention_heads, own.pred_num_attention_heads) == (8, 3)
 
 
 @pytest.mark.parametrize("zero", [True, False])

@@ -7,6 +7,7 @@ from golden_vjepa2 import CLOSE, GOLDEN, read
 from transformers import VJEPA2ForVideoClassification
 
 from hf_jepa.hub.files import read_torch_checkpoint
+from hf_jepa.losses.focal import sigmoid_focal_loss
 from hf_jepa.models.vjepa2.anticipation_vjepa2 import VJepa2ForActionAnticipation
 from hf_jepa.models.vjepa2.configuration_vjepa2 import VJepa2Config
 from hf_jepa.models.vjepa2.modeling_vjepa2 import VJepa2ForVideoClassification
@@ -95,3 +96,44 @@ def test_anticipation_asks_only_what_the_config_names():
         VJepa2ForActionAnticipation(VJepa2Config(**TINY))
     with pytest.raises(ValueError, match="one time for each of 2 clips"):
         model(clips(2), torch.tensor(1.0))
+
+
+@torch.no_grad()
+def test_options_of_anticipation_reach_the_predictor(monkeypatch):
+    """Two steps, 4 frames a second, a moment of 4 frames: every number differs from its default."""
+    torch.manual_seed(0)
+    model = VJepa2ForActionAnticipation(VJepa2Config(**(TINY | {"num_verbs": 4, "num_nouns": 6}))).eval()
+    predictor, asked = model.vjepa2.predictor, []
+
+    def spy(*args):
+        asked.append(args)
+        return plain(*args)
+
+    plain = predictor.forward
+    monkeypatch.setattr(predictor, "forward", spy)
+    video = torch.randn(2, 8, 3, 32, 32)  # 4 frame pairs of 4 x 4 tokens
+    options = {"frames_per_second": 4.0, "num_output_frames": 4, "num_steps": 2, "mask_index": 3}
+    labels = {"verb_labels": torch.tensor([0, 3]), "noun_labels": torch.tensor([5, 1])}
+    out = model(video, torch.tensor([1.0, 2.9]), **labels, **options)
+    seen = model.vjepa2(video).last_hidden_state
+    features = [seen]
+    for (context,), (context_mask,), (target_mask,), grids, mask_index in asked:
+        assert grids == [(4, 4, 4)] and mask_index == [3]
+        assert torch.equal(context_mask, torch.arange(64).expand(2, -1))
+        later = torch.tensor([[2], [5]])  # whole frame pairs in 1.0 and 2.9 seconds
+        assert torch.equal(target_mask, 64 + 16 * later + torch.arange(32))
+        torch.testing.assert_close(context, torch.cat(features, dim=1)[:, -64:])  # the newest tokens
+        features += plain([context], [context_mask], [target_mask], grids, mask_index)
+    assert len(asked) == 2
+    pooled = model.pooler(torch.cat(features, dim=1))
+    torch.testing.assert_close(out.verb_logits, model.verb_classifier(pooled[:, 0]), **CLOSE)
+    torch.testing.assert_close(out.noun_logits, model.noun_classifier(pooled[:, 1]), **CLOSE)
+    expected = [sigmoid_focal_loss(out[f"{name}_logits"], labels[f"{name}_labels"]) for name in ("verb", "noun")]
+    torch.testing.assert_close(out.loss, sum(expected))
+
+
+@pytest.mark.parametrize("frames", [1, 6])
+def test_moments_of_no_token_or_longer_than_the_clip_are_refused(frames):
+    model = VJepa2ForActionAnticipation(VJepa2Config(**TINY, num_verbs=3))
+    with pytest.raises(ValueError, match=f"num_output_frames {frames} must be 2 to 4"):
+        model(clips(2), torch.tensor([1.0, 1.0]), num_output_frames=frames)

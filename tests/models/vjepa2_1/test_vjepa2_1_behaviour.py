@@ -5,7 +5,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
 from transformers import AutoConfig, AutoModel
 
-from hf_jepa.models.vjepa2_1.configuration_vjepa2_1 import VJepa21Config
+from hf_jepa.models.vjepa2_1.configuration_vjepa2_1 import LEVELS, VJepa21Config
 from hf_jepa.models.vjepa2_1.modeling_vjepa2_1 import VJepa21Encoder, VJepa21ForPreTraining, VJepa21Model
 from hf_jepa.registry import VARIANTS
 
@@ -256,3 +256,14 @@ def test_official_levels(depth, levels):
     config = VJepa21Config(num_hidden_layers=depth)
     assert len(config.level_indices) == levels and config.level_indices[-1] == depth - 1
     assert config.pred_levels == config.level_indices and config.pred_output_size == 4 * config.hidden_size
+
+
+def test_official_levels_are_the_released_ones():
+    assert LEVELS == {12: (2, 5, 8, 11), 24: (5, 11, 17, 23), 40: (9, 19, 29, 39), 48: (11, 23, 37, 47)}
+
+
+def test_targets_have_no_gradient_even_if_the_pixels_want_one(batches):
+    clips, seen, wanted = batches[0]
+    out = make()(clips.requires_grad_(), seen, wanted)
+    assert not any(target.requires_grad for target in (*out.targets, *out.context_targets))
+    assert not any(target.requires_grad for target in make().encode_targets(clips, wanted))

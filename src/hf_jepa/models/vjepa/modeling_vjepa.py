@@ -118,7 +118,7 @@ class VJepaPredictorEmbeddings(nn.Module):
         table = positions_for_grid(table, self.config, grid_size)
         x = self.predictor_embeddings(context) + take_tokens(table, context_mask)
         queries = self.mask_tokens[mask_index % len(self.mask_tokens)] + take_tokens(table, target_mask)
-        return torch.cat([x, queries.to(x.dtype)], dim=1)
+        return torch.cat([x, queries], dim=1)
 
 
 class VJepaPredictor(nn.Module):

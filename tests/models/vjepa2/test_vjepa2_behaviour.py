@@ -1,0 +1,95 @@
+"""What V-JEPA 2 promises beyond the recorded numbers: groups, grids, mask tokens."""
+
+import pytest
+import torch
+
+from hf_jepa.models.vjepa2.configuration_vjepa2 import VJepa2Config
+from hf_jepa.models.vjepa2.modeling_vjepa2 import VJepa2ForPreTraining, VJepa2Model
+from hf_jepa.registry import VARIANTS
+
+
+TINY = VARIANTS["vjepa2"].tiny
+CLOSE = {"rtol": 1e-4, "atol": 1e-5}
+
+
+def make(**fields) -> VJepa2Model:
+    """A model in which no parameter is 0 or 1, so that a mix-up shows."""
+    torch.manual_seed(0)
+    model = VJepa2Model(VJepa2Config(**(TINY | fields)))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return model.eval()
+
+
+@torch.no_grad()
+def test_groups_are_predicted_on_their_own_grids():
+    """From masked contexts and from everything; prediction (group, mask) is that of a call of its own."""
+    model = make()
+    groups = [torch.randn(2, 4, 3, 32, 32), torch.randn(1, 8, 3, 32, 48)]
+    orders = [torch.stack([torch.randperm(n) for _ in range(rows)]) for n, rows in ((32, 2), (96, 1))]
+    contexts = [[orders[0][:, :8], orders[0][:, 3:9]], [orders[1][:, :20]]]
+    targets = [[orders[0][:, 9:12], orders[0][:, 12:20]], [orders[1][:, 20:25]]]
+    for masks in (contexts, None):
+        out = model(groups, context_mask=masks, target_mask=targets, mask_index=2)
+        assert (out.masked_hidden_state is None) == (masks is None)
+        predictions = iter(out.predictor_output.last_hidden_state)
+        for g, group in enumerate(groups):
+            for i, target in enumerate(targets[g]):
+                whole = torch.arange(32 if g == 0 else 96).expand(len(group), -1)
+                context = whole if masks is None else masks[g][i]
+                encoded = model.encoder(group, context_mask=context).last_hidden_state
+                grid = [(2, 4, 4), (4, 4, 6)][g]
+                (expected,) = model.predictor([encoded], [context], [target], [grid], [2])
+                torch.testing.assert_close(next(predictions), expected, **CLOSE)
+        assert next(predictions, None) is None
+
+
+@torch.no_grad()
+def test_levels_come_in_the_order_asked_for():
+    encoder, clip = make().encoder, torch.randn(1, 4, 3, 32, 32)
+    first, last = encoder(clip, levels=[0, 1]).levels
+    assert torch.equal(encoder(clip).last_hidden_state, last) and not torch.equal(first, last)
+    found = encoder(clip, levels=[1, 0, -1]).levels
+    assert all(torch.equal(a, b) for a, b in zip(found, (last, first, last), strict=True))
+    assert encoder(clip).levels is None
+
+
+@torch.no_grad()
+def test_the_predictor_is_left_out_where_it_is_not_wanted():
+    model, clip, mask = make(), torch.randn(1, 4, 3, 32, 32), torch.arange(5).unsqueeze(0)
+    assert model(clip, target_mask=mask, skip_predictor=True).predictor_output is None
+    assert model(clip).predictor_output is None
+    assert model(clip, target_mask=mask).predictor_output.last_hidden_state.shape == (1, 5, 32)
+
+
+@torch.no_grad()
+def test_mask_tokens_repeat_after_the_last():
+    model, clip, mask = make(pred_num_mask_tokens=3), torch.randn(1, 4, 3, 32, 32), torch.arange(5).unsqueeze(0)
+    found = [model(clip, target_mask=mask, mask_index=i).predictor_output.last_hidden_state for i in (0, 1, 2, 3, 4)]
+    assert torch.equal(found[3], found[0]) and torch.equal(found[4], found[1])
+    assert not torch.equal(found[0], found[1]) and not torch.equal(found[1], found[2])
+
+
+@pytest.mark.parametrize("zero", [True, False])
+def test_start_of_the_mask_tokens(zero):
+    tokens = VJepa2Model(VJepa2Config(**TINY, pred_zero_init_mask_tokens=zero)).predictor.embeddings.mask_tokens
+    assert bool((tokens == 0).all()) == zero
+    assert zero or 0.015 < tokens.std() < 0.025
+
+
+def test_dropout_is_for_the_context_encoder_in_training():
+    """Targets are those of evaluation, whatever drops out in the encoder that learns."""
+    torch.manual_seed(0)
+    model = VJepa2ForPreTraining(VJepa2Config(**TINY, attention_probs_dropout_prob=0.5, drop_path_rate=0.5))
+    batch = torch.randn(2, 4, 3, 32, 32), [torch.arange(8).repeat(2, 1)], [torch.arange(8, 20).repeat(2, 1)]
+    once, again = model.train()(*batch), model(*batch)
+    assert torch.equal(once.targets[0], again.targets[0]) and not torch.equal(once.context[0], again.context[0])
+    once, again = model.eval()(*batch), model(*batch)
+    assert torch.equal(once.predictions[0], again.predictions[0])
+
+
+@pytest.mark.parametrize(("rate", "expected"), [(0.3, [0.0, 0.15, 0.3]), (0.0, [0.0] * 3)])
+def test_stochastic_depth_rises_along_the_layers(rate, expected):
+    model = VJepa2Model(VJepa2Config(**(TINY | {"num_hidden_layers": 3}), drop_path_rate=rate))
+    assert [layer.drop_path for layer in model.encoder.layer] == pytest.approx(expected)
