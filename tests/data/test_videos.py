@@ -122,6 +122,9 @@ def test_lists_in_the_official_form(folder, tmp_path):
     assert rows["label"] == [3, 0, 7]
     dataset = VideoDataset(rows, plain, SAMPLING, random_position=False)
     assert all(shown(dataset[i]["pixel_values_videos"])[0] > 0 for i in range(3))
+    (folder / "quoted.csv").write_text('"run/my clip.mp4" 7\n"run/2.mp4",0\nrun/1.mp4 3\n', encoding="utf-8-sig")
+    paths = [row["path"] for row in load_videos(folder / "quoted.csv")["video"]]
+    assert paths == [str(folder / f"run/{name}.mp4") for name in ("my clip", "2", "1")]
     (folder / "bare.csv").write_text("run/1.mp4\nwalk/a.mkv\n")
     assert load_videos(folder / "bare.csv").column_names == ["video"]
     (folder / "mixed.csv").write_text("run/1.mp4 3\nwalk/a.mkv\n")

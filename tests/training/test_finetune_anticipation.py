@@ -102,6 +102,15 @@ def test_tables_of_epic_kitchens(kitchen, checkpoint, tmp_path):
     assert [file for file in trainer.skipped if "lost.MP4" in file]
 
 
+def test_training_clips_of_which_none_can_be_read_are_refused(kitchen, checkpoint, tmp_path):
+    lost = (kitchen / "train.csv").read_text().replace("P01_01", "P01_02")
+    (kitchen / "lost.csv").write_text(lost)
+    tables = ["--train_table", str(kitchen / "lost.csv"), "--eval_table", str(kitchen / "val.csv")]
+    with pytest.raises(ValueError, match="none of the first 10 clips can be read"):
+        run(checkpoint, tmp_path / "out", "--dataset", str(kitchen), *tables)
+    assert not list((tmp_path / "out").glob("*.safetensors"))
+
+
 def test_clips_end_before_the_action_or_where_the_official_code_ends(kitchen):
     actions = read_actions(kitchen / "train.csv", kitchen)
     classes = ActionClasses(actions)

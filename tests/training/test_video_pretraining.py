@@ -173,11 +173,21 @@ def test_sources_have_weights_and_lengths_of_their_own(clip_folder, photos):
         ({"mask_mode": "oficial"}, "oficial"),
         ({"clip_after_warmup": True}, "max_grad_norm=0.0 clips nothing"),
         ({"final_momentum": 1.5}, "final_momentum=1.5 is outside"),
+        ({"context_loss_end_step": 5}, "VJepa2ForPreTraining has no loss on visible tokens"),
     ],
 )
 def test_wrong_values_are_refused_before_the_training(run_program, options, message):
     with pytest.raises(ValueError, match=message):
         run_program("vjepa2", **options)
+
+
+def test_the_card_does_not_tell_where_local_sources_lie(run_program, clip_folder, tmp_path):
+    sources = {"a": {"path": str(clip_folder), "frame_step": 2}, "b": {"path": "embedded", "weight": 2}}
+    run_program("vjepa2", dataset=sources)  # spelled as JSON on the command line
+    card = (tmp_path / "run/README.md").read_text()
+    assert str(tmp_path) not in card
+    recipe = yaml.safe_load(card.split("```yaml")[1].split("```")[0])
+    assert recipe["dataset"]["a"] == {"path": clip_folder.name, "frame_step": 2}
 
 
 def test_videos_without_a_distance_of_frames_are_refused(run_program, clip_folder):

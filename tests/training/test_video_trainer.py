@@ -160,6 +160,14 @@ def test_data_of_which_nothing_can_be_read_is_refused(make_video_trainer, tmp_pa
         make_video_trainer(max_steps=1).evaluate(VideoDataset(rows[:4], *(dataset.transform, dataset.sampling)))
 
 
+@pytest.mark.parametrize("options", [{"max_steps": 2}, {"max_steps": -1, "num_train_epochs": 8}])
+def test_a_few_videos_of_which_none_can_be_read_are_refused(make_video_trainer, options):
+    rows = [{"video": b"no video"}] * 4
+    dataset = VideoDataset(rows, clip_pretraining_transform(64), ClipSampling(4, frame_step=1))
+    with pytest.raises(ValueError, match=r"none of the first (8|20) clips can be read:\nrow \d"):
+        make_video_trainer(dataset=dataset, **options).train()
+
+
 def test_a_blank_batch_of_several_lengths_moves_nothing(make_video_trainer):
     trainer = make_video_trainer(frame_counts=(4, 8))
     rows = [{"video": b"no video"}]

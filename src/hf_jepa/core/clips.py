@@ -74,7 +74,8 @@ class VideoEncoderOutput(BaseModelOutput):
 
     Args:
         last_hidden_state: (B, N, D), or a tuple of such tensors ordered (group, mask).
-        hidden_states, attentions: when asked for.
+        hidden_states: when asked for, as the layers have them; several masks or groups are one tensor, see `Packing`.
+        attentions: when asked for, of each layer (B, H, N, N), or one such tensor for each mask of another length.
         levels: the tokens (B, N, D) after each layer asked for, behind the final norm, or tuples as above.
     """
 

@@ -42,7 +42,7 @@ def load_videos(
     `validation` (or `val`), `test`, or is all one training split. Clips that lie in folders (`run/1.mp4`,
     `run/clip_7/001.jpg`) have the name of that folder as label. A video file, or a folder that holds nothing but frame
     images, is a single clip. A csv file is a list in the official form, one "path label" per line without a header;
-    paths are relative to the file, labels are integers or left out.
+    paths are relative to the file and may be quoted, labels are integers or left out.
 
     Args:
         name_or_path: what exists on disk is taken from there, everything else is a Hub id.
@@ -151,10 +151,10 @@ def _from_list(path: Path, split: str) -> "datasets.Dataset":
         raise ValueError(
             f"a list of videos has no split {split!r}: give every split a file of its own, and split='train'"
         )
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     if not lines:
         raise ValueError(f"{path} lists no videos")
-    rows = [re.fullmatch(r"(.+?)(?:[ ,;\t]+(-?\d+))?", line).groups() for line in lines]
+    rows = [re.fullmatch(r'"?(.+?)"?(?:[ ,;\t]+(-?\d+))?', line).groups() for line in lines]
     labelled = sum(label is not None for _, label in rows)
     if labelled not in (0, len(rows)):
         line = next(i for i, (_, label) in enumerate(rows) if label is None)

@@ -215,6 +215,7 @@ def finetune(argv: Sequence[str], description: str | None = None) -> Anticipatio
     )
     trainer.recipe = given_fields(types, argv)
     trainer.train(resume_from_checkpoint=resume_point(training))
+    trainer.gather_skipped()
     trainer.merge_adapters()
     trainer.save_model()  # what comes now may fail, and must not take the training with it
     metrics = trainer.evaluate()

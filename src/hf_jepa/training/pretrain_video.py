@@ -23,9 +23,9 @@ from hf_jepa.models.vjepa2.video_processing_vjepa2 import VJepa2VideoProcessor
 from hf_jepa.registry import VARIANTS, Variant
 from hf_jepa.training.arguments import JepaTrainingArguments
 from hf_jepa.training.knn_probe import KnnProbeArguments, Labelled, OnlineKnnProbe
-from hf_jepa.training.pretraining import ModelArguments, as_mapping, build_model, continue_model, train_and_finish
+from hf_jepa.training.pretraining import ModelArguments, build_model, continue_model, train_and_finish
 from hf_jepa.training.program import begin
-from hf_jepa.training.recipe import given_fields, parse_recipe
+from hf_jepa.training.recipe import as_mapping, given_fields, parse_recipe
 from hf_jepa.training.run_cards import dataset_names
 from hf_jepa.training.trainer import JepaTrainer
 from hf_jepa.training.video_sources import DISTANCES, EMBEDDED, VideoDataArguments, build_dataset

@@ -20,16 +20,6 @@ from hf_jepa.training.trainer import JepaTrainer
 logger = logging.get_logger(__name__)
 
 
-def as_mapping(value: dict | str | None) -> dict | str | None:
-    """A field of a recipe that holds fields itself, on the command line written as JSON.
-
-    Example:
-        >>> as_mapping('{"hidden_size": 96}'), as_mapping("embedded")
-        ({'hidden_size': 96}, 'embedded')
-    """
-    return json.loads(value) if isinstance(value, str) and value.lstrip().startswith("{") else value
-
-
 @dataclass(kw_only=True)
 class ModelArguments:
     """The model of a pretraining run."""
@@ -112,4 +102,4 @@ def train_and_finish(trainer: JepaTrainer, recipe: dict[str, Any], card: dict[st
     finish(trainer, card)
 
 
-__all__ = ["ModelArguments", "as_mapping", "build_model", "continue_model", "train_and_finish"]
+__all__ = ["ModelArguments", "build_model", "continue_model", "train_and_finish"]

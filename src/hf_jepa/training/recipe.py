@@ -1,11 +1,22 @@
 """Reading a recipe: a YAML file whose values the command line may override."""
 
+import json
 import os
 from collections.abc import Sequence
 from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 from transformers import HfArgumentParser
+
+
+def as_mapping(value: Any) -> Any:
+    """A field of a recipe that holds fields itself, on the command line written as JSON; others as they are.
+
+    Example:
+        >>> as_mapping('{"hidden_size": 96}'), as_mapping("embedded")
+        ({'hidden_size': 96}, 'embedded')
+    """
+    return json.loads(value) if isinstance(value, str) and value.lstrip().startswith("{") else value
 
 
 class _Parser(HfArgumentParser):
@@ -52,7 +63,8 @@ def given_fields(dataclass_types: Sequence[type], argv: Sequence[str]) -> dict[s
         action.required = False
     defaults = vars(bare.parse_args([]))
     parser, argv = _parser_with_file(dataclass_types, argv)
-    return {name: value for name, value in vars(parser.parse_args(argv)).items() if value != defaults[name]}
+    given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value != defaults[name]}
+    return {name: as_mapping(value) for name, value in given.items()}
 
 
 def _parser_with_file(
@@ -108,4 +120,4 @@ def _read_yaml(path: str, parser: HfArgumentParser) -> dict:
     return values
 
 
-__all__ = ["given_fields", "parse_recipe"]
+__all__ = ["as_mapping", "given_fields", "parse_recipe"]

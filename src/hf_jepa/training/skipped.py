@@ -25,14 +25,16 @@ class SkippedSamplesMixin:
         skipped: "path: reason" of every image or clip, in order of appearance.
 
     Raises:
-        ValueError: the first 20 samples cannot be read, so that the data is wrong rather than a few files.
+        ValueError: the first 20 samples cannot be read, or none of a short run, so that the data is wrong rather than
+            a few files.
     """
 
     samples = "images"
 
     def __init__(self, *args: Any, **kwargs: Any):
         self.skipped: dict[str, None] = {}
-        self._found_readable = self._batch_is_blank = False
+        self._found_readable = self._batch_is_blank = self._measuring = False
+        self._unreadable = 0  # training samples, also the same file again and again
         super().__init__(*args, **kwargs)
 
     def take_skipped(self, inputs: dict[str, Any], kept: bool = False) -> dict[str, Any]:
@@ -50,14 +52,22 @@ class SkippedSamplesMixin:
                 self.skipped[file] = None
         rows = sum(len(index) for index in as_groups(inputs["sample_index"]))
         self._batch_is_blank = rows == (len(unreadable) if kept else 0)
-        self._found_readable |= not self._batch_is_blank
-        if not self._found_readable and len(self.skipped) >= GIVE_UP:
-            files = "\n".join(self.skipped)
-            raise ValueError(f"none of the first {len(self.skipped)} {self.samples} can be read:\n{files}")
+        if not self._measuring:  # what evaluation can read has taught nothing
+            self._found_readable |= not self._batch_is_blank
+            self._unreadable += len(unreadable)
+            if not self._found_readable and self._unreadable >= GIVE_UP:
+                raise ValueError(self._nothing_readable())
         if rows == 0:
             first = {name: as_groups(value)[0] for name, value in inputs.items()}
             return {name: tensor.new_zeros(1, *tensor.shape[1:]) for name, tensor in first.items()}
         return inputs
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any):
+        self._measuring = True
+        try:
+            return super().evaluation_loop(*args, **kwargs)
+        finally:
+            self._measuring = False
 
     def compute_loss(self, model, inputs, return_outputs: bool = False, num_items_in_batch=None):
         if not self._batch_is_blank:
@@ -66,8 +76,16 @@ class SkippedSamplesMixin:
         return (0.0 * loss, outputs) if return_outputs else 0.0 * loss
 
     def gather_skipped(self: Trainer) -> None:
-        """Let every process know what the others skipped; all processes must call it."""
+        """After training, let every process know what the others skipped; all processes must call it."""
         self.skipped = dict.fromkeys(gather_object(list(self.skipped)))
+        self._unreadable = sum(gather_object([self._unreadable]))
+        self._found_readable = any(gather_object([self._found_readable]))
+        if self._unreadable and not self._found_readable:
+            raise ValueError(self._nothing_readable())
+
+    def _nothing_readable(self) -> str:
+        files = "\n".join(self.skipped)
+        return f"none of the first {self._unreadable} {self.samples} can be read:\n{files}"
 
 
 __all__ = ["SkippedSamplesMixin"]

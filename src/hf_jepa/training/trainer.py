@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import fields
+from inspect import signature
 from statistics import fmean
 from typing import Any
 
@@ -55,7 +56,8 @@ class JepaTrainer(RunCardMixin, SkippedSamplesMixin, ClippingMixin, KernelMixin,
             `processing_class`, `callbacks`, ...
 
     Raises:
-        ValueError: batches without "sample_index", masks for another token grid than that of the images.
+        ValueError: batches without "sample_index", masks for another token grid than that of the images, a schedule of
+            the context loss for a model that has none.
         FloatingPointError, ValueError: see also `GuardMixin` and `SkippedSamplesMixin`.
 
     Example:
@@ -257,6 +259,11 @@ class _Schedules(TrainerCallback):
 
     def on_train_begin(self, args: JepaTrainingArguments, state, control, **kwargs):
         model = self.trainer.accelerator.unwrap_model(self.trainer.model_wrapped)
+        if args.context_loss_end_step > 0 and "context_loss_scale" not in signature(model.forward).parameters:
+            raise ValueError(
+                f"context_loss_end_step={args.context_loss_end_step}: {type(model).__name__} has no loss on visible "
+                "tokens that could grow, only V-JEPA 2.1 has"
+            )
         self.average = model.target_average() if model.config.target_source == "ema" else None
         if self.trainer.collapse_monitor is not None:
             self.trainer.collapse_monitor.restore(state.log_history)

@@ -15,7 +15,7 @@ from hf_jepa.data.video_transforms import clip_pretraining_transform
 from hf_jepa.data.videos import VideoDataset
 from hf_jepa.data.weighted_sources import WeightedSources
 from hf_jepa.hub.processors import pixel_statistics
-from hf_jepa.training.pretraining import as_mapping
+from hf_jepa.training.recipe import as_mapping
 
 
 EMBEDDED = "embedded"

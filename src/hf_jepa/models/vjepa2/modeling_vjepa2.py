@@ -219,7 +219,20 @@ class VJepa2Encoder(VideoEncoderMixin, VJepa2PreTrainedModel):
         [3, 2]
     """
 
+    _keys_to_ignore_on_load_unexpected = [
+        r"^context_encoder\.",
+        r"^(\w+\.)?predictor\.",
+        r"^(\w+_)?classifier\.",
+        r"^pooler\.",
+    ]
     embeddings_class = VJepa2Embeddings
+
+    @classmethod
+    def from_pretrained(cls, *args, key_mapping: dict[str, str] | None = None, **kwargs):
+        """Load an encoder by itself, or that of any checkpoint which holds one: the target encoder of a pretraining
+        checkpoint, the encoder of a base model or of a classifier, ours or native."""
+        within = {rf"^({cls.base_model_prefix}\.)?encoder\.": ""}
+        return super().from_pretrained(*args, key_mapping=within | (key_mapping or {}), **kwargs)
 
     def __init__(self, config: VJepa2Config):
         super().__init__(config)
