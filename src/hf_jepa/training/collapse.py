@@ -1,4 +1,4 @@
-"""Watching a run for collapse: targets that no longer tell one image from another."""
+"""Watching a run for collapse: targets that no longer tell one image or clip from another."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -9,15 +9,18 @@ import torch
 from torch.nn.functional import cosine_similarity
 from transformers.utils import logging
 
+from hf_jepa.core.clips import as_groups
 from hf_jepa.core.modeling import JepaPreTrainingMixin
 from hf_jepa.core.outputs import JepaForPreTrainingOutput
 from hf_jepa.evaluation.metrics import rankme
 from hf_jepa.losses.prediction import normalize_targets
+from hf_jepa.training.batches import by_mask, flat_masks, group_masks
 
 
 logger = logging.get_logger(__name__)
 
 MAX_TOKENS = 2048  # tokens that the effective rank looks at
+MAX_COMPARED = 2**16  # target tokens that are looked at at all, for clips have very many
 MAX_IMAGES = 8  # images that both encoders are compared on, which takes another pass of the target encoder
 COLLAPSED_SHARE = 0.05  # of the targets' energy: below it, images are indistinguishable
 COLLAPSED_RANK = 2.0
@@ -39,6 +42,8 @@ ADVICE = {
 @dataclass(frozen=True)
 class CollapseSignals:
     """What the targets of one batch look like, and how near context encoder and predictor come to them.
+
+    Images stand for clips, too.
 
     Args:
         target_std: standard deviation over images at one position, averaged over dimensions and positions. A target
@@ -66,12 +71,13 @@ def collapse_signals(
     Args:
         model: the pretraining model.
         inputs: what it was called with, among it `context_mask`, E LongTensors (B, N), and `target_mask`, M
-            LongTensors (B, K).
-        output: what it returned, rows ordered (target mask, [context mask,] image).
+            LongTensors (B, K); of clips, pairs of any lengths, also in several groups.
+        output: what it returned: one tensor each, rows ordered (target mask, [context mask,] image), or a tuple of
+            one tensor for every pair.
 
     Returns:
         the signals; None where nothing can differ between images: a batch of one, or no position that is a target in
-        two of them.
+        two of them. Groups of clips have positions of their own.
 
     Example:
         >>> from hf_jepa import IJepaConfig, IJepaForPreTraining, MultiBlockMaskSampler
@@ -82,20 +88,11 @@ def collapse_signals(
         >>> collapse_signals(model, batch, model(**batch)).rankme > 2
         True
     """
-    target_mask = inputs["target_mask"]
-    images = target_mask[0].shape[0]
-    contexts = output.targets.shape[0] // (len(target_mask) * images)
-    # The first context of every target block is enough: all contexts share the targets.
-    targets, predictions = (
-        x.detach().float().unflatten(0, (len(target_mask), contexts, images))[:, 0].flatten(0, 2)
-        for x in (output.targets, output.predictions)
-    )  # (M * B * K, D)
-    position = torch.cat(list(target_mask))  # (M * B, K)
-    image = torch.arange(images, device=position.device).repeat(len(target_mask)).unsqueeze(1).expand_as(position)
-    once = _first_of_each(
-        image.flatten() * (position.max() + 1) + position.flatten()
-    )  # blocks of an image may overlap
-    centred = _without_position_mean(targets[once], position.flatten()[once])
+    position, image, chosen = _places(group_masks(inputs["target_mask"]))
+    masks = flat_masks(inputs["target_mask"])
+    targets, predictions = (_tokens(x, masks, chosen) for x in (output.targets, output.predictions))  # (n, D)
+    once = _first_of_each(image * (position.max() + 1) + position)  # blocks of an image may overlap
+    centred = _without_position_mean(targets[once], position[once])
     # Before the return: where weights are sharded, all processes must take part in this pass of the target encoder.
     context_target_cosine = _context_target_cosine(model, inputs, output.context)
     if len(centred) == 0:
@@ -113,13 +110,50 @@ def collapse_signals(
     )
 
 
-def _context_target_cosine(model: JepaPreTrainingMixin, inputs: dict[str, Any], context: torch.Tensor) -> float:
-    """Compare the encoders on the first images; `context` has rows ordered (context mask, image)."""
-    shown = [mask[:MAX_IMAGES] for mask in inputs["context_mask"]]
-    targets = model.encode_targets(inputs[model.main_input_name][:MAX_IMAGES], shown)
-    context = context.unflatten(0, (len(shown), -1))[:, :MAX_IMAGES].flatten(0, 1)
-    context = normalize_targets(context, model.config.target_normalization)
-    return cosine_similarity(context.float(), targets.float(), dim=-1).mean().item()
+def _places(groups: list[list[torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Position and image of the target tokens (n,) that are compared, and which they are of all.
+
+    Of very many tokens those at every so many-th position are compared: there, all images are.
+    """
+    positions, images, first, rows = [], [], 0, 0
+    for masks in groups:
+        tokens = 1 + max(int(mask.max()) for mask in masks)
+        for mask in masks:
+            positions.append((mask + first).flatten())
+            image = torch.arange(len(mask), device=mask.device) + rows
+            images.append(image.unsqueeze(1).expand_as(mask).flatten())
+        first, rows = first + tokens, rows + len(masks[0])
+    position, image = torch.cat(positions), torch.cat(images)
+    every = -(-len(position) // MAX_COMPARED)
+    chosen = (position % every == 0).nonzero().squeeze(1)
+    return position[chosen], image[chosen], chosen
+
+
+def _tokens(
+    output: torch.Tensor | Sequence[torch.Tensor], masks: list[torch.Tensor], chosen: torch.Tensor
+) -> torch.Tensor:
+    """Tokens (n, D) of an output, in the order of its masks."""
+    parts = by_mask(output, len(masks[0]))
+    # The first context of every target block is enough: all contexts share the targets.
+    parts = parts[:: len(parts) // len(masks)]
+    return torch.cat([part.detach().flatten(0, 1) for part in parts])[chosen].float()
+
+
+def _context_target_cosine(
+    model: JepaPreTrainingMixin, inputs: dict[str, Any], context: torch.Tensor | Sequence[torch.Tensor]
+) -> float:
+    """Compare the encoders on the first images of every group; a single `context` has rows (context mask, image)."""
+    groups = [[mask[:MAX_IMAGES] for mask in masks] for masks in group_masks(inputs["context_mask"])]
+    images = [group[:MAX_IMAGES] for group in as_groups(inputs[model.main_input_name])]
+    alone = len(groups) == 1
+    targets = model.encode_targets(*(x[0] if alone else x for x in (images, groups)))
+    contexts = [x[:MAX_IMAGES] for x in by_mask(context, len(flat_masks(inputs["context_mask"])[0]))]
+    cosines = []
+    for seen, target in zip(contexts, by_mask(targets, len(groups[0][0])), strict=True):
+        levels = seen.unflatten(-1, (-1, model.config.hidden_size))  # of the encoder, normalised each
+        seen = normalize_targets(levels, model.config.target_normalization).flatten(-2)
+        cosines.append(cosine_similarity(seen.float(), target.float(), dim=-1).flatten())
+    return torch.cat(cosines).mean().item()
 
 
 def _first_of_each(key: torch.Tensor) -> torch.Tensor:

@@ -1,14 +1,11 @@
 """The program behind the image pretraining scripts: recipe in, trained checkpoint out."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch.utils.data import Dataset
-from transformers.utils import logging
 
-from hf_jepa.core.configuration import require_model_fields
 from hf_jepa.data.columns import check_same_classes
 from hf_jepa.data.embedded import EmbeddedCrops
 from hf_jepa.data.images import ImageCollator, ImageDataset, IterableImageDataset
@@ -16,22 +13,21 @@ from hf_jepa.data.sources import load_images
 from hf_jepa.data.transforms import pretraining_transform
 from hf_jepa.hub.processors import ProcessorTransform, load_processor, pixel_statistics
 from hf_jepa.masking.build import build_mask_sampler
-from hf_jepa.registry import VARIANTS, Variant
+from hf_jepa.registry import VARIANTS
 from hf_jepa.training.arguments import JepaTrainingArguments
 from hf_jepa.training.knn_probe import OnlineKnnProbe
-from hf_jepa.training.program import begin, finish, resume_point
+from hf_jepa.training.pretraining import ModelArguments, build_model, train_and_finish
+from hf_jepa.training.program import begin
 from hf_jepa.training.recipe import given_fields, parse_recipe
-from hf_jepa.training.run_cards import base_license, dataset_names
+from hf_jepa.training.run_cards import dataset_names
 from hf_jepa.training.trainer import JepaTrainer
 
-
-logger = logging.get_logger(__name__)
 
 EMBEDDED = "embedded"
 
 
-@dataclass
-class PretrainingArguments:
+@dataclass(kw_only=True)
+class PretrainingArguments(ModelArguments):
     """Model and data of an image pretraining run."""
 
     dataset: str = field(metadata={"help": f"Folder of images, parquet, Hub id, or '{EMBEDDED}' (bundled pictures)."})
@@ -44,19 +40,9 @@ class PretrainingArguments:
     horizontal_flip: bool = field(default=False, metadata={"help": "Mirror every second image."})
     color_distortion: float = field(default=0.0, metadata={"help": "Strength of colour distortion; 0 is none."})
     gaussian_blur: bool = field(default=False, metadata={"help": "Blur every second image."})
-    model_name_or_path: str | None = field(default=None, metadata={"help": "Checkpoint to continue from."})
-    model_size: str | None = field(default=None, metadata={"help": "Named size of a fresh model, e.g. vit_huge."})
-    model_config: dict | str | None = field(default=None, metadata={"help": "Config fields of a fresh model (JSON)."})
     knn_dataset: str | None = field(default=None, metadata={"help": "Labelled images for the online k-NN probe."})
     knn_splits: list[str] = field(default_factory=lambda: ["train", "test"], metadata={"help": "Its two splits."})
     knn_every: int = field(default=1000, metadata={"help": "Steps between two k-NN probes."})
-    license: str | None = field(
-        default=None, metadata={"help": "Licence of the weights, for the card; that of the checkpoint when continued."}
-    )
-
-    def __post_init__(self):
-        if isinstance(self.model_config, str):
-            self.model_config = json.loads(self.model_config)
 
 
 @dataclass
@@ -83,18 +69,6 @@ class MaskArguments:
         elif self.context_length is not None:
             raise ValueError(f"context_length={self.context_length}: official masks choose the length batch by batch")
         return build_mask_sampler(self.mask_mode, grid_size=tuple(grid_size), **settings)
-
-
-def build_model(variant: Variant, arguments: PretrainingArguments):
-    """A fresh model, or the checkpoint to continue from in float32, which brings its own size."""
-    if arguments.model_name_or_path:
-        if arguments.model_size or arguments.model_config:
-            logger.warning(f"{arguments.model_name_or_path} has a config: model_size and model_config are not used")
-        return variant.model_class().from_pretrained(arguments.model_name_or_path, dtype="float32")
-    config_class, fields = variant.config_class(), arguments.model_config or {}
-    require_model_fields(config_class, fields)
-    config = config_class.from_size(arguments.model_size, **fields) if arguments.model_size else config_class(**fields)
-    return variant.model_class()(config)
 
 
 def build_dataset(arguments: PretrainingArguments, config, processor: Callable, seed: int) -> Dataset:
@@ -146,11 +120,9 @@ def pretrain(
     types = (PretrainingArguments, MaskArguments, JepaTrainingArguments)
     arguments, masks, training = parse_recipe(types, argv, description, prog)
     begin(training)
-    start = arguments.model_name_or_path
-    card = {"finetuned_from": start, "license": arguments.license or base_license(start)}
-    variant = VARIANTS[variant_name]
-    model = build_model(variant, arguments)
-    processor = load_processor(start, model.config)
+    card = dataset_names(arguments.dataset) | arguments.card()
+    model = build_model(VARIANTS[variant_name], arguments)
+    processor = load_processor(arguments.model_name_or_path, model.config)
     trainer = JepaTrainer(
         model,
         training,
@@ -161,9 +133,7 @@ def pretrain(
     )
     if arguments.knn_dataset:
         add_knn_probe(trainer, arguments)
-    trainer.recipe = given_fields(types, argv)
-    trainer.train(resume_from_checkpoint=resume_point(training))
-    finish(trainer, dataset_names(arguments.dataset) | card)
+    train_and_finish(trainer, given_fields(types, argv), card)
     return trainer
 
 

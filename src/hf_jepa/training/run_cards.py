@@ -95,9 +95,9 @@ class RunCardMixin:
         batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
         precision = "bfloat16 autocast" if args.bf16 else "float16 autocast" if args.fp16 else "float32"
         return {
-            "Optimizer steps": f"{state.global_step:,} of {batch} images, {args.world_size} process(es)",
+            "Optimizer steps": f"{state.global_step:,} of {batch} {self.samples}, {args.world_size} process(es)",
             "Precision of training": precision,
-            "Images that could not be read": str(len(self.skipped)),
+            f"{self.samples.capitalize()} that could not be read": str(len(self.skipped)),
             "Software": f"hf_jepa {hf_jepa.__version__}, transformers {transformers.__version__}, "
             f"torch {torch.__version__}",
         }
@@ -115,6 +115,8 @@ def public_recipe(recipe: dict[str, Any]) -> dict[str, Any]:
 
 
 def _shown(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _shown(entry) for name, entry in value.items()}
     return Path(value).name if isinstance(value, str) and os.path.isabs(value) else value
 
 

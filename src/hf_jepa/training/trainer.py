@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import fields
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,14 @@ from torch.utils.data import IterableDataset
 from transformers import EvalPrediction, IntervalStrategy, Trainer, TrainerCallback
 from transformers.utils import logging
 
+from hf_jepa.core.clips import as_groups
 from hf_jepa.core.ema import Average
 from hf_jepa.core.modeling import JepaPreTrainingMixin
 from hf_jepa.core.outputs import JepaForPreTrainingOutput
-from hf_jepa.losses.prediction import prediction_loss
 from hf_jepa.masking.masks import Masks
 from hf_jepa.training.arguments import JepaTrainingArguments
+from hf_jepa.training.batches import draw_masks, flat_masks, sample_losses
+from hf_jepa.training.clipping import ClippingMixin
 from hf_jepa.training.collapse import ADVICE, CollapseMonitor, CollapseSignals, collapse_signals, mean_signals
 from hf_jepa.training.epochs import SetEpochCallback
 from hf_jepa.training.guards import GuardMixin
@@ -26,14 +29,14 @@ from hf_jepa.training.kernels import KernelMixin
 from hf_jepa.training.optimizer import build_optimizer
 from hf_jepa.training.reports import format_table
 from hf_jepa.training.run_cards import RunCardMixin
-from hf_jepa.training.schedules import learning_rate_at, momentum_at, weight_decay_at
+from hf_jepa.training.schedules import context_loss_weight_at, learning_rate_at, momentum_at, weight_decay_at
 from hf_jepa.training.skipped import SkippedImagesMixin
 
 
 logger = logging.get_logger(__name__)
 
 
-class JepaTrainer(RunCardMixin, SkippedImagesMixin, KernelMixin, GuardMixin, Trainer):
+class JepaTrainer(RunCardMixin, SkippedImagesMixin, ClippingMixin, KernelMixin, GuardMixin, Trainer):
     """Pretrains any `...ForPreTraining` model of the package.
 
     At every step it draws the masks, sets learning rate, weight decay and momentum from the step number, and after the
@@ -45,9 +48,11 @@ class JepaTrainer(RunCardMixin, SkippedImagesMixin, KernelMixin, GuardMixin, Tra
     Args:
         model: a pretraining model.
         args: `JepaTrainingArguments`.
-        mask_sampler: called as `mask_sampler(sample_index, step=..., epoch=...)`, see `hf_jepa.masking`.
-        kwargs: as for `Trainer`: `train_dataset`, `data_collator` (batches with "pixel_values", "sample_index" and
-            optionally "skipped", see `ImageCollator`), `processing_class`, `callbacks`, ...
+        mask_sampler: called as `mask_sampler(sample_index, step=..., epoch=...)`, see `hf_jepa.masking`; for batches
+            of several groups of clips a `MultiSequenceMaskSampler`.
+        kwargs: as for `Trainer`: `train_dataset`, `data_collator` (batches with the pixels, "sample_index", both a
+            tensor or a list of groups, and optionally "skipped", see `ImageCollator` and `VideoCollator`),
+            `processing_class`, `callbacks`, ...
 
     Raises:
         ValueError: batches without "sample_index", masks for another token grid than that of the images.
@@ -85,9 +90,10 @@ class JepaTrainer(RunCardMixin, SkippedImagesMixin, KernelMixin, GuardMixin, Tra
             args.accelerator_config.dispatch_batches = False
         if kwargs.pop("compute_metrics", None) is not None:
             raise ValueError("compute_metrics: pretraining measures its loss; features are judged by OnlineKnnProbe")
+        self.samples = "clips" if "video" in model.input_modalities else "images"
         # Before those of the user, which then see the target encoder of the step.
         callbacks = [SetEpochCallback(), _Schedules(self), *(callbacks or [])]
-        super().__init__(model=model, args=args, callbacks=callbacks, compute_metrics=_mean_loss, **kwargs)
+        super().__init__(model=model, args=args, callbacks=callbacks, compute_metrics=self._mean_loss, **kwargs)
         self.mask_sampler = mask_sampler
         self.collapse_monitor = CollapseMonitor() if args.collapse_monitor else None
         self._details: dict[str, float] = {}
@@ -95,22 +101,23 @@ class JepaTrainer(RunCardMixin, SkippedImagesMixin, KernelMixin, GuardMixin, Tra
     # --- a step -------------------------------------------------------------------------------------------------
 
     def training_step(self, model, inputs: dict[str, Any], num_items_in_batch=None) -> torch.Tensor:
-        return super().training_step(model, self._add_masks(inputs), num_items_in_batch)
+        inputs = self._add_masks(inputs)
+        if (end := self.args.context_loss_end_step) > 0:
+            scale = context_loss_weight_at(self.state.global_step, 1.0, self.args.context_loss_start_step, end)
+            inputs["context_loss_scale"] = torch.tensor(scale)  # as a number it would be compiled anew at every step
+        return super().training_step(model, inputs, num_items_in_batch)
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """Evaluation measures the loss of every image, on masks that are the same at every evaluation.
+        """Evaluation measures the loss of every sample, on masks that are the same at every evaluation.
 
         Returns:
-            None, the losses (B,), the sample indices (B,) that they belong to, -1 in the place of unreadable images.
+            None, the losses (B,), the sample indices (B,) that they belong to, -1 in the place of unreadable ones.
         """
-        sample_index = inputs["sample_index"].to(self.args.device)
+        sample_index = torch.cat(as_groups(inputs["sample_index"])).to(self.args.device)
         inputs = self._prepare_inputs(self._add_masks(inputs, step=0, epoch=0))
         with torch.no_grad(), self.compute_loss_context_manager():
             outputs = model(**inputs)
-        by_image = (-1, len(inputs["target_mask"][0]))
-        predictions, targets = (x.unflatten(0, by_image).unbind(1) for x in (outputs.predictions, outputs.targets))
-        kind = self.model.config.loss_type
-        losses = torch.stack([prediction_loss(*pair, kind) for pair in zip(predictions, targets, strict=True)])
+        losses = sample_losses(outputs, inputs["target_mask"], self.model.config.loss_type)
         losses = losses + (outputs.loss - outputs.prediction_loss)  # a regulariser is one number for the batch
         missing = max(0, self.args.eval_batch_size - len(sample_index))  # all processes hand in equally many
         losses = nn.functional.pad(losses[: len(sample_index)], (0, missing))
@@ -124,9 +131,10 @@ class JepaTrainer(RunCardMixin, SkippedImagesMixin, KernelMixin, GuardMixin, Tra
 
     def _note(self, model: JepaPreTrainingMixin, inputs: dict[str, Any], outputs: JepaForPreTrainingOutput) -> None:
         """Keep what the log of this step shall say beside the loss."""
+        # Of a mask; where lengths differ, on average.
         self._details = {
-            "context_tokens": inputs["context_mask"][0].shape[1],
-            "target_tokens": inputs["target_mask"][0].shape[1],
+            f"{kind}_tokens": fmean(mask.shape[1] for mask in flat_masks(inputs[f"{kind}_mask"]))
+            for kind in ("context", "target")
         }
         if outputs.regularization_loss is not None:
             self._details["prediction_loss"] = outputs.prediction_loss.item()
@@ -137,27 +145,22 @@ class JepaTrainer(RunCardMixin, SkippedImagesMixin, KernelMixin, GuardMixin, Tra
         if signals := [one for one in signals if one is not None]:
             self.collapse_monitor.add(mean_signals(signals))
         else:  # the end of a stream, or a batch size of one
-            logger.warning_once("a batch of one image cannot show a collapse: the monitor skips such batches")
+            logger.warning_once("a batch of one sample cannot show a collapse: the monitor skips such batches")
 
     def _add_masks(self, inputs: dict[str, Any], step: int | None = None, epoch: int | None = None) -> dict[str, Any]:
         """Replace the bookkeeping of a batch by the masks of this step."""
         if "sample_index" not in inputs:
             raise ValueError(
-                f"the batch has {sorted(inputs)} but no 'sample_index': masks depend on it (ImageCollator)"
+                f"the batch has {sorted(inputs)} but no 'sample_index', on which masks depend: take ImageCollator or "
+                "VideoCollator"
             )
         inputs = self.take_skipped(inputs)
         inputs.pop("labels", None)
         step = self.state.global_step if step is None else step
         epoch = int(self.state.epoch or 0) if epoch is None else epoch  # 1.5 in the middle of the second epoch
-        self._require_same_grid(inputs)
-        masks = self.mask_sampler(inputs.pop("sample_index").cpu(), step=step, epoch=epoch)
-        return inputs | masks._asdict()
-
-    def _require_same_grid(self, inputs: dict[str, Any]) -> None:
-        drawn = getattr(self.mask_sampler, "grid_size", None)
-        grid = self.model.context_encoder.token_grid(inputs[self.model.main_input_name])
-        if drawn is not None and tuple(drawn) != grid:
-            raise ValueError(f"masks are drawn on a grid of {tuple(drawn)} tokens, but the images are {grid} tokens")
+        grids = [self.model.context_encoder.token_grid(x) for x in as_groups(inputs[self.model.main_input_name])]
+        index = inputs.pop("sample_index")
+        return inputs | draw_masks(self.mask_sampler, index, grids, step, epoch, self.samples)
 
     def _logs_this_step(self) -> bool:
         if not self.model.training or not self.accelerator.sync_gradients:  # not on all batches of one step
@@ -167,6 +170,10 @@ class JepaTrainer(RunCardMixin, SkippedImagesMixin, KernelMixin, GuardMixin, Tra
         if self.args.logging_strategy != IntervalStrategy.STEPS:  # "epoch"; also "no", for the summary
             every = math.ceil(self.state.max_steps / self.state.num_train_epochs)
         return step % every == 0 or step == self.state.max_steps or (step == 1 and self.args.logging_first_step)
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> float:
+        name = self.model.main_input_name
+        return sum(super(JepaTrainer, self).floating_point_ops({name: group}) for group in as_groups(inputs[name]))
 
     # --- optimizer and schedules --------------------------------------------------------------------------------
 
@@ -184,9 +191,10 @@ class JepaTrainer(RunCardMixin, SkippedImagesMixin, KernelMixin, GuardMixin, Tra
             horizon = int(args.schedule_scale * num_training_steps)
             warmup = args.get_warmup_steps(num_training_steps)
             start, peak, final = args.start_learning_rate, args.learning_rate, args.final_learning_rate
+            form = {"schedule": args.learning_rate_schedule, "decay_steps": args.learning_rate_decay_steps}
 
             def factor(step: int) -> float:
-                return learning_rate_at(step, horizon, warmup, start, peak, final) / peak
+                return learning_rate_at(step, horizon, warmup, start, peak, final, **form) / peak
 
             self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
             self._created_lr_scheduler = True
@@ -208,7 +216,7 @@ class JepaTrainer(RunCardMixin, SkippedImagesMixin, KernelMixin, GuardMixin, Tra
         super().log(logs, start_time)
 
     def summary(self) -> dict[str, Any]:
-        """The run in a few lines: steps, first and last loss, collapse signals and verdict, images left out."""
+        """The run in a few lines: steps, first and last loss, collapse signals and verdict, samples left out."""
         losses = [entry["loss"] for entry in self.state.log_history if "loss" in entry]
         rows: dict[str, Any] = {"steps": self.state.global_step}
         if losses:
@@ -218,8 +226,16 @@ class JepaTrainer(RunCardMixin, SkippedImagesMixin, KernelMixin, GuardMixin, Tra
             rows |= self.collapse_monitor.logs() | {"verdict": verdict, "advice": ADVICE[verdict]}
         return rows | {
             "momentum": self.momentum(max(0, self.state.global_step - 1)),
-            "skipped images": len(self.skipped),
+            f"skipped {self.samples}": len(self.skipped),
         }
+
+    def _mean_loss(self, measured: EvalPrediction) -> dict[str, float]:
+        """`eval_loss`: the mean over samples that could be read, each once, although processes fill up batches."""
+        rows = zip(measured.label_ids, measured.predictions, strict=True)
+        losses = {index: loss for index, loss in rows if index >= 0}
+        if not losses:
+            raise ValueError(f"none of the evaluation {self.samples} can be read")
+        return {"loss": float(np.mean(list(losses.values()), dtype=np.float64))}
 
     def card_details(self) -> dict[str, Any]:
         rows = self.summary()
@@ -230,14 +246,6 @@ class JepaTrainer(RunCardMixin, SkippedImagesMixin, KernelMixin, GuardMixin, Tra
             "facts": {"Masks": f"`{self.mask_sampler!r}`", "Loss and collapse signals at the end": collapse},
             "unverified": "No downstream score was measured in this run.",
         }
-
-
-def _mean_loss(measured: EvalPrediction) -> dict[str, float]:
-    """`eval_loss`: the mean over images that could be read, each once, although processes fill up their batches."""
-    losses = {index: loss for index, loss in zip(measured.label_ids, measured.predictions, strict=True) if index >= 0}
-    if not losses:
-        raise ValueError("none of the evaluation images can be read")
-    return {"loss": float(np.mean(list(losses.values()), dtype=np.float64))}
 
 
 class _Schedules(TrainerCallback):

@@ -1,0 +1,115 @@
+"""What the pretraining programs of all modalities share: the model they begin with, and how they run."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig
+from transformers.utils import logging
+
+from hf_jepa.core.configuration import require_model_fields
+from hf_jepa.core.modeling import JepaPreTrainingMixin
+from hf_jepa.registry import Variant
+from hf_jepa.training.program import finish, resume_point
+from hf_jepa.training.run_cards import base_license
+from hf_jepa.training.trainer import JepaTrainer
+
+
+logger = logging.get_logger(__name__)
+
+
+def as_mapping(value: dict | str | None) -> dict | str | None:
+    """A field of a recipe that holds fields itself, on the command line written as JSON.
+
+    Example:
+        >>> as_mapping('{"hidden_size": 96}'), as_mapping("embedded")
+        ({'hidden_size': 96}, 'embedded')
+    """
+    return json.loads(value) if isinstance(value, str) and value.lstrip().startswith("{") else value
+
+
+@dataclass(kw_only=True)
+class ModelArguments:
+    """The model of a pretraining run."""
+
+    model_name_or_path: str | None = field(default=None, metadata={"help": "Checkpoint to continue from."})
+    model_size: str | None = field(default=None, metadata={"help": "Named size of a fresh model, e.g. vit_huge."})
+    model_config: dict | str | None = field(default=None, metadata={"help": "Config fields of a fresh model (JSON)."})
+    license: str | None = field(
+        default=None, metadata={"help": "Licence of the weights, for the card; that of the checkpoint when continued."}
+    )
+
+    def __post_init__(self):
+        if isinstance(self.model_config, str):
+            self.model_config = json.loads(self.model_config)
+
+    def card(self) -> dict[str, str | None]:
+        """What the card says of where the weights come from, as arguments of `create_model_card`."""
+        start = self.model_name_or_path
+        return {"finetuned_from": start, "license": self.license or base_license(start)}
+
+
+def build_model(variant: Variant, arguments: ModelArguments) -> JepaPreTrainingMixin:
+    """A fresh model, or the checkpoint to continue from in float32, which brings its own size."""
+    if arguments.model_name_or_path:
+        if arguments.model_size or arguments.model_config:
+            logger.warning(f"{arguments.model_name_or_path} has a config: model_size and model_config are not used")
+        return variant.model_class().from_pretrained(arguments.model_name_or_path, dtype="float32")
+    config_class, fields = variant.config_class(), arguments.model_config or {}
+    require_model_fields(config_class, fields)
+    config = config_class.from_size(arguments.model_size, **fields) if arguments.model_size else config_class(**fields)
+    return variant.model_class()(config)
+
+
+def continue_model(variant: Variant, checkpoint: str, fields: Mapping[str, Any]) -> JepaPreTrainingMixin:
+    """A checkpoint in float32, with other values of config fields: larger frames, longer clips, another loss.
+
+    Fixed tables, such as sine-cosine positions, are computed anew for them.
+
+    Args:
+        variant: of the checkpoint.
+        checkpoint: folder or Hub id.
+        fields: of its config, to be changed.
+
+    Raises:
+        ValueError: an unknown field, or values that the weights do not fit.
+    """
+    config_class, model_class = variant.config_class(), variant.model_class()
+    require_model_fields(config_class, fields)
+    config = config_class.from_pretrained(checkpoint)
+    changed = {name: value for name, value in fields.items() if getattr(config, name) != value}
+    if not changed:
+        return model_class.from_pretrained(checkpoint, dtype="float32")
+    shown = ", ".join(f"{name} {value} instead of {getattr(config, name)}" for name, value in changed.items())
+    wanted = config_class.from_dict(config.to_dict() | changed)
+    (shapes, other) = (_weight_shapes(model_class, each) for each in (config, wanted))
+    if unlike := [name for name in shapes | other if shapes.get(name) != other.get(name)]:
+        raise ValueError(f"{checkpoint}: {shown} does not fit {len(unlike)} of its weights, such as {unlike[0]}")
+    logger.warning(f"{checkpoint} is continued with {shown}")
+    weights = dict(model_class.from_pretrained(checkpoint, dtype="float32").named_parameters())
+    model = model_class(wanted)
+    model.load_state_dict(model.state_dict() | weights)
+    return model
+
+
+def _weight_shapes(model_class: type, config: PreTrainedConfig) -> dict[str, torch.Size]:
+    with torch.device("meta"):
+        return {name: parameter.shape for name, parameter in model_class(config).named_parameters()}
+
+
+def train_and_finish(trainer: JepaTrainer, recipe: dict[str, Any], card: dict[str, Any]) -> None:
+    """Train, from where it is asked for, and save.
+
+    Args:
+        trainer: ready to train.
+        recipe: the fields that the run was started with, for the card.
+        card: arguments of `create_model_card`.
+    """
+    trainer.recipe = recipe
+    trainer.train(resume_from_checkpoint=resume_point(trainer.args))
+    finish(trainer, card)
+
+
+__all__ = ["ModelArguments", "as_mapping", "build_model", "continue_model", "train_and_finish"]
