@@ -24,6 +24,7 @@ class Variant:
         weights_license: licence of converted official weights.
         tiny: config fields of a model that trains in well under a second, for the behaviour suites; CONTRIBUTING.md
             says what they ask of it.
+        processor_of: the variant whose processor prepares its inputs too, where it has none in its own folder.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Variant:
     convertible: bool
     weights_license: str | None
     tiny: dict
+    processor_of: str | None = None
 
     def module_name(self, kind: str) -> str:
         """Name of the module `<kind>_<name>` of the variant's folder."""
@@ -73,23 +75,15 @@ class Variant:
         return model.get_submodule(place.partition(".")[2]) if place else model
 
     @property
-    def processing(self) -> str | None:
-        """The part that prepares inputs: "image_processing" or "video_processing"; None where there is none."""
-        return next((kind for kind in ("image_processing", "video_processing") if kind in self.parts), None)
-
-    @property
     def processor_class(self):
-        """The class of its image or video processor.
-
-        Raises:
-            ValueError: the variant names none.
-        """
-        if self.processing is None:
-            raise ValueError(
-                f"{self.title} names no processor: add {self.modality}_processing_{self.name}.py to its parts"
-            )
-        (name,) = self.parts[self.processing]
-        return getattr(self.module(self.processing), name)
+        """The class of its image or video processor; None where it names none."""
+        if self.processor_of is not None:
+            return VARIANTS[self.processor_of].processor_class
+        kind = f"{self.modality}_processing"
+        if kind not in self.parts:
+            return None
+        (name,) = self.parts[kind]
+        return getattr(self.module(kind), name)
 
     def processor(self, config):
         """The image or video processor for the input size of a config.
@@ -97,6 +91,10 @@ class Variant:
         Raises:
             ValueError: the variant names none.
         """
+        if self.processor_class is None:
+            raise ValueError(
+                f"{self.title} names no processor: add {self.modality}_processing_{self.name}.py to its parts"
+            )
         return self.processor_class.from_config(config)
 
 
@@ -152,6 +150,7 @@ VARIANTS = {
                 "pred_num_hidden_layers": 2,
                 "pred_num_attention_heads": 2,
             },
+            processor_of="vjepa2",
         ),
         Variant(
             name="vjepa2",
@@ -165,6 +164,7 @@ VARIANTS = {
             parts={
                 "modeling": ("VJepa2Encoder", "VJepa2Predictor"),
                 "anticipation": ("VJepa2ForActionAnticipation",),
+                "video_processing": ("VJepa2VideoProcessor",),
             },
             native=True,
             convertible=True,
@@ -208,6 +208,7 @@ VARIANTS = {
                 "pred_num_hidden_layers": 2,
                 "pred_num_attention_heads": 2,
             },
+            processor_of="vjepa2",
         ),
     )
 }

@@ -94,7 +94,8 @@ def test_the_script_converts_and_reports(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "target_encoder: 28 tensors" in done.stdout and "not used: opt" in done.stdout
     names = {path.name for path in (tmp_path / "model").iterdir()}
-    assert {"README.md", "config.json", "fingerprint.json", "model.safetensors"} <= names
+    names_of_files = {"README.md", "config.json", "fingerprint.json", "model.safetensors"}
+    assert names == names_of_files | {"video_preprocessor_config.json"}
     card = (tmp_path / "model/README.md").read_text()
     (snippet,) = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
     assert "skip_predictor" in snippet and "pipeline_tag: feature-extraction" in card

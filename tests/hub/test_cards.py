@@ -9,7 +9,7 @@ from hf_jepa.hub.cards import build_card
 from hf_jepa.models.ijepa.configuration_ijepa import IJepaConfig
 from hf_jepa.models.ijepa.modeling_ijepa import IJepaForPreTraining
 from hf_jepa.models.vjepa2.configuration_vjepa2 import VJepa2Config
-from hf_jepa.models.vjepa2.modeling_vjepa2 import VJepa2ForPreTraining, VJepa2ForVideoClassification
+from hf_jepa.models.vjepa2.modeling_vjepa2 import VJepa2ForVideoClassification
 from hf_jepa.registry import VARIANTS
 
 
@@ -38,14 +38,17 @@ def test_the_snippet_of_a_card_runs(image_size, tmp_path):
     assert names["feature"].shape == (1, 32)
 
 
-def test_the_snippet_of_a_card_of_videos_runs(tmp_path):
-    config = VJepa2Config(**VARIANTS["vjepa2"].tiny)
-    VJepa2ForPreTraining(config).save_pretrained(tmp_path)
-    text = str(build_card(VARIANTS["vjepa2"], config, "my model", {}, "mit", "Not verified.", str(tmp_path)))
+@pytest.mark.parametrize("name", [name for name, variant in VARIANTS.items() if variant.modality == "video"])
+def test_the_snippet_of_a_card_of_videos_runs(name, tmp_path):
+    variant = VARIANTS[name]
+    config = variant.config_class()(**variant.tiny)
+    variant.model_class()(config).save_pretrained(tmp_path)
+    text = str(build_card(variant, config, "my model", {}, "mit", "Not verified.", str(tmp_path)))
     (snippet,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     names: dict = {}
     exec(snippet, names)
-    assert names["feature"].shape == (1, 32) and type(names["model"]).__name__ == "VJEPA2Model"
+    assert names["feature"].shape == (1, 32)
+    assert type(names["model"]).__name__ == ("VJEPA2Model" if name == "vjepa2" else variant.base_model)
     assert "pipeline_tag: feature-extraction" in text
 
 

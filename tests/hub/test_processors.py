@@ -1,6 +1,7 @@
 """The image processor of a checkpoint: what is beside the weights counts, unless it is a default that nobody chose."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from hf_jepa.data.transforms import evaluation_transform
 from hf_jepa.hub.processors import ProcessorTransform, load_processor, pixel_statistics
 from hf_jepa.models.ijepa.configuration_ijepa import IJepaConfig
 from hf_jepa.models.ijepa.image_processing_ijepa import IJepaImageProcessor
+from hf_jepa.registry import VARIANTS
 
 
 CONFIG = IJepaConfig(image_size=32)
@@ -65,3 +67,26 @@ def test_as_a_transform_it_is_the_transform_of_evaluation(size):
     image = Image.fromarray(pixels.numpy())
     found = ProcessorTransform(load_processor(None, CONFIG))(image)
     torch.testing.assert_close(found, evaluation_transform(32)(image), rtol=0, atol=0.02)  # a step of 8 bits
+
+
+@pytest.mark.parametrize("name", [name for name, variant in VARIANTS.items() if variant.modality == "video"])
+def test_videos_are_prepared_by_the_class_of_the_variant_with_what_is_saved(name, tmp_path):
+    config = VARIANTS[name].config_class()(crop_size=32)
+    clip = torch.randint(256, (4, 3, 40, 50), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    fresh = load_processor(None, config)
+    assert type(fresh).__name__ == "VJepa2VideoProcessor" and fresh.crop_size.height == 32
+    config.save_pretrained(tmp_path)
+    assert load_processor(str(tmp_path), config).to_dict() == fresh.to_dict()  # nothing is saved yet
+    VARIANTS[name].processor_class.from_config(config, image_mean=[0.1, 0.2, 0.3]).save_pretrained(tmp_path)
+    saved = load_processor(str(tmp_path), config)
+    assert pixel_statistics(saved)[0] == (0.1, 0.2, 0.3)
+    found = saved(clip, return_tensors="pt").pixel_values_videos
+    assert found.shape == (1, 4, 3, 32, 32)
+    assert not torch.allclose(found, fresh(clip, return_tensors="pt").pixel_values_videos)
+
+
+def test_a_variant_without_processor_says_how_to_add_one():
+    lonely = replace(VARIANTS["vjepa2"], parts={})
+    assert lonely.processor_class is None
+    with pytest.raises(ValueError, match="V-JEPA 2 names no processor: add video_processing_vjepa2.py"):
+        lonely.processor(None)

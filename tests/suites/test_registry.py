@@ -11,9 +11,12 @@ from transformers import AutoConfig, AutoModelForPreTraining
 import hf_jepa
 from hf_jepa.layers.patch_embedding import pair
 from hf_jepa.training.arguments import JepaTrainingArguments
+from hf_jepa.training.finetune_anticipation import AnticipationArguments
 from hf_jepa.training.finetune_image import ClassificationArguments
+from hf_jepa.training.finetune_video import VideoClassificationArguments
 from hf_jepa.training.finetuning import FineTuningArguments
 from hf_jepa.training.pretrain_image import MaskArguments, PretrainingArguments
+from hf_jepa.training.pretrain_video import VideoMaskArguments, VideoPretrainingArguments
 from hf_jepa.training.recipe import parse_recipe
 
 
@@ -23,6 +26,8 @@ PACKAGE = ROOT / "src/hf_jepa"
 SECTIONS = {
     ("image", False): (PretrainingArguments, MaskArguments, JepaTrainingArguments),
     ("image", True): (ClassificationArguments, FineTuningArguments),
+    ("video", False): (VideoPretrainingArguments, VideoMaskArguments, JepaTrainingArguments),
+    ("video", True): (VideoClassificationArguments, FineTuningArguments),
 }
 
 
@@ -43,18 +48,23 @@ def test_variant_is_complete(variant):
         # transformers takes it from the annotation `config: ...` of the class, else from the class it inherits.
         assert variant.model_class(name).config_class is variant.config_class(), f"{name} must annotate its `config`"
     assert (ROOT / f"training_scripts/configs/{variant.name}/tiny.yaml").is_file()
-    script = ROOT / f"training_scripts/pretrain_{variant.name}.py"
-    assert f'pretrain("{variant.name}"' in script.read_text(encoding="utf-8"), script
+    scripts = [path.read_text(encoding="utf-8") for path in (ROOT / "training_scripts").glob("pretrain_*.py")]
+    assert any("pretrain(" in script and f'"{variant.name}"' in script for script in scripts), "no script pretrains it"
 
 
 def test_recipes_parse(variant, tmp_path):
     folder = ROOT / "training_scripts/configs" / variant.name
     # What a recipe leaves to the command line, and what this machine may not have.
-    given = ["--dataset", "embedded", "--output_dir", str(tmp_path), "--use_cpu", "true", "--bf16", "false"]
+    given = ["--output_dir", str(tmp_path), "--use_cpu", "true", "--bf16", "false"]
     for recipe in sorted(folder.glob("*.yaml")):
-        tuned = recipe.stem.startswith("finetune_")
+        tuned = recipe.stem.startswith(("finetune_", "anticipate_"))
         start = ["--model_name_or_path", "someone/model"] if tuned else []
-        parse_recipe(SECTIONS[variant.modality, tuned], [str(recipe), *given, *start])  # exits where one is wrong
+        if "\ndataset: " not in recipe.read_text(encoding="utf-8"):
+            start += ["--dataset", "embedded"]
+        sections = SECTIONS[variant.modality, tuned]
+        if recipe.stem.startswith("anticipate_"):
+            sections = (AnticipationArguments, FineTuningArguments)
+        parse_recipe(sections, [str(recipe), *given, *start])  # exits where one is wrong
 
 
 def test_a_config_shows_its_fields_and_names_a_model(variant, config):

@@ -75,7 +75,7 @@ def test_label_smoothing_is_part_of_the_loss_of_evaluation(classification):
 
 def test_evaluation_on_nothing_readable_is_refused(classification, make_trainer):
     for trainer in (classification(2), make_trainer(per_device_eval_batch_size=2)):
-        with pytest.raises(ValueError, match="none of the evaluation images can be read"):
+        with pytest.raises(ValueError, match="none of the evaluation (images|files) can be read"):
             trainer.evaluate(rows(0, unreadable=4))
 
 

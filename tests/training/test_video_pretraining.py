@@ -137,6 +137,12 @@ def test_a_source_is_read_as_the_recipe_says(clip_folder):
     assert dataset[1]["pixel_values_videos"].shape == (4, 3, 64, 64)
 
 
+def test_labels_of_pretraining_data_play_no_part(clip_folder, tmp_path):
+    (tmp_path / "list.csv").write_text(f"{clip_folder}/clip0 3\n{clip_folder}/clip1 5\n")
+    dataset = build({}, dataset=str(tmp_path / "list.csv"), frame_step=2)
+    assert set(dataset[0]) == {"pixel_values_videos", "sample_index"} and len(dataset) == 2
+
+
 def test_sources_have_weights_and_lengths_of_their_own(clip_folder, photos):
     sources = {
         "digits": {"path": "embedded", "weight": 3},

@@ -69,6 +69,16 @@ def test_the_evaluation_loss_of_a_clip_does_not_depend_on_its_batch(make_video_t
     assert found[1:] == pytest.approx(found[:1] * 2, rel=1e-5)
 
 
+@pytest.mark.parametrize("variant", VIDEO)
+def test_the_evaluation_loss_is_that_of_the_model(make_video_trainer, variant):
+    trainer = make_video_trainer(variant, per_device_eval_batch_size=4)
+    clips = MovingDigits(4, num_frames=4)
+    batch = trainer._add_masks(trainer.data_collator([clips[i] for i in range(4)]), step=0, epoch=0)
+    with torch.no_grad():
+        expected = trainer.model.eval()(**batch).loss.item()
+    assert trainer.evaluate(clips)["eval_loss"] == pytest.approx(expected, rel=1e-5)
+
+
 def test_groups_get_masks_of_their_own_grid_and_mask_token(make_video_trainer):
     trainer = make_video_trainer(frame_counts=(8, 4))
     dataset = mixture()

@@ -175,6 +175,38 @@ class MovingDigits(Dataset):
         return position, speed
 
 
+class DigitClasses(MovingDigits):
+    """Moving digits with a label: which is the smaller one of the two digits.
+
+    Clips are the same in every epoch, so that labels are known before a clip is drawn.
+
+    Args:
+        length, split, num_frames, channels, seed: as for `MovingDigits`.
+
+    Example:
+        >>> clips = DigitClasses(length=100, num_frames=4)
+        >>> clips[7]["labels"] == clips.labels[7], clips.class_names[:2]
+        (True, ['0', '1'])
+    """
+
+    def __init__(self, length: int, split: str = "train", num_frames: int = 16, channels: int = 3, seed: int = 0):
+        super().__init__(length, split, num_frames, channels, seed=seed)
+        glimpse = MovingDigits(length, split, 1, channels, seed=seed)  # the digits do not depend on the frames
+        self.labels = [
+            int(digits[0])
+            for first in range(0, length, 256)
+            for digits in glimpse.batch(range(first, min(first + 256, length))).digits
+        ]
+        self.class_names = [str(digit) for digit in range(10)]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Nothing: the clips are the same in every epoch."""
+
+    def __getitems__(self, indices: list[int]) -> list[dict]:
+        samples = super().__getitems__(indices)
+        return [sample | {"labels": self.labels[sample["sample_index"]]} for sample in samples]
+
+
 def _reflect(free: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Coordinates of a free flight, folded into 0..REACH, and the sign that the direction has by then."""
     folded = np.mod(free, 2 * REACH)
@@ -194,4 +226,4 @@ def _draw(glyphs: np.ndarray, corner: np.ndarray) -> np.ndarray:
     return canvas.reshape(batch, frames, CANVAS, CANVAS)
 
 
-__all__ = ["DigitClips", "MovingDigits", "glyph_numbers"]
+__all__ = ["DigitClasses", "DigitClips", "MovingDigits", "glyph_numbers"]

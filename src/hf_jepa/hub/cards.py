@@ -32,7 +32,7 @@ classify = pipeline("image-classification", model="{repo}")
 print(classify(Image.new("RGB", ({width}, {height})), top_k=2))  # put your image here
 ```"""
 
-VIDEO_FEATURES_USE = """{loader} loads the target encoder and the predictor:
+VIDEO_FEATURES_USE = """{loader} loads {loaded}:
 
 ```python
 {imports}import torch
@@ -40,11 +40,11 @@ from transformers import AutoModel
 
 model = AutoModel.from_pretrained("{repo}")
 clip = torch.randn(1, {frames}, {channels}, {height}, {width})  # (1, T, C, H, W), from the processor
-tokens = model(clip, skip_predictor=True).last_hidden_state  # (1, N, {hidden})
-feature = tokens.mean(dim=1)                                 # there is no CLS token
+tokens = model({call}).last_hidden_state  # (1, N, {hidden})
+feature = tokens.mean(dim=1)  # there is no CLS token
 ```
 
-With `hf_jepa`, `{pretraining_model}.from_pretrained("{repo}")` also gives the context encoder, and `{base_model}`
+With `hf_jepa`, `{pretraining_model}.from_pretrained("{repo}")` gives all parts of pretraining, and `{base_model}`
 encodes parts of a clip and clips of any size."""
 
 VIDEO_CLASSIFICATION_USE = """With `hf_jepa`:
@@ -138,6 +138,7 @@ def build_card(
     """
     height, width = pair(config.image_size)
     task = task or ENCODER_TASKS[variant.modality]
+    with_predictor = variant.model_class().target_encoder_name is not None  # the base model holds it too
     metadata = ModelCardData(
         license=license,
         language=language,
@@ -158,6 +159,8 @@ def build_card(
         width=width,
         hidden=config.hidden_size,
         frames=getattr(config, "frames_per_clip", None),
+        loaded="the target encoder and the predictor" if with_predictor else "the target encoder",
+        call="clip, skip_predictor=True" if with_predictor else "clip",
         pretraining_model=variant.pretraining_model,
         base_model=variant.base_model,
         classifier=variant.heads.get("AutoModelForVideoClassification"),

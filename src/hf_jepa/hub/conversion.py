@@ -118,7 +118,7 @@ def convert_checkpoint(
             lambda: layout.convert(read_torch_checkpoint(checkpoint, verified=True), config, target_key), folder
         )
         config.save_pretrained(folder)
-        if variant.processing and config.num_channels == 3:
+        if variant.processor_class is not None and config.num_channels == 3:
             variant.processor(config).save_pretrained(folder)
         # Loading what was written checks the files, not the tensors in memory.
         encoder = load_target_encoder(variant, folder)

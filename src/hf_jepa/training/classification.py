@@ -145,6 +145,7 @@ def finetune(
     processor: Callable,
     open_split: OpenSplit,
     data_collator: Callable,
+    model_fields: dict[str, Any] | None = None,
 ) -> ClassificationTrainer:
     """Train, measure and save a classifier.
 
@@ -155,23 +156,20 @@ def finetune(
         processor: saved beside the weights.
         open_split: gives the data.
         data_collator: makes batches, with rows for what cannot be read.
+        model_fields: config fields of the classifier that differ from those of the checkpoint.
 
     Returns:
         the trainer, after training, measuring and saving.
 
     Raises:
-        ValueError: as the parts do; adapters that are uploaded before they are merged.
+        ValueError: as the parts do.
     """
-    if arguments.mode == "lora" and training.push_to_hub and training.hub_strategy != "end":
-        raise ValueError(
-            f"hub_strategy={training.hub_strategy.value} would upload adapters beside the merged weights, which then "
-            "nobody could load: use hub_strategy=end with mode=lora"
-        )
     begin(training)
     checkpoint = arguments.model_name_or_path
     card = {"finetuned_from": checkpoint, "license": arguments.license or base_license(checkpoint)}
     train, test, class_names = build_datasets(arguments, open_split, training.seed)
-    model = load_classifier(find_variant(config.model_type, checkpoint), checkpoint, class_names, arguments.mode)
+    variant = find_variant(config.model_type, checkpoint)
+    model = load_classifier(variant, checkpoint, class_names, arguments.mode, **(model_fields or {}))
     trainer = ClassificationTrainer(
         prepare_mode(model, arguments.mode, arguments.lora_rank, arguments.lora_alpha, arguments.lora_dropout),
         training,

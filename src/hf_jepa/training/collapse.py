@@ -113,16 +113,17 @@ def collapse_signals(
 def _places(groups: list[list[torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Position and image of the target tokens (n,) that are compared, and which they are of all.
 
-    Of very many tokens those at every so many-th position are compared: there, all images are.
+    Every group has positions of its own; its images are counted from 0. Of very many tokens those at every so many-th
+    position are compared: there, all images are.
     """
-    positions, images, first, rows = [], [], 0, 0
+    positions, images, first = [], [], 0
     for masks in groups:
         tokens = 1 + max(int(mask.max()) for mask in masks)
         for mask in masks:
             positions.append((mask + first).flatten())
-            image = torch.arange(len(mask), device=mask.device) + rows
+            image = torch.arange(len(mask), device=mask.device)
             images.append(image.unsqueeze(1).expand_as(mask).flatten())
-        first, rows = first + tokens, rows + len(masks[0])
+        first += tokens
     position, image = torch.cat(positions), torch.cat(images)
     every = -(-len(position) // MAX_COMPARED)
     chosen = (position % every == 0).nonzero().squeeze(1)

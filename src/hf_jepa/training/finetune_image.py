@@ -16,7 +16,7 @@ from hf_jepa.data.transforms import height_width, pretraining_transform
 from hf_jepa.hub.processors import ProcessorTransform, load_processor, pixel_statistics
 from hf_jepa.training.classification import CommonClassificationArguments, require_labels
 from hf_jepa.training.classification import finetune as finetune_classifier
-from hf_jepa.training.finetuning import ClassificationTrainer, FineTuningArguments
+from hf_jepa.training.finetuning import ClassificationTrainer, FineTuningArguments, require_mergeable
 from hf_jepa.training.pretrain_image import EMBEDDED
 from hf_jepa.training.recipe import parse_recipe
 
@@ -81,6 +81,7 @@ def finetune(argv: Sequence[str], description: str | None = None) -> Classificat
     """
     types = (ClassificationArguments, FineTuningArguments)
     arguments, training = parse_recipe(types, argv, description)
+    require_mergeable(arguments.mode, training)
     checkpoint = arguments.model_name_or_path
     config = AutoConfig.from_pretrained(checkpoint)
     processor = load_processor(checkpoint, config)

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import AutoConfig, EvalPrediction, Trainer, TrainerCallback, TrainingArguments
 from transformers.utils import logging
 
-from hf_jepa.core.configuration import model_fields
+from hf_jepa.core.configuration import model_fields as fields_of
 from hf_jepa.registry import Variant, find_variant
 from hf_jepa.training.epochs import SetEpochCallback
 from hf_jepa.training.guards import GuardMixin
@@ -23,7 +23,6 @@ from hf_jepa.training.skipped import SkippedImagesMixin
 logger = logging.get_logger(__name__)
 
 MODES = ("probe", "lora", "full")
-HEADS = ("pooler", "classifier")  # what a probe trains, of what the model has
 # The classification heads of the registry, and how the Hub calls their tasks.
 TASKS = {
     "AutoModelForImageClassification": "image-classification",
@@ -55,7 +54,22 @@ class FineTuningArguments(KernelArguments, TrainingArguments):
     hub_strategy: str = field(default="end", metadata={"help": "When to upload, with push_to_hub."})
 
 
-def load_classifier(variant: Variant, checkpoint: str, class_names: list[str], mode: str) -> nn.Module:
+def require_mergeable(mode: str, training: FineTuningArguments) -> None:
+    """Refuse adapters that would be uploaded before they are merged.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    if mode == "lora" and training.push_to_hub and training.hub_strategy != "end":
+        raise ValueError(
+            f"hub_strategy={training.hub_strategy.value} would upload adapters beside the merged weights, which then "
+            "nobody could load: use hub_strategy=end with mode=lora"
+        )
+
+
+def load_classifier(
+    variant: Variant, checkpoint: str, class_names: list[str], mode: str, **model_fields: Any
+) -> nn.Module:
     """The variant's classifier with the encoder of a checkpoint; a classifier of other classes starts afresh.
 
     Args:
@@ -64,6 +78,7 @@ def load_classifier(variant: Variant, checkpoint: str, class_names: list[str], m
             classifier that does not name its classes is taken to have these.
         class_names: of the classes, in the order of the labels.
         mode: "probe" also switches dropout off in the encoder, which then is a fixed function.
+        model_fields: config fields that differ from those of the checkpoint.
 
     Raises:
         ValueError: the variant has no classifier, or weights of the encoder are missing.
@@ -71,17 +86,17 @@ def load_classifier(variant: Variant, checkpoint: str, class_names: list[str], m
     heads = [name for name in variant.heads if name in TASKS]
     if not heads:
         raise ValueError(f"{variant.title} has no class for classification")
-    options: dict[str, Any] = {"id2label": dict(enumerate(class_names))}
+    options: dict[str, Any] = model_fields | {"id2label": dict(enumerate(class_names))}
     options["label2id"] = {name: number for number, name in options["id2label"].items()}
     if mode == "probe":
         dropouts = ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate")
-        options |= dict.fromkeys(model_fields(variant.config_class()).keys() & dropouts, 0.0)
+        options |= dict.fromkeys(fields_of(variant.config_class()).keys() & dropouts, 0.0)
     model, report = variant.model_class(variant.heads[heads[0]]).from_pretrained(
         checkpoint, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True, **options
     )
     mismatched = {entry[0] if isinstance(entry, tuple) else entry for entry in report["mismatched_keys"]}
     fresh = set(report["missing_keys"]) | mismatched
-    if lost := sorted(key for key in fresh if key.split(".")[0] not in HEADS):
+    if lost := sorted(key for key in fresh if key.split(".")[0] not in head_names(model)):
         raise ValueError(
             f"{checkpoint} lacks {len(lost)} weights of the encoder or has other shapes of them: {', '.join(lost[:5])}"
         )
@@ -94,6 +109,11 @@ def load_classifier(variant: Variant, checkpoint: str, class_names: list[str], m
     if fresh:
         logger.warning(f"the classifier of {len(class_names)} classes starts from a fresh initialisation")
     return model
+
+
+def head_names(model: nn.Module) -> list[str]:
+    """What a model has beside its base model: a classifier, a pooler."""
+    return [name for name, _ in model.named_children() if name != model.base_model_prefix]
 
 
 def prepare_mode(model: nn.Module, mode: str, rank: int = 8, alpha: float = 16.0, dropout: float = 0.0) -> nn.Module:
@@ -113,8 +133,8 @@ def prepare_mode(model: nn.Module, mode: str, rank: int = 8, alpha: float = 16.0
     """
     if mode not in MODES:
         raise ValueError(f"mode={mode!r} is not one of {', '.join(MODES)}")
-    heads = [name for name in HEADS if hasattr(model, name)]
-    if hasattr(model.base_model, "predictor"):
+    heads = head_names(model)
+    if hasattr(model.base_model, "predictor") and not getattr(model, "reads_predictions", False):
         model.base_model.predictor.requires_grad_(False)
     if mode == "probe":
         model.requires_grad_(False)
@@ -161,8 +181,26 @@ class ClassificationMetrics:
         return {"loss": loss.item()} | TopKAccuracy().compute(predictions=logits, references=labels)
 
 
-class ClassificationTrainer(RunCardMixin, SkippedImagesMixin, KernelMixin, GuardMixin, Trainer):
-    """transformers' `Trainer` with layer-wise learning rates, for batches of an `ImageCollator` or `VideoCollator`.
+class FineTuningTrainer(RunCardMixin, SkippedImagesMixin, KernelMixin, GuardMixin, Trainer):
+    """transformers' `Trainer` with learning rates by layer and adapters that are merged at the end."""
+
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            args = self.args
+            model = self.model if model is None else model
+            groups = layerwise_groups(model, args.learning_rate, args.weight_decay, args.layer_decay)
+            optimizer_class, options = self.get_optimizer_cls_and_kwargs(args, model)
+            self.optimizer = optimizer_class(groups, **options)
+        return self.optimizer
+
+    def merge_adapters(self) -> None:
+        """Fold adapters into the weights they adapt, so that an ordinary checkpoint is saved; without any, nothing."""
+        if hasattr(self.model, "merge_and_unload"):
+            self.model = self.model_wrapped = self.model.merge_and_unload()
+
+
+class ClassificationTrainer(FineTuningTrainer):
+    """Trains a classifier on batches of an `ImageCollator` or `VideoCollator`.
 
     The collator keeps the rows of what cannot be read (`keep_unreadable=True`).
 
@@ -218,20 +256,6 @@ class ClassificationTrainer(RunCardMixin, SkippedImagesMixin, KernelMixin, Guard
             inputs["labels"] = torch.zeros_like(inputs["labels"])
         return inputs
 
-    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
-        if self.optimizer is None:
-            args = self.args
-            model = self.model if model is None else model
-            groups = layerwise_groups(model, args.learning_rate, args.weight_decay, args.layer_decay)
-            optimizer_class, options = self.get_optimizer_cls_and_kwargs(args, model)
-            self.optimizer = optimizer_class(groups, **options)
-        return self.optimizer
-
-    def merge_adapters(self) -> None:
-        """Fold adapters into the weights they adapt, so that an ordinary checkpoint is saved; without any, nothing."""
-        if hasattr(self.model, "merge_and_unload"):
-            self.model = self.model_wrapped = self.model.merge_and_unload()
-
     def card_details(self) -> dict[str, Any]:
         logged = next((entry for entry in reversed(self.state.log_history) if "eval_top1" in entry), {})
         metrics = {name: logged[f"eval_{name}"] for name in ("top1", "top5") if f"eval_{name}" in logged}
@@ -272,6 +296,9 @@ __all__ = [
     "ClassificationMetrics",
     "ClassificationTrainer",
     "FineTuningArguments",
+    "FineTuningTrainer",
+    "head_names",
     "load_classifier",
     "prepare_mode",
+    "require_mergeable",
 ]

@@ -52,6 +52,7 @@ class VJepa2ForActionAnticipation(VJepa2PreTrainedModel):
     """
 
     _keys_to_ignore_on_load_unexpected = [r"^context_encoder\."]
+    reads_predictions = True  # the predictor is part of what fine-tuning trains
 
     def __init__(self, config: VJepa2Config):
         super().__init__(config)

@@ -260,7 +260,7 @@ class VJepa2Model(VJepa2PreTrainedModel):
         torch.Size([1, 24, 32])
     """
 
-    _keys_to_ignore_on_load_unexpected = [r"^context_encoder\.", r"^classifier\.", r"^pooler\."]
+    _keys_to_ignore_on_load_unexpected = [r"^context_encoder\.", r"^(\w+_)?classifier\.", r"^pooler\."]
     encoder_class = VJepa2Encoder
     predictor_class = VJepa2Predictor
 
