@@ -22,7 +22,8 @@ class RidgeProbeResult:
         weight_decay: the one chosen.
         weight: (K, D) float64
         bias: (K,) float64
-        held_out: R^2 on the held-out training rows for each weight decay tried; empty if there was only one.
+        held_out: R^2 on the held-out training rows, beside the variance of all, for each weight decay tried; empty if
+            there was only one.
     """
 
     predictions: torch.Tensor
@@ -96,8 +97,11 @@ def ridge_probe(
                 f"held_out_fraction {held_out_fraction} of {len(x)} training rows leaves too few rows to fit or to "
                 "choose a weight decay by: pass a single one, for example weight_decays=(1.0,)"
             )
+        spread = y.var(dim=0, correction=0)  # of all rows: few held-out ones may not vary
+        spread = torch.where(spread > 0, spread, torch.ones_like(spread))
         for decay, (weight, bias) in _fit(x[:kept], y[:kept], weight_decays).items():
-            held_out[decay] = r2_scores(x[kept:] @ weight.T + bias, y[kept:]).mean().item()
+            error = (x[kept:] @ weight.T + bias - y[kept:]).square().mean(dim=0)
+            held_out[decay] = 1 - (error / spread).mean().item()
         chosen = max(held_out, key=held_out.get)
     weight, bias = _fit(x, y, (chosen,))[chosen]
     predictions = test_x @ weight.T + bias

@@ -36,7 +36,7 @@ def draw_video_pca(
         frames: (T, H, W) or (T, H, W, 3), uint8, or float in [0, 1].
         features: title of a row -> tokens (T', H', W', D) of these frames, T a multiple of T'; D the same in all rows.
         path: PNG to write.
-        max_columns: moments drawn at most, evenly spaced.
+        max_columns: moments drawn at most, evenly spaced from the beginning.
         title: printed above the picture.
 
     Returns:
@@ -178,10 +178,10 @@ def draw_surprise_strip(
     return save_figure(figure, path)
 
 
-def _moments(num_tokens: int, max_columns: int) -> np.ndarray:
+def _moments(num_tokens: int, max_columns: int) -> list[float]:
     """Moments as shares of the clip, each the beginning of a group of frames of the coarsest row."""
-    shown = np.linspace(0, num_tokens - 1, min(num_tokens, max_columns)).round()
-    return np.unique(shown) / num_tokens + 1e-9  # so that a product with the number of frames is not rounded down
+    every = -(-num_tokens // max_columns)
+    return [moment / num_tokens + 1e-9 for moment in range(0, num_tokens, every)]  # a product must not round down
 
 
 def _strip(rows: int, columns: int, aspect: float, title: str | None):
