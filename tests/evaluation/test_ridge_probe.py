@@ -44,6 +44,12 @@ def test_chooses_much_decay_for_noise_and_little_for_clean_rows():
     assert max(noisy.held_out, key=noisy.held_out.get) == noisy.weight_decay
 
 
+def test_another_score_chooses_another_weight_decay():
+    (x, y), (test_x, _) = rows(60, 10), rows(5, 10, seed=1)
+    result = ridge_probe(x, y, test_x, score=lambda found, numbers: -found.var(dim=0).sum().item())
+    assert result.weight_decay == max(result.held_out)  # the flattest predictions
+
+
 def test_r2_is_one_zero_or_negative():
     wanted = torch.tensor([[0.0, 1.0], [2.0, 3.0]], dtype=torch.float64)
     assert r2_scores(wanted, wanted).tolist() == [1.0, 1.0]

@@ -1,6 +1,6 @@
 """Ridge probe: linear regression of numbers (positions, velocities, ...) on frozen features, in closed form."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,8 +22,8 @@ class RidgeProbeResult:
         weight_decay: the one chosen.
         weight: (K, D) float64
         bias: (K,) float64
-        held_out: R^2 on the held-out training rows, beside the variance of all, for each weight decay tried; empty if
-            there was only one.
+        held_out: score on the held-out training rows for each weight decay tried, R^2 (beside the variance of all
+            rows) unless another was asked for; empty if there was only one.
     """
 
     predictions: torch.Tensor
@@ -50,12 +50,13 @@ def ridge_probe(
     test_y: torch.Tensor | None = None,
     weight_decays: Sequence[float] = WEIGHT_DECAYS,
     held_out_fraction: float = 0.2,
+    score: Callable[[torch.Tensor, torch.Tensor], float] | None = None,
 ) -> RidgeProbeResult:
     """Fit a linear map from frozen features to numbers, and score it on the test rows by R^2.
 
     Minimises the mean over the rows of |y - weight x - bias|^2, plus weight_decay * v * |weight|^2 with v the mean
     variance of a feature, so that the answer does not depend on the scale of the features. The bias is free. The
-    weight decay is the one of the best R^2 on the *last* training rows, which are held out from that fit: rows that
+    weight decay is the one of the best score on the *last* training rows, which are held out from that fit: rows that
     belong together, such as the frames of a clip, stay on one side where they stand together. All in float64, through
     the eigenvalues of the smaller of X^T X and X X^T: dimensions (raw pixels) or rows may be many, but not both.
 
@@ -66,6 +67,7 @@ def ridge_probe(
         test_y: (M, K) to score against; None only predicts.
         weight_decays: to choose from; with a single one nothing is held out.
         held_out_fraction: share of the training rows held out for the choice.
+        score: called with predictions and numbers of these rows (N', K), the higher the better; R^2 unless given.
 
     Returns:
         `RidgeProbeResult`
@@ -99,9 +101,9 @@ def ridge_probe(
             )
         spread = y.var(dim=0, correction=0)  # of all rows: few held-out ones may not vary
         spread = torch.where(spread > 0, spread, torch.ones_like(spread))
+        score = score or (lambda found, numbers: 1 - ((found - numbers).square().mean(dim=0) / spread).mean().item())
         for decay, (weight, bias) in _fit(x[:kept], y[:kept], weight_decays).items():
-            error = (x[kept:] @ weight.T + bias - y[kept:]).square().mean(dim=0)
-            held_out[decay] = 1 - (error / spread).mean().item()
+            held_out[decay] = score(x[kept:] @ weight.T + bias, y[kept:])
         chosen = max(held_out, key=held_out.get)
     weight, bias = _fit(x, y, (chosen,))[chosen]
     predictions = test_x @ weight.T + bias
