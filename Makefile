@@ -3,13 +3,13 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-CODE := src tests conversion training_scripts benchmarks
+CODE := src tests conversion training_scripts benchmarks examples
 
 # One CPU thread per process keeps parallel test processes from fighting over the cores.
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help install quickstart test test-slow quality style bench models-table clean
+.PHONY: help install quickstart example-video test test-slow quality style bench models-table clean
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## / - /'
@@ -23,6 +23,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 quickstart: $(STAMP)  ## pretrain a tiny I-JEPA on bundled photographs, evaluate it, write pictures to runs/quickstart
 	$(BIN)/hf-jepa quickstart --output-dir runs/quickstart
+
+example-video: $(STAMP)  ## pretrain a tiny V-JEPA 2 on moving digits, probe it, surprise it; pictures in runs/video_digits
+	$(BIN)/python examples/video_digits.py --output-dir runs/video_digits
 
 test: $(STAMP) quality  ## code quality, the default test-suite and the docstring examples
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --doctest-modules src/hf_jepa tests
@@ -51,4 +54,4 @@ benchmarks/.site/timm:
 	$(BIN)/python -m pip install --quiet --no-deps --target benchmarks/.site timm torchvision==0.28.0
 
 clean:           ## remove what the targets above created
-	rm -rf $(VENV) benchmarks/.site runs/quickstart build .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) benchmarks/.site runs/quickstart runs/video_digits build .pytest_cache .ruff_cache .import_linter_cache

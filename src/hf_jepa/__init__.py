@@ -34,6 +34,8 @@ _SHARED = {
     "hf_jepa.evaluation.low_shot": ("low_shot_indices",),
     "hf_jepa.evaluation.metrics": ("alpha_req", "effective_rank", "lidar", "participation_ratio", "rankme"),
     "hf_jepa.evaluation.recall": ("ClassMeanRecall", "class_mean_recall"),
+    "hf_jepa.evaluation.ridge": ("ridge_probe",),
+    "hf_jepa.evaluation.surprise": ("surprise_curves",),
     "hf_jepa.layers.attentive_pooler": ("AttentivePooler",),
     "hf_jepa.layers.onednn": ("use_onednn",),
     "hf_jepa.layers.views": ("join_clips", "view_loss", "view_probabilities"),
