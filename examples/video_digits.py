@@ -92,7 +92,7 @@ def pretrain(model: VJepa2ForPreTraining, steps: int, seed: int, folder: Path) -
         weight_decay=0.05,
         final_weight_decay=0.05,
         start_momentum=0.99,
-        final_momentum=1.0,
+        final_momentum=0.99,
         logging_steps=max(1, steps // 40),
         save_strategy="no",
         report_to=[],
