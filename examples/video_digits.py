@@ -73,7 +73,7 @@ def new_model(seed: int) -> VJepa2ForPreTraining:
         pred_num_attention_heads=4,
         pred_num_mask_tokens=1,
         rope_layout="interleaved",  # a true rotation: motion looks the same everywhere
-        loss_type="mse",  # most of a frame is empty: the l1 loss is content with predicting that everywhere
+        loss_type="mse",  # most of a frame is empty, and a median is then empty too
         initializer_range=0.1,
     )
     return VJepa2ForPreTraining(config).eval()
