@@ -73,7 +73,7 @@ def new_model(seed: int) -> VJepa2ForPreTraining:
         pred_num_attention_heads=4,
         pred_num_mask_tokens=1,
         rope_layout="interleaved",  # a true rotation: motion looks the same everywhere
-        loss_type="mse",  # most of a frame is empty: the l1 loss is content with predicting that everywhere
+        loss_type="mse",  # most of a frame is empty, and a median is then empty too
         initializer_range=0.1,
     )
     return VJepa2ForPreTraining(config).eval()
@@ -92,7 +92,7 @@ def pretrain(model: VJepa2ForPreTraining, steps: int, seed: int, folder: Path) -
         weight_decay=0.05,
         final_weight_decay=0.05,
         start_momentum=0.99,
-        final_momentum=1.0,
+        final_momentum=0.99,
         logging_steps=max(1, steps // 40),
         save_strategy="no",
         report_to=[],
