@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from clips import write_video
 from PIL import Image
 
 import hf_jepa
@@ -85,7 +86,7 @@ def test_the_distribution_of_masks_is_what_the_command_prints(capsys):
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
-    """A folder laid out as the documents assume: the scripts beside a photograph and a folder of labelled pictures."""
+    """A folder laid out as the documents assume: scripts beside a photograph, a clip, labelled pictures and videos."""
     folder = tmp_path_factory.mktemp("documents")
     for name in ("training_scripts", "conversion"):
         shutil.copytree(ROOT / name, folder / name)
@@ -97,6 +98,12 @@ def workspace(tmp_path_factory):
             for i in range(count):
                 pixels = rng.normal(colour, 30, (64, 64, 3)).clip(0, 255).astype(np.uint8)
                 Image.fromarray(pixels).save(folder / "photos" / split / label / f"{i}.png")
+        for label, level in (("run", 60), ("walk", 180)):
+            (folder / "videos" / split / label).mkdir(parents=True)
+            for i in range(count // 2):
+                frames = rng.normal(level, 30, (20, 72, 80, 3)).clip(0, 255).astype(np.uint8)
+                write_video(folder / "videos" / split / label / f"{i}.mp4", list(frames))
+    write_video(folder / "clip.mp4", list(rng.integers(0, 255, (20, 240, 320, 3), dtype=np.uint8)))
     shutil.copy(ROOT / "tests/fixtures/golden/ijepa/encoder_forward/checkpoint.pt", folder / "checkpoint.pth.tar")
     return folder
 
