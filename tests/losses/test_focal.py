@@ -70,3 +70,14 @@ def test_what_has_no_loss_is_refused():
     for label in (3, -1):
         with pytest.raises(RuntimeError, match="Class values|negative"):
             sigmoid_focal_loss(logits, torch.tensor([0, label]))
+
+
+def test_sure_decisions_and_half_precision_keep_their_digits():
+    logits = torch.tensor([[20.0]])
+    wrong = (-logits[0, 0].double()).sigmoid()  # 2e-9, which 1 - p would round to 0
+    expected = 0.25 * wrong**2 * -torch.log1p(-wrong)
+    found = sigmoid_focal_loss(logits, torch.tensor([0])).double()
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=0)
+    half = torch.randn(4, 7, generator=torch.Generator().manual_seed(0)).bfloat16()
+    labels = torch.tensor([0, 6, 3, 3])
+    assert torch.equal(sigmoid_focal_loss(half, labels), sigmoid_focal_loss(half.float(), labels))

@@ -137,3 +137,14 @@ def test_moments_of_no_token_or_longer_than_the_clip_are_refused(frames):
     model = VJepa2ForActionAnticipation(VJepa2Config(**TINY, num_verbs=3))
     with pytest.raises(ValueError, match=f"num_output_frames {frames} must be 2 to 4"):
         model(clips(2), torch.tensor([1.0, 1.0]), num_output_frames=frames)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_times_of_whole_tokens_are_not_one_token_short(dtype):
+    """1.4 seconds at 10 frames a second are 7 frame pairs, although 1.4 is a little less in float32."""
+    model = VJepa2ForActionAnticipation(VJepa2Config(**TINY, num_verbs=3)).eval()
+    asked = []
+    model.vjepa2.predictor.register_forward_pre_hook(lambda _, args: asked.extend(args[2][0][:, 0].tolist()))
+    model.features(clips(2), torch.tensor([1.4, 1.39], dtype=dtype), frames_per_second=10.0)
+    assert asked == [32 + 7 * 16, 32 + 6 * 16]

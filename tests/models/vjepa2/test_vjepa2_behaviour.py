@@ -93,3 +93,15 @@ def test_dropout_is_for_the_context_encoder_in_training():
 def test_stochastic_depth_rises_along_the_layers(rate, expected):
     model = VJepa2Model(VJepa2Config(**(TINY | {"num_hidden_layers": 3}), drop_path_rate=rate))
     assert [layer.drop_path for layer in model.encoder.layer] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("fields", "width"),
+    [({}, 200), ({"use_silu": True}, 136), ({"use_silu": True, "wide_silu": False}, 200), ({"wide_silu": True}, 200)],
+)
+def test_width_of_the_feed_forward_network(fields, width):
+    """The gated network in its usual form has two thirds of the width, rounded up to a multiple of 8."""
+    config = VJepa2Config(**(TINY | {"hidden_size": 40, "mlp_ratio": 5.0} | fields))
+    assert config.intermediate_size == width
+    mlp = VJepa2Model(config).encoder.layer[0].mlp
+    assert mlp.fc1.out_features == width and hasattr(mlp, "fc3") == config.use_silu

@@ -166,6 +166,17 @@ def test_targets_are_normalised_level_by_level(batches):
         torch.testing.assert_close(level.var(-1, unbiased=False), torch.ones(level.shape[:-1]), rtol=0, atol=1e-2)
 
 
+@torch.no_grad()
+def test_targets_may_be_left_as_they_are(batches):
+    model = make(target_normalization="none").eval()
+    clips, seen, wanted = batches[0]
+    levels = torch.cat(model.target_encoder(clips, levels=[0, 1]).levels, dim=-1)
+    out = model(clips, seen, wanted)
+    for found, masks in ((out.targets, wanted), (out.context_targets, seen)):
+        for targets, mask in zip(found, masks, strict=True):
+            torch.testing.assert_close(targets, torch.stack([row[m] for row, m in zip(levels, mask, strict=True)]))
+
+
 def test_predictions_by_the_base_model(batches):
     model = make().eval()
     clips, seen, wanted = batches[0]

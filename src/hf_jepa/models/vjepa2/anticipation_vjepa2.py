@@ -138,7 +138,7 @@ class VJepa2ForActionAnticipation(VJepa2PreTrainedModel):
             raise ValueError(f"num_output_frames {num_output_frames} must be {tubelet} to {grid[0] * tubelet}")
         encoded = encoder(pixel_values_videos, **kwargs, return_dict=True).last_hidden_state
         per_frame, seen = grid[1] * grid[2], encoded.shape[1]
-        later = (anticipation_times.to(encoded.device).double() * frames_per_second / tubelet).long()  # (B,)
+        later = (anticipation_times.to(encoded.device) * frames_per_second / tubelet).long()  # (B,)
         asked = torch.arange(per_frame * (num_output_frames // tubelet), device=encoded.device)
         target_mask = seen + per_frame * later.unsqueeze(1) + asked  # (B, S')
         context_mask = torch.arange(seen, device=encoded.device).expand(len(encoded), -1)
