@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 
 from hf_jepa.layers.packing import Packing
 
@@ -41,3 +42,17 @@ def test_one_row_serves_all_of_its_batch(lengths):
     packing = Packing([(3, lengths[0]), (2, lengths[1])])
     for found, table, rows in zip(packing.split(packing.join(tables)), tables, (3, 2), strict=True):
         assert torch.equal(found, table.repeat(rows, 1, 1))
+
+
+def test_other_lengths_need_no_other_graph():
+    """Masks differ in length from step to step; a compiled model must not be compiled anew for each."""
+    counter = CompileCounter()
+
+    @torch.compile(backend=counter, dynamic=True)
+    def through(first, second):
+        packing = Packing([first.shape[:2], second.shape[:2]])
+        return packing.split(packing.join([first, second]) * 2)[1]
+
+    for n, m in ((3, 5), (4, 6), (7, 9), (8, 11), (5, 13)):
+        through(torch.ones(2, n, 4), torch.ones(2, m, 4))
+    assert counter.frame_count <= 2

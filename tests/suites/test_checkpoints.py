@@ -183,3 +183,12 @@ def test_bf16_load_keeps_the_target_in_float32(variant, model, batch, tmp_path):
     assert {p.dtype for p in half.context_encoder.parameters()} == {torch.bfloat16}
     half(**batch).loss.backward()
     half.update_target_encoder(0.999)
+
+
+def test_weights_of_another_variant_are_refused(variant, model, tmp_path):
+    """Not random weights and a report that nobody reads."""
+    model.base_model.save_pretrained(tmp_path)
+    rewrite(tmp_path, lambda state: {f"other.{key}": value for key, value in state.items()})
+    for name in (variant.base_model, *variant.heads.values()):
+        with pytest.raises(ValueError, match=r"lacks \d+ weights of the encoder of"):
+            variant.model_class(name).from_pretrained(tmp_path)

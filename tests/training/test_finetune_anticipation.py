@@ -156,6 +156,7 @@ def test_digit_actions_are_where_the_digit_will_be():
         ("video,start_frame\na.mp4,3\n", "lacks the columns stop_frame, verb_class, noun_class"),
         (HEADER + "a.mp4,3,9,1,1\na.mp4,x,9,1,1\n", "line 3: invalid literal"),
         (HEADER + "a.mp4,3,9\n", "line 2"),
+        (HEADER + "a.mp4,9,3,1,1\n", "line 2: the action stops at frame 3, before its start"),
     ],
 )
 def test_tables_that_cannot_be_read_are_refused(tmp_path, text, message):

@@ -70,6 +70,8 @@ def read_actions(table: str | Path, videos: str | Path) -> list[Action]:
             numbers = [int(row[name]) for name in COLUMNS]
         except (TypeError, ValueError) as error:
             raise ValueError(f"{table}, line {line}: {error}") from error
+        if numbers[1] < numbers[0]:
+            raise ValueError(f"{table}, line {line}: the action stops at frame {numbers[1]}, before its start")
         actions.append(Action(str(Path(videos) / path), *numbers))
     return actions
 

@@ -27,7 +27,8 @@ class Packing:
 
     def __init__(self, shapes: Sequence[tuple[int, int]]):
         self.shapes = tuple(shapes)
-        self.stacked = len({length for _, length in self.shapes}) == 1
+        # Compared, not put into a set: hashing a length would make a compiled model compile anew for every length.
+        self.stacked = all(length == self.shapes[0][1] for _, length in self.shapes)
 
     def join(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
         """Batches (B_i or 1, N_i, ...) to one tensor; those of one row are repeated."""

@@ -14,7 +14,7 @@ from transformers.models.vjepa2.modeling_vjepa2 import (
     VJEPA2WithMaskedInputModelOutput,
     VJEPA2WithMaskedInputPredictorOutput,
 )
-from transformers.utils import can_return_tuple
+from transformers.utils import can_return_tuple, logging
 from transformers.utils.generic import merge_with_config_defaults
 
 from hf_jepa.core.clips import (
@@ -34,6 +34,9 @@ from hf_jepa.layers.packing import Packing
 from hf_jepa.layers.patch_embedding import TubeletEmbedding, as_clips, pair
 from hf_jepa.layers.rotary import grid_positions, rotary_tables
 from hf_jepa.models.vjepa2.configuration_vjepa2 import VJepa2Config
+
+
+logger = logging.get_logger(__name__)
 
 
 def transformer_layers(config: VJepa2Config, depth: int, dim: int, num_heads: int, mlp_ratio: float) -> nn.ModuleList:
@@ -386,6 +389,23 @@ class VJepa2ForVideoClassification(VideoClassificationMixin, VJepa2PreTrainedMod
         setattr(self, self.base_model_prefix, self.base_model_class(self.config))
         self.pooler, self.classifier = attentive_classifier(self.config)
         self.post_init()
+
+    def save_pretrained(self, *args, **kwargs):
+        """Save; says where stock `AutoModelForVideoClassification` would compute something else from the files."""
+        config = self.config
+        native = {
+            "pooler_num_attention_heads": config.num_attention_heads,
+            "pooler_layer_norm_eps": config.layer_norm_eps,
+            "classifier_layers": None,
+        }
+        unlike = [
+            f"{name} {getattr(config, name)}" for name, value in native.items() if getattr(config, name) != value
+        ]
+        if unlike and self.base_model_prefix == "vjepa2":
+            logger.warning_once(
+                f"load this classifier by {type(self).__name__}: the stock class does not know its {', '.join(unlike)}"
+            )
+        return super().save_pretrained(*args, **kwargs)
 
 
 class VJepa2ForPreTraining(VideoPreTrainingMixin, VJepa2PreTrainedModel):
