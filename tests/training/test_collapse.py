@@ -143,4 +143,4 @@ def test_a_sudden_fall_shows_soon_however_long_the_run(before):
 def test_a_verdict_that_gets_worse_is_told_once(caplog):
     verdicts([0.8, 0.3, 0.2, 0.1])
     (message,) = [record.message for record in caplog.records if record.name.startswith("hf_jepa")]
-    assert message.startswith("collapse monitor: shrinking - targets tell images apart less and less")
+    assert message.startswith("collapse monitor: shrinking - targets tell samples apart less and less")

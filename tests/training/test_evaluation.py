@@ -114,7 +114,7 @@ def test_metrics_of_pretraining_are_its_loss(make_trainer):
 EVALUATE = """
 import sys
 sys.path[:0] = sys.argv[1:]
-from conftest import CONFIG
+from tiny_training import CONFIG
 from hf_jepa import ImageCollator, IJepaConfig, IJepaForPreTraining, JepaTrainer, JepaTrainingArguments
 from hf_jepa import MultiBlockMaskSampler
 from test_evaluation import rows

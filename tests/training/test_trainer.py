@@ -175,7 +175,7 @@ def test_healthy_run_is_called_healthy(make_trainer):
     logged = next(entry for entry in trainer.state.log_history if "loss" in entry)
     signals = {field.name for field in dataclasses.fields(CollapseSignals)}
     assert signals | {"momentum", "context_tokens", "target_tokens"} <= set(logged)
-    assert trainer.summary()["verdict"] == "healthy" and "tell images apart" in trainer.summary()["advice"]
+    assert trainer.summary()["verdict"] == "healthy" and "tell samples apart" in trainer.summary()["advice"]
     assert all(entry["verdict"] == "healthy" for entry in trainer.state.log_history if "loss" in entry)
 
 

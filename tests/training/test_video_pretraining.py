@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import CLIPS, VIDEO
 from huggingface_hub import ModelCard
+from tiny_training import CLIPS, VIDEO
 
 from hf_jepa.cli.train import program
 from hf_jepa.data.moving_digits import MEAN, MovingDigits
@@ -38,7 +38,10 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "training_scripts/pretrain_vjepa.py"
 CONFIGS = ROOT / "training_scripts/configs"
 TYPES = (VideoPretrainingArguments, VideoMaskArguments, JepaTrainingArguments)
-RECIPES = [path for name in VIDEO for path in sorted((CONFIGS / name).glob("*.yaml")) if "finetune" not in path.name]
+TUNED = ("finetune_", "anticipate_")
+RECIPES = [
+    path for name in VIDEO for path in sorted((CONFIGS / name).glob("*.yaml")) if not path.name.startswith(TUNED)
+]
 
 
 def tiny(variant: str, **fields) -> dict:
@@ -99,6 +102,14 @@ def test_recipes_parse_and_build(path, tmp_path):
     if path.stem != "tiny":
         weights = [source.weight for source in arguments.sources().values()]
         assert len(weights) == 1 or sum(weights) == pytest.approx(1.0, abs=1e-3)
+
+
+@pytest.mark.parametrize("variant", ["vjepa", "vjepa2"])
+def test_images_that_a_model_repeats_are_no_clips_of_one_frame(variant):
+    variant = VARIANTS[variant]
+    model = variant.model_class()(variant.config_class()(**(variant.tiny | CLIPS | {"frames_per_clip": 2})))
+    with pytest.raises(ValueError, match="repeats an image to the length of its clips"):
+        token_grids(model, [(2, 64, 64), (1, 64, 64)])
 
 
 def test_masks_of_a_recipe():

@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from conftest import CLIPS, VIDEO
+from tiny_training import CLIPS, VIDEO
 from transformers import TrainerCallback
 
 from hf_jepa.data.moving_digits import MovingDigits

@@ -30,12 +30,12 @@ WINDOW = 10  # of the last signals are compared with as many before; a quarter o
 STEADY = 0.95  # their medians, one over the other: from here on it is not falling
 
 ADVICE = {
-    "healthy": "targets tell images apart",
-    "shrinking": "targets tell images apart less and less. If this goes on: lower the learning rate, bring momentum "
+    "healthy": "targets tell samples apart",
+    "shrinking": "targets tell samples apart less and less. If this goes on: lower the learning rate, bring momentum "
     "closer to 1, lengthen the warm-up, or use a larger batch",
-    "collapsed": "targets no longer tell images apart, so a low loss means nothing. Start again with a lower learning "
-    "rate or a longer warm-up, momentum closer to 1 and target_normalization='layer_norm'; in narrow models raise "
-    "initializer_range (to about 1/sqrt(hidden_size)), or position codes drown the pixels",
+    "collapsed": "targets no longer tell samples apart, so a low loss means nothing. Start again with a lower "
+    "learning rate or a longer warm-up, momentum closer to 1 and target_normalization='layer_norm'; in narrow models "
+    "raise initializer_range (to about 1/sqrt(hidden_size)), or position codes drown the pixels",
 }
 
 

@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.data import Dataset
 from transformers import AutoConfig, EvalPrediction
 
+from hf_jepa.core.video_classification import QUESTIONS
 from hf_jepa.data.actions import ActionClasses, ActionCollator, ActionDataset, DigitActions, read_actions
 from hf_jepa.data.video_transforms import clip_pretraining_transform
 from hf_jepa.evaluation.recall import ClassMeanRecall
@@ -29,7 +30,6 @@ from hf_jepa.training.run_cards import base_license, dataset_names
 
 
 TOP = 5  # guesses that count, of verb, noun and action
-QUESTIONS = ("verb", "noun", "action")
 
 
 @dataclass
@@ -136,7 +136,7 @@ class AnticipationTrainer(FineTuningTrainer):
         scores = {name.removeprefix("eval_"): value for name, value in logged.items() if "_recall" in name}
         shown = ", ".join(f"{name} {value:.4f}" for name, value in scores.items()) or "not measured"
         return {
-            "task": "video-classification",
+            "task": "action-anticipation",
             "facts": {f"Class-mean recall on {data}, {split}": shown},
             "unverified": "Other data than the one named above was not tried.",
         }

@@ -144,9 +144,18 @@ def token_grids(
     Args:
         model: that is pretrained.
         clip_sizes: (frames, height, width) in pixels.
+
+    Raises:
+        ValueError: clips of one frame, which the model repeats to the length of others.
     """
     channels, grid = model.config.in_chans, model.context_encoder.token_grid
-    return {t: grid(torch.empty(1, t, channels, height, width, device="meta")) for t, height, width in clip_sizes}
+    grids = {t: grid(torch.empty(1, t, channels, height, width, device="meta")) for t, height, width in clip_sizes}
+    if 1 in grids and list(grids.values()).count(grids[1]) > 1:
+        raise ValueError(
+            f"frames_per_clip 1: {type(model).__name__} repeats an image to the length of its clips, so leave out "
+            "frames_per_clip of the source of images"
+        )
+    return grids
 
 
 def add_knn_probe(trainer: JepaTrainer, arguments: VideoPretrainingArguments) -> None:
@@ -192,7 +201,10 @@ def pretrain(
     begin(training)
     sources = arguments.sources().values()
     named = [dataset_names(source.path) for source in sources]
-    card = {key: [each[key] for each in named if key in each] for key in ("dataset", "dataset_tags")}
+    tags = [each["dataset_tags"] for each in named if "dataset_tags" in each]
+    weights = [f" (weight {source.weight:g})" if len(sources) > 1 else "" for source in sources]
+    shown = [each["dataset"] + weight for each, weight in zip(named, weights, strict=True)]
+    card = {"dataset": shown, "dataset_tags": tags}
     card |= arguments.card()
     model = build_video_model(VARIANTS[variant_name], arguments)
     processor = clip_processor(arguments, model.config)
