@@ -31,3 +31,9 @@ def test_heads_without_room_for_three_axes_are_refused(head_dim):
         rotary_axis_dim(head_dim)
     with pytest.raises(ValueError, match="rope_layout='spiral'"):
         rotary_tables((torch.zeros(1),) * 3, 12, "spiral")
+
+
+def test_places_beyond_half_precision_and_between_tokens():
+    places = torch.tensor([257.0, 4095.0, 7.123])
+    cos, _ = rotary_tables((places, places, places), 6, "interleaved")
+    torch.testing.assert_close(cos[:, 0].double(), places.double().cos(), rtol=0, atol=1e-5)

@@ -149,6 +149,15 @@ def test_a_model_of_images():
         model.vjepa(torch.randn(2, 4, 3, 32, 32))
 
 
+def test_layers_follow_the_config():
+    model = VJepaForPreTraining(
+        VJepaConfig(**TINY, qkv_bias=False, hidden_act="relu", attention_probs_dropout_prob=0.25)
+    )
+    for layer in (*model.context_encoder.layer, *model.predictor.layer):
+        assert layer.attention.query.bias is layer.attention.key.bias is layer.attention.value.bias is None
+        assert isinstance(layer.mlp.activation_fn, torch.nn.ReLU) and layer.attention.dropout == 0.25
+
+
 def test_unequal_shares_of_the_position_table():
     table = position_table(VJepaConfig(**TINY, uniform_power=False), 32).view(2, 4, 4, 32)
     assert (table[:, :1, :1, :16] == table[..., :16]).all()  # half of the channels know the frame only

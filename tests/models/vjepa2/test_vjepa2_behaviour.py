@@ -53,6 +53,7 @@ def test_levels_come_in_the_order_asked_for():
     found = encoder(clip, levels=[1, 0, -1]).levels
     assert all(torch.equal(a, b) for a, b in zip(found, (last, first, last), strict=True))
     assert encoder(clip).levels is None
+    assert torch.equal(encoder(clip, levels=[-2]).levels[0], first)
 
 
 @torch.no_grad()
@@ -105,3 +106,30 @@ def test_width_of_the_feed_forward_network(fields, width):
     assert config.intermediate_size == width
     mlp = VJepa2Model(config).encoder.layer[0].mlp
     assert mlp.fc1.out_features == width and hasattr(mlp, "fc3") == config.use_silu
+
+
+@pytest.mark.parametrize(("kind", "power"), [("l1", 1), ("mse", 2)])
+def test_the_loss_is_that_of_the_config(kind, power):
+    model = VJepa2ForPreTraining(VJepa2Config(**TINY, loss_type=kind)).eval()
+    order = torch.randperm(32).repeat(2, 1)
+    out = model(torch.randn(2, 4, 3, 32, 32), [order[:, :8]], [order[:, 8:20]])
+    torch.testing.assert_close(out.loss, ((out.predictions[0] - out.targets[0]).abs() ** power).mean())
+
+
+def test_projections_without_bias():
+    model = VJepa2Model(VJepa2Config(**TINY, qkv_bias=False))
+    for layer in (*model.encoder.layer, *model.predictor.layer):
+        attention = layer.attention
+        assert attention.query.bias is attention.key.bias is attention.value.bias is None
+
+
+def test_activation_of_the_config():
+    for fields, name in (({}, "GELUActivation"), ({"hidden_act": "relu"}, "ReLU")):
+        model = VJepa2Model(VJepa2Config(**TINY, **fields))
+        found = {type(layer.mlp.activation_fn).__name__ for layer in (*model.encoder.layer, *model.predictor.layer)}
+        assert found == {name}
+
+
+def test_clips_of_no_frames_are_refused():
+    with pytest.raises(ValueError, match="0 frames of 32x32"):
+        make().encoder(torch.zeros(1, 0, 3, 32, 32))
