@@ -66,21 +66,22 @@ class JepaPreTrainedModel(PreTrainedModel):
     def from_pretrained(
         cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs
     ) -> PreTrainedModel:
-        """As in transformers, but an encoder is never left at random weights.
+        """As in transformers, but an encoder is not left at random weights, unless the loading info is asked for.
 
         Raises:
             ValueError: weights of the encoder are not in the checkpoint, as where it is one of another variant.
         """
         model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
-        if not isinstance(model, JepaPreTrainingMixin):  # which completes itself
-            prefix = "" if model.base_model is model else f"{model.base_model_prefix}."
-            inside = [key.removeprefix(prefix) for key in info["missing_keys"] if key.startswith(prefix)]
-            if lost := sorted(key for key in inside if not key.startswith("predictor.")):
-                raise ValueError(
-                    f"{pretrained_model_name_or_path} lacks {len(lost)} weights of the encoder of {cls.__name__}: "
-                    f"{', '.join(lost[:5])}. Check that the checkpoint is of this variant and not truncated"
-                )
-        return (model, info) if output_loading_info else model
+        if output_loading_info:
+            return model, info
+        prefix = "" if model.base_model is model else f"{model.base_model_prefix}."
+        inside = [key.removeprefix(prefix) for key in info["missing_keys"] if key.startswith(prefix)]
+        if lost := sorted(key for key in inside if not key.startswith("predictor.")):
+            raise ValueError(
+                f"{pretrained_model_name_or_path} lacks {len(lost)} weights of the encoder, among them "
+                f"{', '.join(lost[:5])}. Check that the checkpoint is of this variant and not truncated"
+            )
+        return model
 
     def save_pretrained(self, *args, save_original_format: bool = False, **kwargs):
         """Save with the keys of the file equal to the names of the modules (True: keys of old hub files instead)."""
