@@ -1,4 +1,4 @@
-"""All benchmarks in one table: `python benchmarks [--quick] [--output FILE]`.
+"""All benchmarks in one table: `python benchmarks [--quick] [--only PART] [--output FILE]`.
 
 Process CPU time of one thread, contestants in turn in one process, ratio of medians. The C library is told to keep
 freed memory: giving it back to the system after every step would be measured too, and depends on who came first.
@@ -20,6 +20,7 @@ from timing import HEADER
 from hf_jepa.cli.tables import table
 
 
+PARTS = {"masks": bench_masks, "model": bench_model, "video": bench_video}
 RESULTS = Path(__file__).parent / "results/cpu.md"
 INTRODUCTION = """# CPU
 
@@ -38,16 +39,20 @@ KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": s
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small models, one reading, nothing judged or written")
+    parser.add_argument("--only", choices=PARTS, help="one part, of which nothing is written")
     parser.add_argument("--output", type=Path, default=RESULTS, help="where the table goes")
     args = parser.parse_args()
     if os.name == "posix" and not os.environ.keys() >= KEEP_MEMORY.keys():
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | KEEP_MEMORY)  # read at start only
     torch.set_num_threads(1)
     rows = []
-    for row in chain(bench_masks.run(args.quick), bench_model.run(args.quick), bench_video.run(args.quick)):
+    parts = [args.only] if args.only else PARTS
+    for row in chain.from_iterable(PARTS[part].run(args.quick) for part in parts):
         rows.append(row)
         print(" ".join(row.cells()), file=sys.stderr)  # they take minutes: say how far it is
     print(table(HEADER, [row.cells() for row in rows]))
+    if args.only:
+        return 0
     if not any("timm" in row.beside for row in rows):
         print("timm is not in benchmarks/.site, so it was not measured: `make bench` puts it there")
     if not args.quick:

@@ -13,7 +13,7 @@ from hf_jepa.evaluation.surprise import surprise_curves
 from hf_jepa.visualization.video import draw_surprise_curves, draw_surprise_strip
 
 
-NUM_FRAMES, JUMP_FRAME = 16, 8
+NUM_FRAMES, JUMP_FRAME = 16, 12
 MOMENTS = (3, 6)  # of the eight pairs of frames of a clip, those whose velocity and position are probed
 
 
