@@ -133,13 +133,13 @@ if args.process_index == 0:
 def test_two_processes_measure_what_one_does(tmp_path, monkeypatch):
     """Ten images in batches of four leave the second process nothing but filling in its last one."""
     (tmp_path / "evaluate.py").write_text(EVALUATE)
-    folder = str(Path(__file__).parent)
+    folders = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "evaluate.py"]
     options = {"capture_output": True, "text": True, "cwd": tmp_path, "env": os.environ | {"OMP_NUM_THREADS": "1"}}
-    done = subprocess.run([*command, folder], **options)
+    done = subprocess.run([*command, *folders], **options)
     assert done.returncode == 0, done.stderr[-3000:]
     processes, *found = map(float, done.stdout.split()[-3:])
-    monkeypatch.setattr(sys, "argv", ["evaluate.py", folder])
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", *folders])
     monkeypatch.setattr(sys, "path", list(sys.path))
     alone = runpy.run_path(str(tmp_path / "evaluate.py"))["loss"]
     assert processes == 2 and found == pytest.approx(alone, rel=1e-6) and alone[0] == pytest.approx(alone[1], rel=1e-6)
