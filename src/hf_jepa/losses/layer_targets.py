@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from hf_jepa.losses.distributed import global_mean, process_count
+
 
 LAYER_NORMALIZATIONS = ("layer_norm", "instance_norm", "batch_norm", "group_norm", "none")
 MEAN_NORMALIZATIONS = ("layer_norm", "instance_norm", "none")
@@ -81,6 +83,8 @@ def data2vec_loss(
 ) -> torch.Tensor:
     """Smooth-L1 distance, summed over features and averaged over tokens, in float32 (data2vec, section 3.4).
 
+    The mean is that over the masked tokens of all processes, as in the official code (see `global_mean`).
+
     Args:
         predictions, targets: (R, D), one row for each masked token of the batch.
         beta: where the loss turns from quadratic to linear; 0 stands for the squared error (not half of it), where
@@ -103,17 +107,17 @@ def data2vec_loss(
         raise ValueError(
             f"predictions {tuple(predictions.shape)} and targets {tuple(targets.shape)} must both be (rows, features)"
         )
-    if len(predictions) == 0:
+    if len(predictions) == 0 and process_count() == 1:
         raise ValueError("no token is masked, so there is nothing to predict: check the mask")
     if beta < 0:
         raise ValueError(f"beta must not be negative, got {beta}")
     predictions, targets = predictions.float(), targets.float()
     if beta == 0:
-        distance = nn.functional.mse_loss(predictions, targets, reduction="sum")
+        distance = nn.functional.mse_loss(predictions, targets, reduction="none")
     else:
-        distance = nn.functional.smooth_l1_loss(predictions, targets, beta=beta, reduction="sum")
+        distance = nn.functional.smooth_l1_loss(predictions, targets, beta=beta, reduction="none")
     scale = 1.0 / math.sqrt(predictions.shape[-1]) if scale is None else scale
-    return distance * (scale / len(predictions))
+    return global_mean(distance.sum(dim=-1)) * scale
 
 
 def feature_spread(rows: torch.Tensor) -> torch.Tensor:

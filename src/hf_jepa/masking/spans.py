@@ -81,7 +81,8 @@ class SpanMaskSampler:
         index = batch_indices(sample_index)
         if maskable.dtype != torch.bool or maskable.ndim != 2 or len(maskable) != len(index):
             raise ValueError(
-                f"maskable is {tuple(maskable.shape)} of {maskable.dtype}, expected a BoolTensor ({len(index)}, places)"
+                f"maskable is {tuple(maskable.shape)} of {maskable.dtype}, expected a BoolTensor of "
+                f"({len(index)}, places)"
             )
         places = maskable.cpu().numpy()
         if not places.any(axis=1).all():
