@@ -301,6 +301,30 @@ VARIANTS = {
                 "top_k_layers": 2,
             },
         ),
+        Variant(
+            name="nepa",
+            title="NEPA",
+            paper="2512.16922",
+            modality="image",
+            config="NepaConfig",
+            base_model="NepaModel",
+            pretraining_model="NepaForPreTraining",
+            heads={"AutoModelForImageClassification": "NepaForImageClassification"},
+            parts={"image_processing": ("NepaImageProcessor",)},
+            native=False,
+            convertible=True,
+            weights_license="apache-2.0",
+            tiny={
+                "hidden_size": 32,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 4,
+                "intermediate_size": 64,
+                "image_size": 32,
+                "patch_size": 4,
+                "qk_norm": True,
+                "pos_embed_rescale": None,
+            },
+        ),
     )
 }
 
