@@ -112,6 +112,18 @@ class Variant:
         return self.processor_class.from_config(config)
 
 
+# The backbone of the tiny multi-view models.
+TINY_VIT = {
+    "model_type": "vit",
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "image_size": 32,
+    "patch_size": 8,
+    "layer_norm_eps": 1e-6,
+}
+
 VARIANTS = {
     variant.name: variant
     for variant in (
@@ -223,6 +235,93 @@ VARIANTS = {
                 "pred_num_attention_heads": 2,
             },
             processor_of="vjepa2",
+        ),
+        Variant(
+            name="lejepa",
+            title="LeJEPA",
+            paper="2511.08544",
+            modality="image",
+            config="LeJepaConfig",
+            base_model="LeJepaModel",
+            pretraining_model="LeJepaForPreTraining",
+            heads={},
+            parts={},
+            native=False,
+            convertible=False,
+            weights_license=None,
+            inputs="views",
+            tiny={
+                "backbone_config": TINY_VIT,
+                "proj_hidden_size": 64,
+                "proj_size": 16,
+                "sigreg_num_slices": 32,
+            },
+            processor_of="ijepa",
+        ),
+        Variant(
+            name="rectified_lpjepa",
+            title="Rectified LpJEPA",
+            paper="2602.01456",
+            modality="image",
+            config="RectifiedLpJepaConfig",
+            base_model="RectifiedLpJepaModel",
+            pretraining_model="RectifiedLpJepaForPreTraining",
+            heads={},
+            parts={},
+            native=False,
+            convertible=False,
+            weights_license=None,
+            inputs="views",
+            tiny={
+                "backbone_config": TINY_VIT,
+                "proj_hidden_size": 64,
+                "proj_size": 16,
+                "rdmreg_num_projections": 32,
+            },
+            processor_of="ijepa",
+        ),
+        Variant(
+            name="vicreg",
+            title="VICReg",
+            paper="2105.04906",
+            modality="image",
+            config="VicRegConfig",
+            base_model="VicRegModel",
+            pretraining_model="VicRegForPreTraining",
+            heads={},
+            parts={},
+            native=False,
+            convertible=False,
+            weights_license=None,
+            inputs="views",
+            tiny={
+                "backbone_config": TINY_VIT,
+                "proj_hidden_size": 64,
+                "proj_size": 32,
+            },
+            processor_of="ijepa",
+        ),
+        Variant(
+            name="simsiam",
+            title="SimSiam",
+            paper="2011.10566",
+            modality="image",
+            config="SimSiamConfig",
+            base_model="SimSiamModel",
+            pretraining_model="SimSiamForPreTraining",
+            heads={},
+            parts={},
+            native=False,
+            convertible=False,
+            weights_license=None,
+            inputs="views",
+            tiny={
+                "backbone_config": TINY_VIT,
+                "proj_hidden_size": 64,
+                "proj_size": 32,
+                "pred_hidden_size": 16,
+            },
+            processor_of="ijepa",
         ),
     )
 }
