@@ -112,6 +112,19 @@ class Variant:
         return self.processor_class.from_config(config)
 
 
+# The backbone of the tiny multi-view models.
+TINY_VIT = {
+    "model_type": "vit",
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "image_size": 32,
+    "patch_size": 8,
+    "layer_norm_eps": 1e-6,
+}
+
+
 VARIANTS = {
     variant.name: variant
     for variant in (
@@ -314,6 +327,7 @@ VARIANTS = {
             native=False,
             convertible=True,
             weights_license="apache-2.0",
+            inputs="plain",
             tiny={
                 "hidden_size": 32,
                 "num_hidden_layers": 2,
