@@ -248,4 +248,4 @@ def test_encoders_that_pool_are_read_as_they_were_trained(model):
         tokens = output.last_hidden_state
         torch.testing.assert_close(mean, tokens.mean(dim=1) if tokens.ndim == 3 else tokens.mean(dim=(2, 3)))
     with pytest.raises(ValueError, match="readout 'pooled': IJepaModel gives no pooler_output; take 'mean'"):
-        extract_features(model, [{"pixel_values": pixels}], "pooled", progress=False)
+        extract_features(model, [{"pixel_values": pixels[..., :16, :16]}], "pooled", progress=False)
