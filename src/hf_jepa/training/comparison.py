@@ -1,0 +1,311 @@
+"""Training objectives one after the other under the same conditions, and judging their features alike."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import nn
+from torch.utils.data import Dataset
+from tqdm.auto import tqdm
+from transformers import set_seed
+from transformers.modeling_outputs import BaseModelOutput
+
+from hf_jepa.data.columns import check_same_classes
+from hf_jepa.data.embedded import PICTURES, EmbeddedCrops, LabelledCrops
+from hf_jepa.data.images import ImageCollator, ImageDataset
+from hf_jepa.data.sources import load_images
+from hf_jepa.data.transforms import sample_rng
+from hf_jepa.evaluation.features import extract_features
+from hf_jepa.evaluation.knn import knn_classify
+from hf_jepa.evaluation.linear import linear_probe
+from hf_jepa.evaluation.metrics import rankme
+from hf_jepa.hub.processors import ProcessorTransform
+from hf_jepa.models.ijepa.configuration_ijepa import IJepaConfig
+from hf_jepa.models.ijepa.image_processing_ijepa import IJepaImageProcessor
+from hf_jepa.models.ijepa.modeling_ijepa import IJepaForImageClassification, IJepaModel
+from hf_jepa.training.costs import StepClock, cost
+from hf_jepa.training.finetune_image import ClassificationArguments, open_split
+from hf_jepa.training.finetuning import ClassificationTrainer, FineTuningArguments
+from hf_jepa.training.kept import kept, write_text
+from hf_jepa.training.objectives import ENCODER, SCHEDULE, Objective, recipe
+from hf_jepa.training.pretrain_image import EMBEDDED, pretrain
+
+
+BASELINES = {"raw": "raw pixels", "untrained": "untrained encoder"}
+SUPERVISED = {"supervised": "supervised (labels)"}
+GALLERY_PER_PICTURE, TEST_PER_PICTURE = 60, 30
+NEIGHBOURS = 20
+WEIGHT_DECAYS = (1e-1, 1.0, 10.0)  # of the linear probe: few rows for many dimensions
+VALIDATION_SEED = 1000  # added to that of the gallery
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What all rows of a comparison share.
+
+    Args:
+        dataset: "embedded", or a folder (or anything `load_images` opens) with labelled splits "train" and "test".
+        steps: optimizer steps of every run.
+        batch_size: images of a step.
+        image_size: side in pixels, a multiple of 8.
+        use_cpu: also where there is an accelerator.
+        validate: judge on other crops of the training halves ("embedded" only), for choosing settings.
+
+    Raises:
+        ValueError: unusable numbers; validation on a folder.
+    """
+
+    dataset: str = EMBEDDED
+    steps: int = 300
+    batch_size: int = 64
+    image_size: int = 48
+    use_cpu: bool = True
+    validate: bool = False
+
+    def __post_init__(self):
+        for name in ("steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.image_size < 1 or self.image_size % ENCODER["patch_size"]:
+            raise ValueError(f"image_size {self.image_size} is no multiple of {ENCODER['patch_size']} pixels")
+        if self.validate and self.dataset != EMBEDDED:
+            raise ValueError(f"validation is made of the embedded pictures; divide {self.dataset} otherwise instead")
+
+    def config(self) -> IJepaConfig:
+        """Of the encoder that all train."""
+        return IJepaConfig(image_size=self.image_size, **ENCODER)
+
+    def recipe(self, objective: Objective, seed: int) -> dict[str, Any]:
+        """Of a run, without the folder that it writes to."""
+        sizes = (self.steps, seed, self.batch_size, self.image_size)
+        return recipe(objective, self.dataset, *sizes) | {"use_cpu": self.use_cpu}
+
+    def labelled(self, seed: int, processor: Callable | None = None) -> tuple[Dataset, Dataset]:
+        """What features are judged on: labelled images to learn from, and to be tested on.
+
+        Args:
+            seed: of the embedded crops.
+            processor: of the model, for other images.
+
+        Raises:
+            ValueError: splits without labels or of different classes.
+        """
+        if self.dataset == EMBEDDED:
+            test = ("train", TEST_PER_PICTURE, self.image_size, seed + VALIDATION_SEED)
+            if not self.validate:
+                test = ("test", TEST_PER_PICTURE, self.image_size, seed)
+            return LabelledCrops("train", GALLERY_PER_PICTURE, self.image_size, seed), LabelledCrops(*test)
+        transform = ProcessorTransform(processor or IJepaImageProcessor.from_config(self.config()))
+        splits = [ImageDataset(load_images(self.dataset, split), transform) for split in ("train", "test")]
+        if any(split.labels is None for split in splits):
+            raise ValueError(f"{self.dataset} has no labels: put the images of each class into a folder of its own")
+        check_same_classes("train", splits[0].class_names, "test", splits[1].class_names)
+        return splits[0], splits[1]
+
+
+class _Pixels(nn.Module):
+    """The encoder that does nothing: all pixels are one token."""
+
+    def forward(self, pixel_values: torch.Tensor) -> BaseModelOutput:
+        return BaseModelOutput(last_hidden_state=pixel_values.flatten(1).unsqueeze(1))
+
+
+def judge(encoder: nn.Module, data: tuple[Dataset, Dataset]) -> dict[str, float]:
+    """k-NN and linear accuracy and RankMe of features, the mean over the tokens of the last layer.
+
+    Every dimension is standardised by the gallery for both probes. RankMe is that of the test features as they are.
+
+    Args:
+        encoder: frozen, with `last_hidden_state` (B, N, D).
+        data: labelled images to learn from and to test on.
+    """
+    (gallery, gallery_labels), (test, test_labels) = (extract_features(encoder, part, progress=False) for part in data)
+    if gallery_labels is None or test_labels is None:
+        raise ValueError("features without labels cannot be judged")
+    std, mean = torch.std_mean(gallery, dim=0)
+    x, y = ((part - mean) / std.clamp(min=1e-6) for part in (gallery, test))
+    probed = (x, gallery_labels, y, test_labels)
+    return {
+        "knn": knn_classify(*probed, k=min(NEIGHBOURS, len(x))).accuracy,
+        "linear": linear_probe(*probed, weight_decays=WEIGHT_DECAYS).accuracy,
+        "rankme": rankme(test),
+    }
+
+
+def train_objective(
+    objective: Objective, comparison: Comparison, seed: int, folder: Path, title: str
+) -> dict[str, Any]:
+    """Pretrain by one objective and judge the features; recipe, model and what was printed stay in the folder."""
+    values = comparison.recipe(objective, seed) | {"output_dir": str(folder)}
+    write_text(folder / "recipe.yaml", yaml.safe_dump(values, sort_keys=False))
+    with _said_in(folder / "log.txt"), StepClock(title, comparison.steps) as clock:
+        trainer = pretrain(objective.variant, [str(folder / "recipe.yaml")])
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    found = {"first_loss": losses[0], "last_loss": losses[-1], "verdict": trainer.collapse_monitor.verdict}
+    encoder = trainer.model.feature_encoder
+    found |= judge(encoder, comparison.labelled(seed, trainer.processing_class))
+    return found | clock.milliseconds() | cost(trainer)
+
+
+@contextlib.contextmanager
+def _said_in(path: Path) -> Iterator[None]:
+    with open(path, "w", encoding="utf-8") as file, contextlib.redirect_stdout(file):
+        yield
+
+
+def judge_baseline(name: str, comparison: Comparison, seed: int) -> dict[str, Any]:
+    """Judge raw pixels, or the encoder with the weights it starts from ("raw", "untrained")."""
+    set_seed(seed)
+    encoder = _Pixels() if name == "raw" else IJepaModel(comparison.config())
+    return judge(encoder, comparison.labelled(seed))
+
+
+class NamedCrops(EmbeddedCrops):
+    """The very crops of `EmbeddedCrops`, with the number of the picture that each is from."""
+
+    def __getitems__(self, indices: list[int]) -> list[dict]:
+        epoch = self._epoch.get()
+        first = [sample_rng(self.seed, epoch, int(index)).random() for index in indices]  # it chooses the picture
+        pairs = zip(super().__getitems__(indices), first, strict=True)
+        return [sample | {"labels": int(number * len(PICTURES))} for sample, number in pairs]
+
+
+def train_supervised(comparison: Comparison, seed: int, folder: Path, title: str) -> dict[str, Any]:
+    """Train the encoder to name the class of the training crops, by the schedule of the objectives, and judge it."""
+    set_seed(seed)
+    config, size = comparison.config(), comparison.image_size
+    if comparison.dataset == EMBEDDED:
+        data, classes = NamedCrops(comparison.steps * comparison.batch_size, size, seed), len(PICTURES)
+    else:
+        arguments = ClassificationArguments(str(folder), comparison.dataset, horizontal_flip=False)
+        processor = IJepaImageProcessor.from_config(config)
+        data = open_split(arguments, "train", processor, size, seed, train=True)
+        classes = 1 + max(data.labels)
+    config.num_labels = classes
+    training = FineTuningArguments(
+        output_dir=str(folder),
+        max_steps=comparison.steps,
+        per_device_train_batch_size=comparison.batch_size,
+        learning_rate=SCHEDULE["learning_rate"],
+        weight_decay=SCHEDULE["weight_decay"],
+        warmup_steps=0.1,
+        logging_steps=max(1, comparison.steps // 20),
+        eval_strategy="no",
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=comparison.use_cpu,
+        dataloader_drop_last=True,
+        dataloader_pin_memory=False,
+        seed=seed,
+    )
+    model = IJepaForImageClassification(config)
+    collator = ImageCollator(keep_unreadable=True)
+    trainer = ClassificationTrainer(model, training, train_dataset=data, data_collator=collator)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _said_in(folder / "log.txt"), StepClock(title, comparison.steps) as clock:
+        trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    found = {"first_loss": losses[0], "last_loss": losses[-1]}
+    found |= judge(model.base_model, comparison.labelled(seed)) | clock.milliseconds()
+    return found | cost(trainer)
+
+
+def compare(
+    objectives: Mapping[str, Objective], comparison: Comparison, seeds: int, folder: Path
+) -> dict[str, list[dict[str, Any]]]:
+    """Train and judge every objective with every seed, beside raw pixels, the untrained encoder and a supervised one.
+
+    Runs that are in the folder already, made with the same settings, are kept.
+
+    Args:
+        objectives: some of `image_objectives()`.
+        comparison: what they share.
+        seeds: how many, from 0.
+        folder: where runs go, one folder each.
+
+    Returns:
+        name of the row -> what was found with each seed.
+
+    Example:
+        >>> import tempfile
+        >>> shared = Comparison(steps=1, batch_size=4, image_size=16)
+        >>> list(compare({}, shared, seeds=1, folder=Path(tempfile.mkdtemp())))
+        ['raw', 'untrained', 'supervised']
+    """
+    names = [*BASELINES, *objectives, *SUPERVISED]
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    for seed in range(seeds):
+        for number, name in enumerate(names, start=1 + seed * len(names)):
+            place = folder / f"{name}-{seed}"
+            run = (comparison, seed, place, f"{number}/{seeds * len(names)} {name}, seed {seed}")
+            settings = vars(comparison) | {"seed": seed, "probes": [GALLERY_PER_PICTURE, TEST_PER_PICTURE]}
+            if name in BASELINES:
+                settings["steps"] = 0
+                make = partial(judge_baseline, name, comparison, seed)
+            elif name in SUPERVISED:
+                settings |= {"encoder": ENCODER, "schedule": SCHEDULE}
+                make = partial(train_supervised, *run)
+            else:
+                settings |= comparison.recipe(objectives[name], seed)
+                make = partial(train_objective, objectives[name], *run)
+            found[name].append(kept(place, settings, make, say=tqdm.write))
+    return found
+
+
+def divide(folder: Path, into: Path, every: int = 5) -> Path:
+    """Divide a folder of class folders into "train" and "test" by links, every fifth file of a class for testing.
+
+    Args:
+        folder: with a folder of images for each class; one that is divided already is returned as it is.
+        into: where the links go.
+        every: of how many files one is for testing.
+
+    Raises:
+        FileNotFoundError: no such folder, or no class folders in it.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> for name in ("cat", "dog"):
+        ...     (folder / name).mkdir()
+        ...     for i in range(6):
+        ...         (folder / name / f"{i}.png").touch()
+        >>> divided = divide(folder, folder / "divided")
+        >>> sorted(path.name for path in (divided / "test" / "cat").iterdir())
+        ['4.png']
+    """
+    classes = sorted(entry for entry in folder.iterdir() if entry.is_dir() and entry != into)
+    if {"train", "test"} <= {entry.name for entry in classes}:
+        return folder
+    if len(classes) < 2:
+        raise FileNotFoundError(
+            f"{folder} has {len(classes)} folders: put the images of each class into one of its own"
+        )
+    for entry in classes:
+        for number, file in enumerate(sorted(path for path in entry.rglob("*") if path.is_file())):
+            split = "test" if number % every == every - 1 else "train"
+            link = into / split / entry.name / "-".join(file.relative_to(entry).parts)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            if not link.is_symlink():
+                link.symlink_to(file.resolve())
+    return into
+
+
+__all__ = [
+    "BASELINES",
+    "SUPERVISED",
+    "Comparison",
+    "NamedCrops",
+    "compare",
+    "divide",
+    "judge",
+    "judge_baseline",
+    "train_objective",
+    "train_supervised",
+]
