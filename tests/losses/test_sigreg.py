@@ -7,8 +7,9 @@ import torch
 from safetensors.torch import load_file
 
 from hf_jepa.losses import sigreg as module
-from hf_jepa.losses.draws import unit_directions
+from hf_jepa.losses.draws import choose_indices, unit_directions
 from hf_jepa.losses.invariance import invariance_loss
+from hf_jepa.losses.rdmreg import rectified_targets
 from hf_jepa.losses.sigreg import characteristic_sums, dense_sigreg, sigreg, sigreg_statistics
 
 
@@ -157,7 +158,13 @@ def test_compiles_whole_and_once_for_all_steps():
 
 def test_operators_keep_their_promises():
     z, directions = torch.randn(2, 4, 3, dtype=torch.float64, requires_grad=True), torch.randn(3, 5).double()
-    torch.library.opcheck(torch.ops.hf_jepa.characteristic_sums.default, (z, directions, 0.1, 0.5, 4))
+    for operator, arguments in (
+        (characteristic_sums, (z, directions, 0.1, 0.5, 4)),
+        (unit_directions, (0, 1, 3, 5, z.device)),
+        (choose_indices, (0, 1, 9, 5, z.device)),
+        (rectified_targets, (0, 1, 2, 6, 4, 1.0, 0.0, 1.0, z.device)),
+    ):
+        torch.library.opcheck(operator, arguments, test_utils=("test_schema", "test_faketensor"))
 
 
 def test_what_has_no_statistic_is_refused():
