@@ -1,8 +1,8 @@
-"""Run as `processes.py SHARES`: every loss over several processes equals that over one.
+"""Run as `processes.py SHARES...`: every loss over several processes equals that over one.
 
-SHARES are the rows of each process, such as `5,0,12,7`. The losses of the whole batch are computed before the process
-group exists, then again, each process with its rows. Gradients are averaged here, not by `DistributedDataParallel`:
-it sometimes does not return from its destructor beside gloo.
+SHARES are the rows of the processes of one group, such as `5,0,12,7`. The losses of the whole batch are computed before
+there is a group, then again, each process with its rows. Gradients are averaged here, not by `DistributedDataParallel`,
+which sometimes does not return from its destructor beside gloo.
 """
 
 import multiprocessing
@@ -72,8 +72,7 @@ def run(rank: int, port: int, shares: list[int], alone: dict[str, tuple[torch.Te
     dist.destroy_process_group()
 
 
-def main(shares: list[int]) -> int:
-    alone = {name: value_and_gradient(name, ROWS) for name in LOSSES}
+def failures(shares: list[int], alone: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> int:
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     fork = multiprocessing.get_context("fork")  # what is imported is imported once
     processes = [fork.Process(target=run, args=(rank, store.port, shares, alone)) for rank in range(len(shares))]
@@ -86,4 +85,5 @@ def main(shares: list[int]) -> int:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    sys.exit(main([int(share) for share in sys.argv[1].split(",")]))
+    alone = {name: value_and_gradient(name, ROWS) for name in LOSSES}
+    sys.exit(sum(failures([int(share) for share in shares.split(",")], alone) for shares in sys.argv[1:]))

@@ -19,10 +19,9 @@ from hf_jepa.losses.distributed import (
 )
 
 
-@pytest.mark.parametrize("shares", ["12,12", "5,0,12,7"])
-def test_processes_equal_one(shares):
+def test_two_and_four_processes_equal_one():
     script = Path(__file__).with_name("processes.py")
-    done = subprocess.run([sys.executable, script, shares], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, script, "12,12", "5,0,12,7"], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-3000:]
 
 

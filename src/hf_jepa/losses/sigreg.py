@@ -17,7 +17,7 @@ from hf_jepa.losses.draws import choose_indices, require_step, unit_directions
 
 
 INTERVALS = ("half", "full")
-_CHUNK_ELEMENTS = {"cpu": 2**16}  # what stays in the cache; samples times directions worked on at a time
+_CHUNK_ELEMENTS = {"cpu": 2**18}  # samples times directions worked on at a time: what stays in the cache
 _CHUNK_ELEMENTS_ELSEWHERE = 2**22  # enough to keep a GPU busy: 32 MiB a tensor
 _CHUNK_SLICES = 64  # at least so many directions, or matrix products become products with vectors
 
