@@ -216,6 +216,31 @@ VARIANTS = {
             },
             processor_of="vjepa2",
         ),
+        Variant(
+            name="cjepa",
+            title="C-JEPA",
+            paper="2410.19560",
+            modality="image",
+            config="CJepaConfig",
+            base_model="CJepaModel",
+            pretraining_model="CJepaForPreTraining",
+            heads={"AutoModelForImageClassification": "CJepaForImageClassification"},
+            parts={"modeling": ("CJepaProjector",)},
+            native=False,
+            convertible=False,
+            weights_license=None,
+            tiny={
+                "hidden_size": 32,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 4,
+                "intermediate_size": 64,
+                "image_size": 32,
+                "patch_size": 4,
+                "pred_hidden_size": 24,
+                "pred_num_hidden_layers": 2,
+            },
+            processor_of="ijepa",
+        ),
     )
 }
 
