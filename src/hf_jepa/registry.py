@@ -23,6 +23,8 @@ class Variant:
         convertible: whether official weights exist, for which `convert_<name>.py` has `LAYOUT`, an `OfficialLayout`,
             and `PROBES`, a `ProbeLayout`, where there are official probes too.
         weights_license: licence of converted official weights.
+        inputs: what the pretraining model is called with: "masks" (a context mask and a target mask), "views" (several
+            of each image), "in_place_masks" (what is hidden is replaced, not left out), "plain" (the samples alone).
         tiny: config fields of a model that trains in well under a second, for the behaviour suites; CONTRIBUTING.md
             says what they ask of it.
         processor_of: the variant whose processor prepares its inputs too, where it has none in its own folder.
@@ -41,6 +43,7 @@ class Variant:
     convertible: bool
     weights_license: str | None
     tiny: dict
+    inputs: str = "masks"
     processor_of: str | None = None
 
     def module_name(self, kind: str) -> str:
@@ -77,8 +80,13 @@ class Variant:
 
     def encoder_of(self, model):
         """The encoder of a base model, which in some variants holds the predictor too."""
-        place = self.model_class().target_encoder_name  # in the pretraining model, below the base model
-        return model.get_submodule(place.partition(".")[2]) if place else model
+        return model.get_submodule(self.encoder_place())
+
+    def encoder_place(self) -> str:
+        """Name of the encoder in a base model; empty where it is the base model."""
+        model = self.model_class()
+        base, _, place = (model.target_encoder_name or "").partition(".")  # in the pretraining model
+        return place if base == model.base_model_prefix else ""
 
     @property
     def processor_class(self):

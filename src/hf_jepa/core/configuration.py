@@ -3,14 +3,15 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
 
 from hf_jepa.losses.prediction import LOSSES, NORMALIZATIONS
 
 
-TARGET_SOURCES = ("ema", "frozen")
+TARGET_SOURCES = ("ema", "frozen", "shared", "shared_stopgrad", "input_embedding")
+OWN_TARGETS = ("shared", "shared_stopgrad", "input_embedding")  # without an encoder that only makes targets
 
 
 @dataclass(kw_only=True, repr=False)  # the repr of PreTrainedConfig shows all fields, not those of the mixin
@@ -18,10 +19,12 @@ class JepaConfigMixin:
     """What is predicted and how the prediction is judged.
 
     Args:
-        target_source: where targets come from: "ema", an encoder that follows the context encoder as an exponential
-            moving average, or "frozen", an encoder that is never updated (a given teacher).
+        target_source: where targets come from; `target_sources` are those that a variant offers. "ema", an encoder that
+            follows the context encoder as an exponential moving average; "frozen", an encoder that is never updated (a
+            given teacher); "shared", the one encoder that is trained, through which the gradient flows here, too;
+            "shared_stopgrad", the same without that gradient; "input_embedding", the embedded input without gradient.
         target_normalization: "layer_norm" (without learnt scale) or "none", see `normalize_targets`.
-        loss_type: "smooth_l1", "l1" or "mse", see `prediction_loss`.
+        loss_type: "smooth_l1", "l1", "mse" or "cosine", see `prediction_loss`.
 
     Example:
         >>> from hf_jepa import IJepaConfig
@@ -29,15 +32,22 @@ class JepaConfigMixin:
         'ema'
     """
 
+    target_sources: ClassVar[tuple[str, ...]] = ("ema", "frozen")
+
     target_source: str = "ema"
     target_normalization: str = "layer_norm"
     loss_type: str = "smooth_l1"
 
     def validate_objective(self):
-        choices = {"target_source": TARGET_SOURCES, "target_normalization": NORMALIZATIONS, "loss_type": tuple(LOSSES)}
+        choices = {"target_source": self.target_sources, "target_normalization": NORMALIZATIONS, "loss_type": tuple(LOSSES)}
         for field, allowed in choices.items():
             if getattr(self, field) not in allowed:
                 raise ValueError(f"{field}={getattr(self, field)!r} is not one of {', '.join(allowed)}")
+
+    @property
+    def has_target_encoder(self) -> bool:
+        """Whether an encoder of its own makes the targets."""
+        return self.target_source not in OWN_TARGETS
 
 
 def model_fields(config_class: type[PreTrainedConfig]) -> dict[str, Any]:
@@ -69,4 +79,4 @@ def require_model_fields(config_class: type[PreTrainedConfig], names: Iterable[o
         raise ValueError(f"{config_class.__name__} has no field {shown}")
 
 
-__all__ = ["TARGET_SOURCES", "JepaConfigMixin", "model_fields", "require_model_fields"]
+__all__ = ["OWN_TARGETS", "TARGET_SOURCES", "JepaConfigMixin", "model_fields", "require_model_fields"]

@@ -101,12 +101,15 @@ class JepaPreTrainedModel(PreTrainedModel):
 
 
 class JepaPreTrainingMixin:
-    """The contract of a `...ForPreTraining` model with a context encoder, a target encoder and a predictor.
+    """The contract of a `...ForPreTraining` model: a context encoder, what makes its targets, and a predictor.
 
-    A class that mixes this in builds `self.context_encoder`, `self.predictor` and, under the name `base_model_prefix`,
-    the target encoder: the encoder that users want, and the one that `AutoModel` finds in the checkpoint. Where that
-    base model holds the predictor too, `target_encoder_name` and `predictor_name` say where the two are. Its
-    `encode_targets(inputs, masks)` gives the normalised target embeddings of the tokens of each mask.
+    A class that mixes this in builds, under the name `base_model_prefix`, the encoder that users want, which `AutoModel`
+    finds in the checkpoint. That is the target encoder; the module `context_encoder` lies beside it. Where the base
+    model holds the predictor too, or where the encoder that users want is the context encoder and a teacher lies
+    beside it, `target_encoder_name`, `context_encoder_name` and `predictor_name` say so. Where the config names no
+    separate target encoder (`config.has_target_encoder`), both encoders are the base model, and no module
+    `context_encoder` is built. `encode_targets(inputs, masks)` gives the normalised target embeddings of the tokens of
+    each mask.
 
     Example:
         >>> from hf_jepa import IJepaConfig, IJepaForPreTraining
@@ -121,16 +124,34 @@ class JepaPreTrainingMixin:
     accepts_loss_kwargs = False
 
     target_encoder_name: str | None = None  # of the module; `base_model_prefix` when unset
+    context_encoder_name = "context_encoder"
     predictor_name = "predictor"
 
     @property
     def target_encoder(self) -> PreTrainedModel:
-        """The encoder that makes the targets; it never receives a gradient."""
+        """The encoder that makes the targets. If it is one of its own, it never receives a gradient."""
         return self.get_submodule(self._target_encoder_name)
+
+    @property
+    def context_encoder(self) -> PreTrainedModel:
+        """The encoder that is trained."""
+        # Not by `get_submodule`, which would ask for this property again.
+        name = self._context_encoder_name
+        return self._modules[name] if name in self._modules else self.get_submodule(name)
+
+    @property
+    def feature_encoder(self) -> PreTrainedModel:
+        """The encoder that users want: of the two the one that the base model is or holds."""
+        base = self._context_encoder_name.split(".")[0] == self.base_model_prefix
+        return self.context_encoder if base else self.target_encoder
 
     @property
     def _target_encoder_name(self) -> str:
         return self.target_encoder_name or self.base_model_prefix
+
+    @property
+    def _context_encoder_name(self) -> str:
+        return self.context_encoder_name if self.config.has_target_encoder else self._target_encoder_name
 
     def init_weights(self) -> None:
         """Initialise what has no weights yet, as `post_init` does; a new target encoder starts as a frozen copy.
@@ -141,9 +162,15 @@ class JepaPreTrainingMixin:
         parts = (self, *self.target_encoder.modules())
         initialised = all(getattr(part, "_is_hf_initialized", False) for part in parts)
         super().init_weights()
+        if not self.config.has_target_encoder:
+            return
         self.target_encoder.requires_grad_(False).eval()
         if not initialised and self.device.type != "meta":
-            Average(self.target_encoder, self.context_encoder)(0.0)
+            self.start_target_encoder()
+
+    def start_target_encoder(self) -> None:
+        """Give a new target encoder its weights: those of the context encoder."""
+        Average(self.target_encoder, self.context_encoder)(0.0)
 
     def update_target_encoder(self, momentum: float) -> None:
         """`target <- momentum * target + (1 - momentum) * context`; call it after every optimizer step.
@@ -166,7 +193,7 @@ class JepaPreTrainingMixin:
                 one encoder has adapters.
         """
         if self.config.target_source != "ema":
-            raise ValueError(f"target_source={self.config.target_source!r}: this target encoder is not to be updated")
+            raise ValueError(f"target_source={self.config.target_source!r}: there is no target encoder to be updated")
         if trained := [name for name, p in self.target_encoder.named_parameters() if p.requires_grad]:
             raise ValueError(
                 f"{len(trained)} parameters of the target encoder are trainable, such as {trained[0]}. It follows the "
@@ -177,7 +204,8 @@ class JepaPreTrainingMixin:
 
     def train(self, mode: bool = True):
         super().train(mode)
-        self.target_encoder.eval()  # no dropout in the targets
+        if self.config.has_target_encoder:
+            self.target_encoder.eval()  # no dropout in the targets
         return self
 
     @classmethod
@@ -224,19 +252,21 @@ class JepaPreTrainingMixin:
         if not ignore:
             raise ValueError(f"{found}. Check the config, or start them afresh by ignore_mismatched_sizes=True.")
         logger.warning(f"{found}. They start from a fresh initialisation.")
+        if self.config.target_source != "ema":
+            return
         prefix, state = f"{self._target_encoder_name}.", self.state_dict()
         for key, *_ in mismatched:
             if key.startswith(prefix):
-                state[key].copy_(state[f"context_encoder.{key.removeprefix(prefix)}"])
+                state[key].copy_(state[f"{self._context_encoder_name}.{key.removeprefix(prefix)}"])
 
     def _complete(self, info: dict, source: str) -> None:
         """Fill in whole parts that a checkpoint lacks; refuse partial ones."""
         missing = set(info["missing_keys"])
-        parts = {
-            "target encoder": self._target_encoder_name,
-            "context encoder": "context_encoder",
-            "predictor": self.predictor_name,
-        }
+        parts = {"target encoder": self._target_encoder_name, "context encoder": self._context_encoder_name}
+        if not self.config.has_target_encoder:
+            parts = {"encoder": self._target_encoder_name}
+        encoders = set(parts)
+        parts["predictor"] = self.predictor_name
         own = {name for name, _ in self.named_children()} - {prefix.split(".")[0] for prefix in parts.values()}
         parts |= {name: name for name in sorted(own)}  # what a subclass adds
         absent = []
@@ -245,7 +275,7 @@ class JepaPreTrainingMixin:
             if expected and expected <= missing:
                 absent.append(part)
                 missing -= expected
-        if missing or {"target encoder", "context encoder"} <= set(absent):
+        if missing or encoders <= set(absent):
             keys = sorted(missing or info["missing_keys"])
             raise ValueError(
                 f"{source} does not hold a complete {type(self).__name__}: {len(keys)} keys are missing, among them "
@@ -263,12 +293,13 @@ class JepaPreTrainingMixin:
         if "context encoder" in absent:
             Average(self.context_encoder, self.target_encoder)(0.0)
         elif "target encoder" in absent:
-            Average(self.target_encoder, self.context_encoder)(0.0)
+            self.start_target_encoder()
         if absent:
             fresh = "the {} starts from a fresh initialisation"
             started = "; ".join(starts.get(part, fresh.format(part)) for part in absent)
             logger.warning(f"{source} holds no {' and no '.join(absent)}: {started}.")
-        self.target_encoder.requires_grad_(False)
+        if self.config.has_target_encoder:
+            self.target_encoder.requires_grad_(False)
         self.train(self.training)  # puts the target encoder into eval mode
 
 

@@ -152,7 +152,7 @@ def build_card(
     """
     height, width = pair(config.image_size)
     task = task or ENCODER_TASKS[variant.modality]
-    with_predictor = variant.model_class().target_encoder_name is not None  # the base model holds it too
+    with_predictor = variant.encoder_place() != ""  # the base model holds it too
     metadata = ModelCardData(
         license=license,
         language=language,

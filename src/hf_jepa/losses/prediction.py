@@ -4,10 +4,18 @@ import torch
 from torch import nn
 
 
+def negative_cosine(predictions: torch.Tensor, targets: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
+    """Minus the cosine similarity of rows: (..., D) to a scalar, or with "none" to (..., 1)."""
+    # Norms are kept above 1e-8 one by one, as in torch's cosine similarity.
+    cosine = nn.functional.cosine_similarity(predictions, targets, dim=-1)
+    return -cosine.unsqueeze(-1) if reduction == "none" else -cosine.mean()
+
+
 LOSSES = {
     "smooth_l1": nn.functional.smooth_l1_loss,  # beta 1
     "l1": nn.functional.l1_loss,
     "mse": nn.functional.mse_loss,
+    "cosine": negative_cosine,
 }
 NORMALIZATIONS = ("layer_norm", "none")
 
@@ -41,11 +49,12 @@ def normalize_targets(targets: torch.Tensor, kind: str) -> torch.Tensor:
 def prediction_loss(predictions: torch.Tensor, targets: torch.Tensor, loss_type: str) -> torch.Tensor:
     """Mean distance between predictions and targets over all elements, in float32.
 
-    I-JEPA's code uses smooth-L1 where its paper (section 3, eq. 1) writes a squared L2; both are offered.
+    I-JEPA's code uses smooth-L1 where its paper (section 3, eq. 1) writes a squared L2; both are offered. SimSiam
+    (2011.10566, eq. 1) and NEPA (2512.16922) minimise minus the cosine similarity.
 
     Args:
         predictions, targets: same shape (..., D).
-        loss_type: "smooth_l1" (beta 1), "l1" or "mse".
+        loss_type: "smooth_l1" (beta 1), "l1", "mse", or "cosine", minus the cosine similarity of rows.
 
     Returns:
         scalar
@@ -65,4 +74,4 @@ def prediction_loss(predictions: torch.Tensor, targets: torch.Tensor, loss_type:
     return LOSSES[loss_type](predictions.float(), targets.float())
 
 
-__all__ = ["LOSSES", "NORMALIZATIONS", "normalize_targets", "prediction_loss"]
+__all__ = ["LOSSES", "NORMALIZATIONS", "negative_cosine", "normalize_targets", "prediction_loss"]

@@ -26,8 +26,10 @@ class ClippingMixin:
         norm = self._get_grad_norm(model)  # also takes the scale of float16 out of the gradients
         if self.state.global_step >= self.args.get_warmup_steps(self.state.max_steps):
             parts: dict[bool, list[nn.Parameter]] = {True: [], False: []}
-            for name, parameter in self.accelerator.unwrap_model(model).named_parameters():
-                parts[name.startswith("context_encoder.")].append(parameter)
+            model = self.accelerator.unwrap_model(model)
+            encoder = set(map(id, model.context_encoder.parameters()))
+            for parameter in model.parameters():
+                parts[id(parameter) in encoder].append(parameter)
             for parameters in parts.values():
                 torch.nn.utils.clip_grad_norm_(parameters, self.args.max_grad_norm)
         return norm

@@ -57,7 +57,7 @@ class OnlineKnnProbe(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         # All processes measure the same: under sharding a forward pass needs them all, and elsewhere they would wait.
         if state.global_step % self.every == 0:
-            encoder = self.trainer.accelerator.unwrap_model(self.trainer.model_wrapped).target_encoder
+            encoder = self.trainer.accelerator.unwrap_model(self.trainer.model_wrapped).feature_encoder
             features = [
                 extract_features(encoder, dataset, batch_size=self.batch_size, progress=False)
                 for dataset in (self.train, self.test)

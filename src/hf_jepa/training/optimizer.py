@@ -13,7 +13,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     and one-dimensional parameters are not decayed; mask tokens are. Frozen parameters are left out.
 
     Args:
-        model: a pretraining model; whatever is trainable outside `context_encoder` counts as predictor.
+        model: a pretraining model; whatever is trainable outside its context encoder counts as predictor.
         weight_decay: of the decayed groups.
 
     Returns:
@@ -22,10 +22,11 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {
         (decays, encoder): [] for decays in (True, False) for encoder in (True, False)
     }
+    encoder = set(map(id, model.context_encoder.parameters()))
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             decays = parameter.ndim > 1 and "bias" not in name
-            groups[decays, name.startswith("context_encoder.")].append(parameter)
+            groups[decays, id(parameter) in encoder].append(parameter)
     return [
         {"params": parameters, "weight_decay": weight_decay if decays else 0.0, "decays": decays}
         for (decays, _), parameters in groups.items()
