@@ -28,7 +28,6 @@ from hf_jepa.training.collapse import ADVICE, CollapseMonitor, CollapseSignals, 
 from hf_jepa.training.epochs import SetEpochCallback
 from hf_jepa.training.guards import GuardMixin
 from hf_jepa.training.kernels import KernelMixin
-from hf_jepa.training.optimizer import build_optimizer
 from hf_jepa.training.reports import format_table
 from hf_jepa.training.run_cards import RunCardMixin
 from hf_jepa.training.schedules import context_loss_weight_at, learning_rate_at, momentum_at, weight_decay_at
@@ -201,7 +200,8 @@ class JepaTrainer(RunCardMixin, SkippedSamplesMixin, ClippingMixin, KernelMixin,
             args = self.args
             betas = (args.adam_beta1, args.adam_beta2)
             model = self.model if model is None else model
-            self.optimizer = build_optimizer(model, args.learning_rate, args.weight_decay, betas, args.adam_epsilon)
+            settings = (args.learning_rate, args.weight_decay, betas, args.adam_epsilon)
+            self.optimizer = args.build_optimizer(model, *settings)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
@@ -215,7 +215,10 @@ class JepaTrainer(RunCardMixin, SkippedSamplesMixin, ClippingMixin, KernelMixin,
             def factor(step: int) -> float:
                 return learning_rate_at(step, horizon, warmup, start, peak, final, **form) / peak
 
-            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
+            optimizer = optimizer or self.optimizer
+            constant = [group.get("constant_lr", False) for group in optimizer.param_groups]
+            factors = [(lambda step: 1.0) if each else factor for each in constant]
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
