@@ -225,3 +225,27 @@ def test_column_refusals(model):
         add_features_column(image_dataset().to_iterable_dataset(), model, processor)
     with pytest.raises(ValueError, match="no row"):
         add_features_column(image_dataset().select([]), model, processor)
+
+
+def test_encoders_that_pool_are_read_as_they_were_trained(model):
+    from hf_jepa import LeJepaConfig, LeJepaModel
+    from hf_jepa.registry import VARIANTS
+
+    torch.manual_seed(0)
+    backbones = {
+        "vit": VARIANTS["lejepa"].tiny["backbone_config"],
+        "resnet": {"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1]},
+    }
+    pixels = torch.randn(3, 3, 32, 32)
+    for backbone in backbones.values():
+        pooling = LeJepaModel(LeJepaConfig(backbone_config=backbone)).eval()
+        pooled, mean = (
+            extract_features(pooling, [{"pixel_values": pixels}], readout, progress=False)[0]
+            for readout in (None, "mean")
+        )
+        output = pooling(pixels)
+        torch.testing.assert_close(pooled, output.pooler_output.flatten(1))
+        tokens = output.last_hidden_state
+        torch.testing.assert_close(mean, tokens.mean(dim=1) if tokens.ndim == 3 else tokens.mean(dim=(2, 3)))
+    with pytest.raises(ValueError, match="readout 'pooled': IJepaModel gives no pooler_output; take 'mean'"):
+        extract_features(model, [{"pixel_values": pixels[..., :16, :16]}], "pooled", progress=False)

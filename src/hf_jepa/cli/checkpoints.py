@@ -14,7 +14,7 @@ from hf_jepa.data.sources import load_images
 from hf_jepa.data.video_sampling import ClipSampling
 from hf_jepa.data.video_sources import load_videos
 from hf_jepa.data.videos import VideoCollator, VideoDataset
-from hf_jepa.evaluation.features import extract_features
+from hf_jepa.evaluation.features import default_readout, extract_features
 from hf_jepa.hub.processors import ProcessedClip, ProcessorTransform, load_processor
 from hf_jepa.layers.onednn import use_onednn
 from hf_jepa.registry import Variant, find_variant
@@ -84,6 +84,7 @@ class Embedder:
             ValueError: not all weights of the encoder are there.
         """
         self.model = load_encoder(self.checkpoint, self.variant, self.args.onednn)
+        self.readout = getattr(self.args, "readout", None) or default_readout(self.model)
         self.processor = load_processor(self.checkpoint, self.model.config, self.args.saved_processor)
         size = sum(parameter.numel() for parameter in self.model.parameters())
         print(f"{self.checkpoint}: {type(self.model).__name__}, {size:,} parameters, {self._input_line()}")
@@ -115,7 +116,7 @@ class Embedder:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         layers = getattr(args, "layers", ())
         features, _ = extract_features(
-            self.model, batches(), args.readout, device=device, progress=False, layers=layers
+            self.model, batches(), self.readout, device=device, progress=False, layers=layers
         )
         rows = torch.cat(sample_index)
         if "label" not in dataset.features:

@@ -131,9 +131,9 @@ def add_encoder_options(parser: argparse.ArgumentParser) -> None:
     """What `embed` and `probe` can say about how features are extracted."""
     parser.add_argument(
         "--readout",
-        choices=("mean", "last4_mean_concat", "mean_std", "max"),
-        default="mean",
-        help="how the tokens of an image or clip become one vector",
+        choices=("mean", "last4_mean_concat", "mean_std", "max", "pooled"),
+        default=argparse.SUPPRESS,
+        help="how the tokens of an image or clip become one vector (default: as the encoder was trained, else mean)",
     )
     parser.add_argument(
         "--layers",

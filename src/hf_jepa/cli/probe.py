@@ -78,7 +78,7 @@ def main(argv: list[str]) -> int:
         decays = (_USUAL_WEIGHT_DECAY,)
         print(f"too few labels to choose a weight decay by: {decays[0]} is taken (--weight-decay)")
     linear = linear_probe(train_x, train_y, test.features, test.labels, decays, seed=args.seed)
-    print(f"{len(train_x)} training and {len(test.features)} test {embedder.samples}, read-out {args.readout}\n")
+    print(f"{len(train_x)} training and {len(test.features)} test {embedder.samples}, read-out {embedder.readout}\n")
     rows = [[f"k-NN (k={k})", knn], [f"linear (weight decay {linear.weight_decay:g})", linear]]
     scored = [[name, *(_percent(value) for value in (result.accuracy, result.top5))] for name, result in rows]
     print(table(["probe", "top-1", "top-5"], scored))

@@ -54,6 +54,7 @@ class MultiViewModelMixin:
     """The encoder of a multi-view variant: a backbone and its pooling. `backbone` is a model of stock transformers."""
 
     _keys_to_ignore_on_load_unexpected = [r"^projector\.", r"^predictor\."]
+    default_readout = "pooled"  # what it was trained by, see `extract_features`
 
     def __init__(self, config: MultiViewConfigMixin):
         super().__init__(config)

@@ -19,7 +19,8 @@ class SigRegConfigMixin:
 
     With `target_source="shared"` (or "shared_stopgrad") the one encoder that is trained makes the targets, too, and
     nothing but this term keeps them from becoming equal. `loss = prediction_loss + sigreg_weight * sigreg`; the
-    `(1 - lambda)` and `lambda` of LeJEPA are a weight of `lambda / (1 - lambda)`.
+    `(1 - lambda)` and `lambda` of LeJEPA are a weight of `lambda / (1 - lambda)`. A checkpoint that was trained with a
+    target encoder goes on from that one.
 
     Args:
         sigreg_weight: of the term; 0 leaves it out. It belongs to a global batch size, because the statistic grows

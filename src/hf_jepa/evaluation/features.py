@@ -39,12 +39,23 @@ READOUTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "mean_std": _mean_and_std,
     "max": lambda tokens: tokens.amax(dim=1),
 }
+POOLED = "pooled"  # what the model itself makes of its tokens
+
+
+def default_readout(model: nn.Module) -> str:
+    """The read-out of an encoder unless another is chosen: what it was trained by, where it says so.
+
+    Example:
+        >>> default_readout(nn.Identity())
+        'mean'
+    """
+    return getattr(model, "default_readout", "mean")
 
 
 def extract_features(
     model: nn.Module,
     data: Iterable[Mapping[str, Any]] | Dataset,
-    readout: str = "mean",
+    readout: str | None = None,
     batch_size: int = 64,
     collate_fn: Callable | None = None,
     device: torch.device | str | None = None,
@@ -70,7 +81,8 @@ def extract_features(
             `labels`; or a map-style torch Dataset of such samples, such as an `ImageDataset` or a `VideoDataset`.
             Empty batches are passed over.
         readout: "mean" (F = D), "last4_mean_concat" (4 D), "mean_std" (2 D: mean and standard deviation over tokens)
-            or "max" (D).
+            or "max" (D); "pooled" is the `pooler_output` of the model. Unless given, that one for encoders that were
+            trained by it (the multi-view variants), and the mean for all others.
         batch_size: of the loader made for a Dataset, in samples.
         collate_fn: of the loader made for a Dataset; unless given, that of an `ImageDataset` or `VideoDataset`, which
             leaves out what cannot be read (a warning names it), else torch's default.
@@ -104,8 +116,9 @@ def extract_features(
         >>> extract_features(model, batches, layers=[0, 1], progress=False)[0].shape
         torch.Size([3, 64])
     """
-    if readout not in READOUTS:
-        raise ValueError(f"readout {readout!r} is not one of {', '.join(READOUTS)}")
+    readout = readout or default_readout(model)
+    if readout != POOLED and readout not in READOUTS:
+        raise ValueError(f"readout {readout!r} is not one of {', '.join(READOUTS)}, {POOLED}")
     if hasattr(model, "target_encoder"):
         raise ValueError(f"{type(model).__name__} has two encoders: pass one, usually `model.target_encoder`")
     if readout == "last4_mean_concat":
@@ -175,9 +188,22 @@ def _pool_batch(
         inputs = inputs.to(next((p.dtype for p in model.parameters()), inputs.dtype))
     clips = inputs.shape[:2] if inputs.ndim == 6 else None  # (videos, clips of each)
     with torch.autocast(inputs.device.type, dtype=dtype, enabled=dtype is not None):
-        tokens = _tokens(model, inputs if clips is None else inputs.flatten(0, 1), name, layers)
-        features = torch.cat([READOUTS[readout](level.float()) for level in tokens], dim=-1).float()
+        inputs = inputs if clips is None else inputs.flatten(0, 1)
+        if readout == POOLED:
+            features = _pooled(model, inputs, name, layers)
+        else:
+            tokens = _tokens(model, inputs, name, layers)
+            features = torch.cat([READOUTS[readout](level.float()) for level in tokens], dim=-1).float()
     return (features if clips is None else features.unflatten(0, clips).mean(dim=1)).cpu()
+
+
+def _pooled(model: nn.Module, inputs: torch.Tensor, name: str, layers: Sequence[int]) -> torch.Tensor:
+    """What the model pools by itself, float32 (B, F)."""
+    found = None if layers else getattr(model(**{name: inputs}), "pooler_output", None)
+    if found is None:
+        what = f"layers {list(layers)}" if layers else "no pooler_output"
+        raise ValueError(f"readout {POOLED!r}: {type(model).__name__} gives {what}; take 'mean'")
+    return found.flatten(1).float()
 
 
 def _tokens(model: nn.Module, inputs: torch.Tensor, name: str, layers: Sequence[int]) -> list[torch.Tensor]:
@@ -194,7 +220,10 @@ def _tokens(model: nn.Module, inputs: torch.Tensor, name: str, layers: Sequence[
             f"{type(model).__name__} returns no last_hidden_state: pass the encoder, for example "
             "`model.target_encoder` of a pretraining model"
         )
-    return _normed_levels(model, output, layers) if layers else [output.last_hidden_state]
+    if layers:
+        return _normed_levels(model, output, layers)
+    last = output.last_hidden_state
+    return [last.flatten(2).mT if last.ndim == 4 else last]  # of a convolutional network (B, D, H, W)
 
 
 def _normed_levels(model: nn.Module, output: Any, layers: Sequence[int]) -> list[torch.Tensor]:
@@ -224,7 +253,7 @@ def add_features_column(
     column: str = "features",
     batch_size: int = 64,
     image_column: str = "image",
-    readout: str = "mean",
+    readout: str | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     progress: bool = True,
@@ -289,4 +318,4 @@ def add_features_column(
     return result.with_format(shown["type"], columns, shown["output_all_columns"], **shown["format_kwargs"])
 
 
-__all__ = ["READOUTS", "add_features_column", "extract_features"]
+__all__ = ["POOLED", "READOUTS", "add_features_column", "default_readout", "extract_features"]

@@ -66,8 +66,8 @@ class JepaTrainingArguments(OptimizerArguments, KernelArguments, TrainingArgumen
         if unused := [name for name in NOT_USED if getattr(self, name) not in (None, defaults[name])]:
             raise ValueError(
                 f"{unused[0]}={getattr(self, unused[0])!r} would change nothing: pretraining has its own optimizers, "
-                "schedules and loss, set by optimizer, learning_rate, start_learning_rate, final_learning_rate, weight_decay, "
-                "final_weight_decay, adam_* and the config of the model"
+                "schedules and loss, set by optimizer, learning_rate, start_learning_rate, final_learning_rate, "
+                "weight_decay, final_weight_decay, adam_* and the config of the model"
             )
         if self.batch_eval_metrics or not self.eval_do_concat_batches:
             raise ValueError(

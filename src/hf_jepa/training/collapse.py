@@ -71,8 +71,9 @@ def collapse_signals(
 
     Args:
         model: the pretraining model.
-        inputs: what it was called with. `context_mask`, E LongTensors (B, N), and `target_mask`, M LongTensors (B, K),
-            of clips pairs of any lengths, also in several groups; or a `bool_masked_pos` or `mask_time_indices` (B, N).
+        inputs: what it was called with. `context_mask`, E LongTensors (B, N), and `target_mask`, M LongTensors
+            (B, K), of clips pairs of any lengths, also in several groups; or a `bool_masked_pos` or
+            `mask_time_indices` (B, N).
         output: what it returned. With masks one tensor each, rows ordered (target mask, [context mask,] image), or a
             tuple of one tensor for every pair; with masked positions (n, D), in their order. Without masks
             predictions and targets of images (B, N, D), or of views (V, B, P), with features (V, B, D) as `context`.

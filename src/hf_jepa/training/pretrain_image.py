@@ -11,8 +11,8 @@ from hf_jepa.data.embedded import EmbeddedCrops
 from hf_jepa.data.images import ImageCollator, ImageDataset, IterableImageDataset
 from hf_jepa.data.sources import load_images
 from hf_jepa.data.transforms import pretraining_transform
-from hf_jepa.hub.processors import ProcessorTransform, load_processor, pixel_statistics
 from hf_jepa.data.views import EmbeddedViews, ViewCollator
+from hf_jepa.hub.processors import ProcessorTransform, load_processor, pixel_statistics
 from hf_jepa.masking.beit_blocks import BeitBlockMaskSampler, OfficialBeitBlockMaskSampler
 from hf_jepa.masking.build import build_mask_sampler
 from hf_jepa.registry import VARIANTS, Variant

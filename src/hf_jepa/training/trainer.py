@@ -52,8 +52,8 @@ class JepaTrainer(RunCardMixin, SkippedSamplesMixin, ClippingMixin, KernelMixin,
         args: `JepaTrainingArguments`.
         mask_sampler: called as `mask_sampler(sample_index, step=..., epoch=...)`, see `hf_jepa.masking`; for batches
             of several groups of clips a `MultiSequenceMaskSampler`. None for models that take no masks.
-        view_augmentation: called as `view_augmentation(pixels, sample_index, epoch=...)` on the device, for models that
-            compare views, see `ViewAugmentation`.
+        view_augmentation: called as `view_augmentation(pixels, sample_index, epoch=...)` on the device, for models
+            that compare views, see `ViewAugmentation`.
         kwargs: as for `Trainer`: `train_dataset`, `data_collator` (batches with the pixels, "sample_index", both a
             tensor or a list of groups, and optionally "skipped", see `ImageCollator` and `VideoCollator`),
             `processing_class`, `callbacks`, ...
