@@ -39,12 +39,58 @@ def video_batch(config) -> dict:
     }
 
 
-BATCHES = {"image": image_batch, "video": video_batch}  # a modality, not a variant, adds a line here
+def view_batch(config) -> dict:
+    """Four images of two views each."""
+    size = (4, 2, config.num_channels, *pair(config.image_size))
+    return {"pixel_values": torch.randn(size, generator=torch.Generator().manual_seed(0)), "step": 0}
 
 
-@pytest.fixture(params=list(VARIANTS))
-def variant(request):
-    return VARIANTS[request.param]
+def hidden_in_place(tokens: int) -> torch.Tensor:
+    """Which tokens of two samples are hidden, bool (2, tokens)."""
+    return torch.rand(2, tokens, generator=torch.Generator().manual_seed(1)) < 0.5
+
+
+def hidden_patches(config) -> dict:
+    pixels = plain_images(config)["pixel_values"]
+    return {"pixel_values": pixels, "bool_masked_pos": hidden_in_place(math.prod(config.grid_size))}
+
+
+def hidden_frames(config) -> dict:
+    frames, samples = 20, 20
+    for kernel, stride in zip(reversed(config.conv_kernel), reversed(config.conv_stride), strict=True):
+        samples = (samples - 1) * stride + kernel
+    waves = torch.randn(2, samples, generator=torch.Generator().manual_seed(0))
+    return {"input_values": waves, "mask_time_indices": hidden_in_place(frames)}
+
+
+def hidden_words(config) -> dict:
+    words = torch.randint(3, config.vocab_size - 1, (2, 20), generator=torch.Generator().manual_seed(0))
+    return {"input_ids": words, "bool_masked_pos": hidden_in_place(20)}
+
+
+def plain_images(config) -> dict:
+    size = (2, config.num_channels, *pair(config.image_size))
+    return {"pixel_values": torch.randn(size, generator=torch.Generator().manual_seed(0))}
+
+
+# A modality or a kind of inputs, not a variant, adds a line here.
+BATCHES = {
+    ("image", "masks"): image_batch,
+    ("video", "masks"): video_batch,
+    ("image", "views"): view_batch,
+    ("image", "in_place_masks"): hidden_patches,
+    ("audio", "in_place_masks"): hidden_frames,
+    ("text", "in_place_masks"): hidden_words,
+    ("image", "plain"): plain_images,
+}
+
+
+def pytest_generate_tests(metafunc):
+    """A test that asks for a `variant` runs for all of them, or for those that its mark `variants` lets through."""
+    if "variant" in metafunc.fixturenames:
+        marker = metafunc.definition.get_closest_marker("variants")
+        chosen = [variant for variant in VARIANTS.values() if marker is None or marker.kwargs["condition"](variant)]
+        metafunc.parametrize("variant", chosen, ids=[variant.name for variant in chosen])
 
 
 @pytest.fixture
@@ -65,4 +111,4 @@ def model(variant, config):
 
 @pytest.fixture
 def batch(variant, config):
-    return BATCHES[variant.modality](config)
+    return BATCHES[variant.modality, variant.inputs](config)

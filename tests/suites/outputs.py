@@ -1,6 +1,11 @@
-"""Outputs that are one tensor in some variants and one tensor per mask in others."""
+"""Outputs that are one tensor in some variants and one tensor per mask in others; which variants have what."""
 
 import torch
+
+
+def predicts_by_masks(variant) -> bool:
+    """Whether tokens are left out and predicted, and a moving average makes the targets: the plain members."""
+    return variant.inputs == "masks" and "ema" in variant.config_class().target_sources
 
 
 def parts(x) -> list[torch.Tensor]:

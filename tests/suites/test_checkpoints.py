@@ -3,11 +3,14 @@
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
-from outputs import same_parts
+from outputs import predicts_by_masks, same_parts
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModelForPreTraining
 from transformers.utils import logging
+
+
+pytestmark = pytest.mark.variants(condition=predicts_by_masks)
 
 
 def same(first, second) -> bool:

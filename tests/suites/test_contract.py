@@ -6,10 +6,13 @@ import re
 
 import pytest
 import torch
-from outputs import parts, same_parts
+from outputs import parts, predicts_by_masks, same_parts
 from torch import nn
 
 from hf_jepa.layers.patch_embedding import pair
+
+
+pytestmark = pytest.mark.variants(condition=predicts_by_masks)
 
 
 def test_output_and_gradients(model, batch):

@@ -3,16 +3,9 @@
 import pytest
 import torch
 
-from hf_jepa.registry import VARIANTS
-
 
 NAME = "AutoModelForVideoClassification"
-WITH_CLASSIFIER = [name for name, variant in VARIANTS.items() if NAME in variant.heads]
-
-
-@pytest.fixture(params=WITH_CLASSIFIER)
-def variant(request):
-    return VARIANTS[request.param]
+pytestmark = pytest.mark.variants(condition=lambda variant: NAME in variant.heads)
 
 
 @pytest.fixture
