@@ -139,11 +139,17 @@ def test_initialisation():
     for token in (encoder.embeddings.cls_token, encoder.embeddings.mask_token):
         assert token.std().item() == pytest.approx(0.02, rel=0.2) and abs(token.mean().item()) < 0.006
     assert not encoder.encoder.relative_position_bias.relative_position_bias_table.any()
-    official = Data2VecVisionModel(Data2VecVisionConfig(**(TINY | {"hidden_size": 512}), official_token_init=True))
-    token = official.embeddings.mask_token
-    assert token.std().item() == pytest.approx(0.88, rel=0.15) and token.abs().max() <= 2
     plain = Data2VecVisionModel(Data2VecVisionConfig(**(TINY | {"hidden_size": 128}), rescale_residual_init=False))
     assert plain.encoder.layer[2].output.dense.weight.std().item() == pytest.approx(0.02, rel=0.03)
+
+
+def test_official_start_of_the_tokens():
+    encoder = Data2VecVisionModel(Data2VecVisionConfig(**TINY, official_token_init=True))
+    torch.manual_seed(1)
+    encoder._init_weights(encoder.embeddings)
+    torch.manual_seed(1)
+    for token in (encoder.embeddings.cls_token, encoder.embeddings.mask_token):
+        assert torch.equal(token, torch.nn.init.trunc_normal_(torch.empty(1, 1, 32), 0.02))  # that is the mean
 
 
 @pytest.mark.parametrize(("size", "parameters"), [("base", 85_666_128), ("large", 303_137_216)])

@@ -91,6 +91,10 @@ class Data2VecVisionLayout(OfficialLayout):
             require_tensors(entry, name)
         return {name: dict(entry) for name, entry in entries.items()}
 
+    def unused(self, checkpoint: Mapping) -> list[str]:
+        """The entries of a file that are not read."""
+        return [key for key in checkpoint if key not in ("model", "cfg")]
+
     def infer_config(self, checkpoint: object, **overrides) -> PreTrainedConfig:
         """As in `OfficialLayout`; what the file says about the objective is read as well."""
         return super().infer_config(checkpoint, **(_settings(checkpoint) | overrides))
