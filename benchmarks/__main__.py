@@ -10,6 +10,7 @@ import sys
 from itertools import chain
 from pathlib import Path
 
+import bench_losses
 import bench_masks
 import bench_model
 import bench_video
@@ -20,7 +21,7 @@ from timing import HEADER
 from hf_jepa.cli.tables import table
 
 
-PARTS = {"masks": bench_masks, "model": bench_model, "video": bench_video}
+PARTS = {"masks": bench_masks, "model": bench_model, "video": bench_video, "losses": bench_losses}
 RESULTS = Path(__file__).parent / "results/cpu.md"
 INTRODUCTION = """# CPU
 

@@ -111,10 +111,18 @@ def test_groups_of_two_sizes_are_numbered_on():
 
 
 def test_nothing_is_read_from_the_device():  # a tensor on "meta" has no values to be read
-    augment = ViewAugmentation(**SETTINGS).to("meta")
+    augment = ViewAugmentation(**SETTINGS)  # follows the pixels
     groups = [views().to("meta")[:, :2], views(size=6).to("meta")[:, 2:]]
     out = augment(groups, torch.arange(8, device="meta"), 0)
     assert [tuple(x.shape) for x in out] == [(8, 2, 3, 9, 9), (8, 1, 3, 6, 6)]
+
+
+def test_a_card_can_show_the_settings():
+    shown = repr(ViewAugmentation(blur_probability=(1.0, 0.1), seed=3, mean=None, std=None))
+    assert shown.startswith(
+        "ViewAugmentation(flip=0.5, jitter=0.8, grey=0.2, blur=(1.0, 0.1), solarize=0.2, color_jitter="
+    )
+    assert "seed=3, mean=None, std=None)" in shown and "\n" not in shown
 
 
 def test_rates_of_the_decisions_are_the_probabilities_per_view():

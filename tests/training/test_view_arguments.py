@@ -34,7 +34,7 @@ def test_a_recipe_sets_crops_and_probabilities(tmp_path):
     }
     assert augment.color_jitter == (0.8, 0.7, 0.6, 0.2) and augment.blur_sigma == (0.2, 1.0) and augment.seed == 3
     assert augment.mean.tolist() == [0.5] and augment.std.item() == pytest.approx(0.2)
-    assert views.augmentation(None, None, 0).standardize
+    assert views.augmentation(None, None, 0).mean_and_std is None
 
 
 def test_local_size_plays_no_part_without_local_views():

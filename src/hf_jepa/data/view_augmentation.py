@@ -23,7 +23,8 @@ class ViewAugmentation(nn.Module):
 
     Every decision and strength is a function of (seed, epoch, sample index, view, operation): batch size, workers,
     ranks and resuming change nothing, and the probability of one operation does not change what another draws. A batch
-    is augmented without a loop over its samples, in float32, and without reading from the device.
+    is augmented without a loop over its samples, in float32, and without reading from the device. The module follows
+    the pixels to their device.
 
     Jitter draws factors of brightness, contrast and saturation uniformly from 1 +- strength (at least 0), a shift of
     the hue from +- strength, and applies the four in random order. Solarising inverts values of 128 / 255 and above.
@@ -81,6 +82,7 @@ class ViewAugmentation(nn.Module):
         if seed < 0:
             raise ValueError(f"seed must be 0 or more, got {seed}")
         self.color_jitter, self.blur_sigma, self.seed = tuple(color_jitter), tuple(blur_sigma), seed
+        self.mean_and_std = None if mean is None or std is None else (tuple(mean), tuple(std))
         self.blur_radius = max(1, round(3 * blur_sigma[1]))
         probabilities = {
             "flip": flip_probability,
@@ -94,10 +96,15 @@ class ViewAugmentation(nn.Module):
             self._constant(f"{name}_probability", values)
         self._constant("jitter_low", [max(0.0, 1 - width) for width in color_jitter[:HUE]] + [-color_jitter[HUE]])
         self._constant("jitter_high", [1 + width for width in color_jitter[:HUE]] + [color_jitter[HUE]])
-        self.standardize = mean is None
-        if mean is not None and std is not None:
-            self._constant("mean", mean)
-            self._constant("std", std)
+        if self.mean_and_std is not None:
+            self._constant("mean", self.mean_and_std[0])
+            self._constant("std", self.mean_and_std[1])
+
+    def extra_repr(self) -> str:
+        shown = {name: values[0] if len(values) == 1 else values for name, values in self.probabilities.items()}
+        shown |= {"color_jitter": self.color_jitter, "blur_sigma": self.blur_sigma, "seed": self.seed}
+        mean, std = self.mean_and_std or (None, None)
+        return ", ".join(f"{name}={value}" for name, value in (shown | {"mean": mean, "std": std}).items())
 
     def _constant(self, name: str, values: Sequence[float]) -> None:
         self.register_buffer(name, torch.tensor(values, dtype=torch.float32), persistent=False)
@@ -128,6 +135,8 @@ class ViewAugmentation(nn.Module):
             if len(values) not in (1, num_views):
                 raise ValueError(f"{len(values)} probabilities of {name} for {num_views} views: give 1 or {num_views}")
         device = groups[0].device
+        if self.jitter_low.device != device:  # once
+            self.to(device)
         sample = sample_index.to(device, non_blocking=True).view(-1, 1, 1)
         view = torch.arange(num_views, device=device).view(-1, 1)
         draw = torch.arange(NUM_DRAWS, device=device)
@@ -163,7 +172,7 @@ class ViewAugmentation(nn.Module):
             pixels = torch.where(chosen("blur"), gaussian_blur(pixels, sigma, self.blur_radius), pixels)
         if possible("solarize"):
             pixels = torch.where(chosen("solarize"), solarize(pixels), pixels)
-        if self.standardize:
+        if self.mean_and_std is None:
             deviation, mean = torch.std_mean(pixels, dim=(-3, -2, -1), correction=0, keepdim=True)
             return (pixels - mean) / (deviation + STD_FLOOR)
         return (pixels - self.mean.view(-1, 1, 1)) / self.std.view(-1, 1, 1)

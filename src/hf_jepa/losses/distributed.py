@@ -149,11 +149,8 @@ class _GatherRows(torch.autograd.Function):
         ctx.rows = rows
         padded = x.new_zeros(max(rows), *x.shape[1:])
         padded[: len(x)] = x
-        found = x.new_empty(len(rows) * max(rows), *x.shape[1:])
-        dist.all_gather_into_tensor(found, padded)
-        if min(rows) == max(rows):
-            return found
-        parts = found.unflatten(0, (len(rows), max(rows)))
+        parts = [torch.empty_like(padded) for _ in rows]
+        dist.all_gather(parts, padded)
         return torch.cat([part[:count] for part, count in zip(parts, rows, strict=True)])
 
     @staticmethod

@@ -15,6 +15,7 @@ from hf_jepa.losses.rectified_gaussian import RectifiedGeneralizedGaussian, rect
 
 
 PROJECTIONS = ("random", "torch_svd_and_random", "torch_svd_bottom_half_eigen_and_random")
+LAPLACE = RectifiedGeneralizedGaussian()  # p 1, mu 0
 _TARGET_STREAM = 2  # of the first view; the next view has the next stream
 _CHUNK_ELEMENTS = 2**20  # samples times directions worked on at a time
 _CHUNK_SLICES = 64
@@ -24,7 +25,7 @@ def rdmreg(
     first: torch.Tensor,
     second: torch.Tensor,
     step: int | None,
-    distribution: RectifiedGeneralizedGaussian | None = None,
+    distribution: RectifiedGeneralizedGaussian = LAPLACE,
     num_projections: int = 8192,
     projections: str = "random",
     seed: int = 0,
@@ -40,7 +41,7 @@ def rdmreg(
     Args:
         first, second: (N, D), features of this process after the ReLU.
         step: of the optimizer; directions and targets are drawn from it and `seed` on the CPU.
-        distribution: of the targets; `RectifiedGeneralizedGaussian()` when unset.
+        distribution: of the targets; a rectified Laplace distribution when unset.
         num_projections: directions, K.
         projections: "random" directions, the same for both views; or, for each view its own,
             "torch_svd_and_random": the right singular vectors of the centred global batch (min(N, D) of them), random
@@ -66,8 +67,6 @@ def rdmreg(
         raise ValueError(f"projections {projections!r} is not one of {', '.join(PROJECTIONS)}")
     if first.shape != second.shape or first.ndim != 2:
         raise ValueError(f"features of shapes {tuple(first.shape)} and {tuple(second.shape)} must both be (N, D)")
-    if distribution is None:
-        distribution = RectifiedGeneralizedGaussian()
     views = gather_rows(torch.stack([full_precision(first), full_precision(second)], dim=1)).unbind(1)  # (N, D) each
     rows, features = views[0].shape
     shape = (distribution.p, distribution.mu, distribution.sigma)

@@ -2,8 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 
 import torch
 
@@ -21,6 +20,7 @@ class RectifiedGeneralizedGaussian:
         p: shape, above 0.
         mu: location, in units of Y.
         sigma_mode: which of the scales is taken: "sigma_GN" gives X variance 1, "sigma_RGN" gives it to Y.
+            The attribute `sigma` has it.
 
     Raises:
         ValueError: p that is not above 0, mu that is not finite, or an unknown mode.
@@ -36,12 +36,14 @@ class RectifiedGeneralizedGaussian:
     p: float = 1.0
     mu: float = 0.0
     sigma_mode: str = "sigma_GN"
+    sigma: float = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
         if not 0 < self.p < math.inf or not math.isfinite(self.mu):
             raise ValueError(f"p {self.p} must be above 0 and mu {self.mu} finite")
         if self.sigma_mode not in SIGMA_MODES:
             raise ValueError(f"sigma_mode {self.sigma_mode!r} is not one of {', '.join(SIGMA_MODES)}")
+        object.__setattr__(self, "sigma", _sigma(self.p, self.mu, self.sigma_mode))
 
     @classmethod
     def with_prob_active(
@@ -63,22 +65,11 @@ class RectifiedGeneralizedGaussian:
         """
         if not 0 < prob_active < 1:
             raise ValueError(f"prob_active {prob_active} must be between 0 and 1")
+        sigma = cls(p, 0.0, sigma_mode).sigma
         at_scale_one = _solve(lambda mu: _moments(p, mu, 1.0)[0], prob_active, *_bracket_of_mu(p, prob_active))
         if sigma_mode == "sigma_RGN":  # scales with Y, and so does mu
             sigma = _moments(p, at_scale_one, 1.0)[2] ** -0.5
-        else:
-            sigma = cls(p).sigma
         return cls(p, at_scale_one * sigma, sigma_mode)
-
-    @cached_property
-    def sigma(self) -> float:
-        """Scale of X."""
-        if self.sigma_mode == "sigma_GN":
-            return math.exp((math.lgamma(1 / self.p) - math.lgamma(3 / self.p)) / 2) / self.p ** (1 / self.p)
-        high = 1.0
-        while _moments(self.p, self.mu, high)[2] < 1:
-            high *= 2
-        return _solve(lambda sigma: _moments(self.p, self.mu, sigma)[2], 1.0, 1e-8, high)
 
     @property
     def prob_active(self) -> float:
@@ -126,6 +117,15 @@ def rectified_samples(
         sign = torch.randint(2, shape, generator=generator) * 2 - 1
         centred = sign * (p * power).pow(1 / p)
     return (mu + sigma * centred).relu_()
+
+
+def _sigma(p: float, mu: float, mode: str) -> float:
+    if mode == "sigma_GN":
+        return math.exp((math.lgamma(1 / p) - math.lgamma(3 / p)) / 2) / p ** (1 / p)
+    high = 1.0
+    while _moments(p, mu, high)[2] < 1:
+        high *= 2
+    return _solve(lambda sigma: _moments(p, mu, sigma)[2], 1.0, 1e-8, high)
 
 
 def _moments(p: float, mu: float, sigma: float) -> tuple[float, float, float]:

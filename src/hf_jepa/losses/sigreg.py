@@ -6,6 +6,7 @@ are equally spaced, so that `e^{i t x}` at all of them are powers of one of them
 at a time, and again in backward, so memory does not grow with knots times directions.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from hf_jepa.losses.draws import choose_indices, require_step, unit_directions
 
 
 INTERVALS = ("half", "full")
-_CHUNK_ELEMENTS = {"cpu": 2**16}  # what stays in the cache; samples times directions worked on at a time
+_CHUNK_ELEMENTS = {"cpu": 2**18}  # samples times directions worked on at a time: what stays in the cache
 _CHUNK_ELEMENTS_ELSEWHERE = 2**22  # enough to keep a GPU busy: 32 MiB a tensor
 _CHUNK_SLICES = 64  # at least so many directions, or matrix products become products with vectors
 
@@ -153,7 +154,7 @@ def sigreg_statistics(
     z = full_precision(z)
     if process_count() == 1 and not z.shape[-2]:
         raise ValueError(f"samples of shape {tuple(z.shape)} are none: the batch is empty")
-    samples = z.reshape(-1, *z.shape[-2:])  # (V, N, D)
+    samples = z.reshape(math.prod(z.shape[:-2]), *z.shape[-2:])  # (V, N, D)
     sums = characteristic_sums(samples, directions.to(z.dtype), *knots)  # (V, K, S, 2)
     count = sums.new_full((1,), float(z.shape[-2]))
     total = reduce_sum(torch.cat([sums.flatten(), count]))

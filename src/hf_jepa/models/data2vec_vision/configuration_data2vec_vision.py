@@ -59,6 +59,11 @@ class Data2VecVisionConfig(Data2VecConfigMixin, NativeData2VecVisionConfig):
     rescale_residual_init: bool = True
     official_token_init: bool = False
 
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        for name in ("out_indices", "pool_scales"):  # lists in JSON, tuples by default in the native class
+            setattr(self, name, tuple(getattr(self, name)))
+
     @property
     def grid_size(self) -> tuple[int, int]:
         """(rows, columns) of the patches at `image_size`."""

@@ -4,7 +4,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from hf_jepa.core.multi_view_configuration import MultiViewConfigMixin
-from hf_jepa.losses.rdmreg import PROJECTIONS, RectifiedGeneralizedGaussian
+from hf_jepa.losses.rdmreg import PROJECTIONS
+from hf_jepa.losses.rectified_gaussian import RectifiedGeneralizedGaussian
 
 
 @strict

@@ -72,6 +72,8 @@ class RectifiedLpJepaForPreTraining(MultiViewPreTrainingMixin, RectifiedLpJepaPr
     def add_heads(self, config: RectifiedLpJepaConfig) -> None:
         hidden = config.proj_hidden_size
         self.projector = Projector([config.hidden_size, hidden, hidden, config.proj_size]).append(nn.ReLU())
+        self.target_distribution = config.target_distribution
+        _ = self.target_distribution.sigma  # solved for here, once, and not where `torch.compile` would look on
 
     def objective(self, embeddings: torch.Tensor, num_global_views: int, step: int | None) -> dict[str, torch.Tensor]:
         """The terms of the loss; each view is compared with the other."""
@@ -81,7 +83,7 @@ class RectifiedLpJepaForPreTraining(MultiViewPreTrainingMixin, RectifiedLpJepaPr
             first,
             second,
             step=require_step(self, step),
-            distribution=config.target_distribution,
+            distribution=self.target_distribution,
             num_projections=config.rdmreg_num_projections,
             projections=config.rdmreg_projections,
         )

@@ -6,6 +6,7 @@ alone keeps the embeddings from collapsing.
 
 import torch
 from torch import nn
+from transformers import initialization as init
 
 from hf_jepa.core.multi_view import MultiViewModelMixin, MultiViewPreTrainedModel, MultiViewPreTrainingMixin
 from hf_jepa.layers.projector import Projector
@@ -16,7 +17,8 @@ from hf_jepa.models.simsiam.configuration_simsiam import SimSiamConfig
 class FrozenBiasLinear(nn.Linear):
     """A linear layer whose bias is never trained: a buffer, so that loading leaves it so.
 
-    The batch normalisation behind it takes any bias away again; the official code keeps it, frozen.
+    The batch normalisation behind it takes any bias away again; the official code keeps a frozen random one, here it
+    starts at zero.
     """
 
     def __init__(self, in_features: int, out_features: int):
@@ -30,6 +32,12 @@ class SimSiamPreTrainedModel(MultiViewPreTrainedModel):
 
     config: SimSiamConfig
     base_model_prefix = "simsiam"
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        super()._init_weights(module)
+        if isinstance(module, FrozenBiasLinear):
+            init.zeros_(module.bias)
 
 
 class SimSiamModel(MultiViewModelMixin, SimSiamPreTrainedModel):

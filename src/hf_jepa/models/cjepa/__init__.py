@@ -1,0 +1,1 @@
+"""C-JEPA: an I-JEPA whose predictions are regularised by VICReg."""
