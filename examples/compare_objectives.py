@@ -18,7 +18,7 @@ from statistics import fmean, stdev
 
 from hf_jepa.cli.quickstart_recipe import one_thread
 from hf_jepa.cli.tables import table
-from hf_jepa.training.comparison import BASELINES, SUPERVISED, Comparison, compare, divide
+from hf_jepa.training.comparison import BASELINES, SUPERVISED, Comparison, compare, divide, markdown_table
 from hf_jepa.training.kept import write_text
 from hf_jepa.training.objectives import Objective, image_objectives
 from hf_jepa.training.pretrain_image import EMBEDDED
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> dict:
     results = {"shared": vars(shared), "seeds": args.seeds, "rows": rows, "verdict": verdict(rows)}
     results["seconds"] = round(time.perf_counter() - start, 1)
     lines = [[name, *cells(seeds)] for name, seeds in rows.items()]
-    write_text(folder / "table.md", markdown(["", *COLUMNS], lines) + "\n" + notes(chosen))
+    write_text(folder / "table.md", markdown_table(["", *COLUMNS], lines) + "\n" + notes(chosen))
     write_text(folder / "results.json", json.dumps(results, indent=2) + "\n")
     references = [*BASELINES.values(), *SUPERVISED.values()]
     title = f"{args.steps} steps of {args.batch_size} images, {args.seeds} seeds"
@@ -111,11 +111,6 @@ def notes(chosen: dict[str, Objective]) -> str:
         f"- {each.title}: the encoder has {each.fields.encoder}." for each in chosen.values() if each.fields.encoder
     ]
     return "\n" + "\n".join(dict.fromkeys(lines)) + "\n"
-
-
-def markdown(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

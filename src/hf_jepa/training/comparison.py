@@ -1,7 +1,7 @@
 """Training objectives one after the other under the same conditions, and judging their features alike."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -147,6 +147,7 @@ def train_objective(
         trainer = pretrain(objective.variant, [str(folder / "recipe.yaml")])
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     found = {"first_loss": losses[0], "last_loss": losses[-1], "verdict": trainer.collapse_monitor.verdict}
+    trainer.collapse_monitor = None  # whose pass of the target encoder is none of the objective's cost
     encoder = trainer.model.feature_encoder
     found |= judge(encoder, comparison.labelled(seed, trainer.processing_class))
     return found | clock.milliseconds() | cost(trainer)
@@ -258,6 +259,18 @@ def compare(
     return found
 
 
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table for documents.
+
+    Example:
+        >>> print(markdown_table(["name", "share"], [["a", "1 %"]]), end="")
+        | name | share |
+        | --- | --- |
+        | a | 1 % |
+    """
+    return "".join(f"| {' | '.join(line)} |\n" for line in (header, ["---"] * len(header), *rows))
+
+
 def divide(folder: Path, into: Path, every: int = 5) -> Path:
     """Divide a folder of class folders into "train" and "test" by links, every fifth file of a class for testing.
 
@@ -306,6 +319,7 @@ __all__ = [
     "divide",
     "judge",
     "judge_baseline",
+    "markdown_table",
     "train_objective",
     "train_supervised",
 ]

@@ -90,7 +90,7 @@ OPTIONS = {
     "ijepa_sigreg": (
         "ijepa",
         "I-JEPA with SIGReg, no EMA",
-        Fields({"target_source": "shared", "sigreg_weight": 0.05}),
+        Fields({"target_source": "shared", "sigreg_weight": 0.05, "sigreg_num_slices": 64}),
     ),
 }
 
