@@ -237,6 +237,7 @@ VARIANTS = {
             native=False,
             convertible=True,
             weights_license="apache-2.0",
+            inputs="plain",
             tiny={
                 "hidden_size": 32,
                 "num_hidden_layers": 2,

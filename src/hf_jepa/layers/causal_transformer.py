@@ -68,9 +68,7 @@ class CausalAttention(Attention):
         query, key = query.to(value.dtype), key.to(value.dtype)  # under autocast the norms give float32
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         dropout = self.dropout if self.training else 0.0
-        out, weights = attend(
-            self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs
-        )
+        out, weights = attend(self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs)
         return self.o_proj(out.reshape(hidden_states.shape)), weights
 
 

@@ -18,7 +18,7 @@ from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from hf_jepa.core.modeling import JepaPreTrainedModel, runtime_options
+from hf_jepa.core.modeling import JepaPreTrainedModel, JepaPreTrainingMixin, runtime_options
 from hf_jepa.core.outputs import JepaForPreTrainingOutput
 from hf_jepa.layers.causal_transformer import CausalAttention, CausalTransformerLayer, LayerScale
 from hf_jepa.layers.patch_embedding import PatchEmbedding2d, pair
@@ -172,8 +172,10 @@ class NepaModel(NepaPreTrainedModel):
         return rotary_tables_2d(centres, config.hidden_size // config.num_attention_heads, config.rope_theta, prefix=1)
 
 
-class NepaForPreTraining(NepaPreTrainedModel):
+class NepaForPreTraining(JepaPreTrainingMixin, NepaPreTrainedModel):
     """The causal ViT (`nepa`) with the next-embedding loss.
+
+    It is context encoder and target encoder in one: targets are its input embeddings.
 
     Example:
         >>> import torch
@@ -186,19 +188,12 @@ class NepaForPreTraining(NepaPreTrainedModel):
         torch.Size([2, 16, 32])
     """
 
-    # For `Trainer`: the loss is the mean of a batch, whatever labels the data set has.
-    accepts_loss_kwargs = False
     _keys_to_ignore_on_load_unexpected = [r"^classifier\.", r"^fc_norm\."]
 
     def __init__(self, config: NepaConfig):
         super().__init__(config)
         self.nepa = NepaModel(self.config)
         self.post_init()
-
-    @property
-    def context_encoder(self) -> NepaModel:
-        """The one encoder there is."""
-        return self.nepa
 
     @can_return_tuple
     @merge_with_config_defaults
