@@ -109,7 +109,7 @@ def test_a_blank_batch_moves_nothing(make_trainer):
     for index, moves in ((0, False), (1, True)):
         batch = trainer.data_collator([dataset[index]])
         model.zero_grad()
-        loss = trainer.compute_loss(model, trainer._add_masks(batch))
+        loss = trainer.compute_loss(model, trainer._complete(batch))
         loss.backward()
         gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
         assert gradients and any(gradient.any() for gradient in gradients) == moves

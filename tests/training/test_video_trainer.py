@@ -73,7 +73,7 @@ def test_the_evaluation_loss_of_a_clip_does_not_depend_on_its_batch(make_video_t
 def test_the_evaluation_loss_is_that_of_the_model(make_video_trainer, variant):
     trainer = make_video_trainer(variant, per_device_eval_batch_size=4)
     clips = MovingDigits(4, num_frames=4)
-    batch = trainer._add_masks(trainer.data_collator([clips[i] for i in range(4)]), step=0, epoch=0)
+    batch = trainer._complete(trainer.data_collator([clips[i] for i in range(4)]), step=0, epoch=0)
     with torch.no_grad():
         expected = trainer.model.eval()(**batch).loss.item()
     assert trainer.evaluate(clips)["eval_loss"] == pytest.approx(expected, rel=1e-5)
@@ -82,7 +82,7 @@ def test_the_evaluation_loss_is_that_of_the_model(make_video_trainer, variant):
 def test_groups_get_masks_of_their_own_grid_and_mask_token(make_video_trainer):
     trainer = make_video_trainer(frame_counts=(8, 4))
     dataset = mixture()
-    inputs = trainer._add_masks(trainer.data_collator([dataset[i] for i in range(8)]))
+    inputs = trainer._complete(trainer.data_collator([dataset[i] for i in range(8)]))
     assert [clips.shape[1] for clips in inputs["pixel_values_videos"]] == [8, 4]
     for clips, contexts, targets in zip(*inputs.values(), strict=True):
         tokens = clips.shape[1] // 2 * 64
@@ -173,7 +173,7 @@ def test_a_blank_batch_of_several_lengths_moves_nothing(make_video_trainer):
     rows = [{"video": b"no video"}]
     dataset = VideoDataset(rows, clip_pretraining_transform(64), ClipSampling(8, frame_step=1))
     model = trainer.model.train()
-    loss = trainer.compute_loss(model, trainer._add_masks(VideoCollator()([dataset[0]])))
+    loss = trainer.compute_loss(model, trainer._complete(VideoCollator()([dataset[0]])))
     loss.backward()
     assert not any(parameter.grad.any() for parameter in model.parameters() if parameter.grad is not None)
 

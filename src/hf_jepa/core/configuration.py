@@ -19,10 +19,10 @@ class JepaConfigMixin:
     """What is predicted and how the prediction is judged.
 
     Args:
-        target_source: where targets come from; `target_sources` are those that a variant offers. "ema", an encoder that
-            follows the context encoder as an exponential moving average; "frozen", an encoder that is never updated (a
-            given teacher); "shared", the one encoder that is trained, through which the gradient flows here, too;
-            "shared_stopgrad", the same without that gradient; "input_embedding", the embedded input without gradient.
+        target_source: where targets come from; `target_sources` are those that a variant offers. "ema": an encoder
+            that follows the context encoder as an exponential moving average; "frozen": an encoder that is never
+            updated (a given teacher); "shared": the one encoder that is trained, here, too; "shared_stopgrad": the
+            same, without gradient; "input_embedding": the embedded input, without gradient.
         target_normalization: "layer_norm" (without learnt scale) or "none", see `normalize_targets`.
         loss_type: "smooth_l1", "l1", "mse" or "cosine", see `prediction_loss`.
 
@@ -39,7 +39,11 @@ class JepaConfigMixin:
     loss_type: str = "smooth_l1"
 
     def validate_objective(self):
-        choices = {"target_source": self.target_sources, "target_normalization": NORMALIZATIONS, "loss_type": tuple(LOSSES)}
+        choices = {
+            "target_source": self.target_sources,
+            "target_normalization": NORMALIZATIONS,
+            "loss_type": tuple(LOSSES),
+        }
         for field, allowed in choices.items():
             if getattr(self, field) not in allowed:
                 raise ValueError(f"{field}={getattr(self, field)!r} is not one of {', '.join(allowed)}")

@@ -103,13 +103,12 @@ class JepaPreTrainedModel(PreTrainedModel):
 class JepaPreTrainingMixin:
     """The contract of a `...ForPreTraining` model: a context encoder, what makes its targets, and a predictor.
 
-    A class that mixes this in builds, under the name `base_model_prefix`, the encoder that users want, which `AutoModel`
-    finds in the checkpoint. That is the target encoder; the module `context_encoder` lies beside it. Where the base
-    model holds the predictor too, or where the encoder that users want is the context encoder and a teacher lies
-    beside it, `target_encoder_name`, `context_encoder_name` and `predictor_name` say so. Where the config names no
-    separate target encoder (`config.has_target_encoder`), both encoders are the base model, and no module
-    `context_encoder` is built. `encode_targets(inputs, masks)` gives the normalised target embeddings of the tokens of
-    each mask.
+    A class that mixes this in builds, under the name `base_model_prefix`, the encoder that users want, which
+    `AutoModel` finds in the checkpoint. That is the target encoder; the module `context_encoder` lies beside it. Where
+    the base model holds the predictor too, or where the encoder that users want is the context encoder and a teacher
+    lies beside it, `target_encoder_name`, `context_encoder_name` and `predictor_name` say so. Where the config asks
+    for no target encoder (`config.has_target_encoder`), both are the base model, and no module `context_encoder` is
+    built. `encode_targets(inputs, masks)` gives the normalised target embeddings of the tokens of each mask.
 
     Example:
         >>> from hf_jepa import IJepaConfig, IJepaForPreTraining
@@ -201,6 +200,11 @@ class JepaPreTrainingMixin:
                 "them before pretraining, or train all weights"
             )
         return Average(self.target_encoder, self.context_encoder)
+
+    def learning_from_targets(self) -> torch.set_grad_enabled:
+        """Context in which targets are made: with gradients only where they, or a term on them, train the encoder."""
+        learns = self.config.target_source == "shared" or getattr(self.config, "sigreg_weight", 0) > 0
+        return torch.set_grad_enabled(torch.is_grad_enabled() and learns)
 
     def train(self, mode: bool = True):
         super().train(mode)

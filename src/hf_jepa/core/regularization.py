@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from inspect import signature
 
 import torch
+from transformers.modeling_utils import PreTrainedModel
 
 from hf_jepa.losses.sigreg import dense_sigreg, sigreg
 
@@ -21,8 +22,8 @@ class SigRegConfigMixin:
     `(1 - lambda)` and `lambda` of LeJEPA are a weight of `lambda / (1 - lambda)`.
 
     Args:
-        sigreg_weight: of the term; 0 leaves it out. It belongs to a global batch size, because the statistic grows with
-            the number of samples.
+        sigreg_weight: of the term; 0 leaves it out. It belongs to a global batch size, because the statistic grows
+            with the number of samples.
         sigreg_on: "dense" tests the tokens of every position over the samples of the batch (of `sigreg_positions`
             positions, others at every step); "pooled" tests the mean over tokens, which leaves the tokens themselves
             free to collapse.
@@ -55,20 +56,24 @@ class SigRegConfigMixin:
             )
 
 
-def sigreg_term(config: SigRegConfigMixin, tokens: Sequence[torch.Tensor], step: int) -> torch.Tensor | None:
+def sigreg_term(model: PreTrainedModel, tokens: Sequence[torch.Tensor], step: int | None) -> torch.Tensor | None:
     """The weighted term of a model, None where its config has none.
 
     Args:
-        config: with the fields of `SigRegConfigMixin`.
+        model: whose config has the fields of `SigRegConfigMixin`.
         tokens: of every group of samples what the encoder says of whole samples, (B, N, D).
         step: optimizer step, from which slices and positions are drawn.
 
     Returns:
         scalar, the mean over groups.
+
+    Raises:
+        ValueError: no step in training.
     """
+    config = model.config
     if not config.sigreg_weight:
         return None
-    options = {"step": step, "num_slices": config.sigreg_num_slices}
+    options = {"step": require_step(model, step), "num_slices": config.sigreg_num_slices}
     if config.sigreg_on == "pooled":
         terms = [sigreg(x.mean(dim=1), **options) for x in tokens]
     else:
@@ -76,7 +81,7 @@ def sigreg_term(config: SigRegConfigMixin, tokens: Sequence[torch.Tensor], step:
     return config.sigreg_weight * torch.stack(terms).mean()
 
 
-def require_step(model: torch.nn.Module, step: int | None) -> int:
+def require_step(model: PreTrainedModel, step: int | None) -> int:
     """The step that random draws of a loss are made from; 0 in evaluation unless given.
 
     Raises:
@@ -90,7 +95,7 @@ def require_step(model: torch.nn.Module, step: int | None) -> int:
     return step or 0
 
 
-def takes_step(model: torch.nn.Module) -> bool:
+def takes_step(model: PreTrainedModel) -> bool:
     """Whether a model wants to be told the step."""
     return "step" in signature(model.forward).parameters
 

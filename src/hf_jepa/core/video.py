@@ -25,6 +25,7 @@ from hf_jepa.core.clips import (
 )
 from hf_jepa.core.modeling import JepaPreTrainingMixin, runtime_options
 from hf_jepa.core.outputs import JepaForPreTrainingOutput
+from hf_jepa.core.regularization import sigreg_term
 from hf_jepa.layers.packed_transformer import Rotary
 from hf_jepa.layers.packing import Packing
 from hf_jepa.layers.tokens import take_tokens
@@ -148,7 +149,12 @@ class VideoPreTrainingMixin(JepaPreTrainingMixin):
     @can_return_tuple
     @merge_with_config_defaults
     def forward(
-        self, pixel_values_videos: Clips, context_mask: ClipMasks, target_mask: ClipMasks, **kwargs
+        self,
+        pixel_values_videos: Clips,
+        context_mask: ClipMasks,
+        target_mask: ClipMasks,
+        step: int | None = None,
+        **kwargs,
     ) -> JepaForPreTrainingOutput:
         """One prediction of every target from the context it is paired with.
 
@@ -157,6 +163,7 @@ class VideoPreTrainingMixin(JepaPreTrainingMixin):
             context_mask: M LongTensors (B, N_i) of the tokens the context encoder may see; for several groups a list
                 of such lists.
             target_mask: M LongTensors (B, K_i) of the tokens to predict from context i.
+            step: number of the optimizer step, which training with `sigreg_weight` needs.
 
         Returns:
             `JepaForPreTrainingOutput`; `predictions`, `targets` (B, K_i, D) and `context` (B, N_i, D) are tuples
@@ -166,7 +173,11 @@ class VideoPreTrainingMixin(JepaPreTrainingMixin):
         contexts = as_group_masks(context_mask, groups, "context_mask")
         targets = as_group_masks(target_mask, groups, "target_mask")
         require_pairs(contexts, targets)
-        wanted = self.encode_targets(groups, targets)  # first: it needs memory that the others' activations take later
+        # First: it needs memory that the others' activations take later.
+        with self.learning_from_targets():
+            encoded = self.target_encoder(groups, return_dict=True).last_hidden_state
+        wanted = self._of_masks(encoded, targets)
+        terms = [] if self.config.has_target_encoder else [sigreg_term(self, encoded, step)]
         context = self.context_encoder(groups, context_mask=contexts, **kwargs, return_dict=True)
         pairs = [(g, i) for g, masks in enumerate(targets) for i in range(len(masks))]
         grids = [self.context_encoder.token_grid(group) for group in groups]
@@ -180,13 +191,15 @@ class VideoPreTrainingMixin(JepaPreTrainingMixin):
         losses = [prediction_loss(*pair, self.config.loss_type) for pair in zip(predictions, wanted, strict=True)]
         loss = torch.stack(losses).mean()
         rest = iter(predictions)
-        regularization = self.regularization([[next(rest) for _ in masks] for masks in targets])
+        terms.append(self.regularization([[next(rest) for _ in masks] for masks in targets]))
+        terms = [term for term in terms if term is not None]
+        regularization = torch.stack(terms).sum() if terms else None
         return JepaForPreTrainingOutput(
             loss=loss if regularization is None else loss + regularization,
             prediction_loss=loss,
             regularization_loss=regularization,
             predictions=predictions,
-            targets=wanted,
+            targets=tuple(x.detach() for x in wanted),
             context=context.last_hidden_state,
             hidden_states=context.hidden_states,
             attentions=context.attentions,
@@ -197,7 +210,12 @@ class VideoPreTrainingMixin(JepaPreTrainingMixin):
         """Normalised target embeddings of each mask's tokens, (B, K_i, D) each, ordered (group, mask)."""
         groups = as_groups(pixel_values_videos)
         masks = as_group_masks(target_mask, groups, "target_mask")
-        encoded = self.target_encoder(groups, return_dict=True).last_hidden_state
+        return self._of_masks(self.target_encoder(groups, return_dict=True).last_hidden_state, masks)
+
+    def _of_masks(self, encoded: Sequence[torch.Tensor], masks: list[list[torch.Tensor]]) -> tuple[torch.Tensor, ...]:
+        """Normalised tokens of each mask, from what the encoder says of whole clips, (B, N, D) for every group."""
+        if self.config.target_source != "shared":
+            encoded = [tokens.detach() for tokens in encoded]
         normed = [normalize_targets(tokens, self.config.target_normalization) for tokens in encoded]
         return tuple(take_tokens(x, mask) for x, group in zip(normed, masks, strict=True) for mask in group)
 

@@ -64,7 +64,7 @@ def sigreg(
         >>> [round(sigreg(x, step=0).item(), 1) for x in (z, 2 * z, torch.ones_like(z))]
         [1.3, 60.0, 276.0]
         >>> round(sigreg(z, step=0, t_max=3.0, n_points=10, interval="full", scale_by_n=False).item(), 3)  # eb_jepa
-        0.004
+        0.005
     """
     require_step(step)
     if flattened:
@@ -131,7 +131,7 @@ def sigreg_statistics(
         t_max: where the integral ends.
         n_points: knots of the quadrature.
         interval: "half": that many on [0, t_max], each standing for its mirror image, too (as in LeJEPA).
-            "full": that many on [-t_max, t_max] (as in eb_jepa); odd numbers equal half of them, rounded up, on "half".
+            "full": that many on [-t_max, t_max] (as in eb_jepa); odd n equals (n + 1) / 2 on "half".
         scale_by_n: multiply by N.
 
     Returns:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields
 from transformers import TrainingArguments
 
 from hf_jepa.training.kernels import KernelArguments
+from hf_jepa.training.large_batch import OptimizerArguments
 from hf_jepa.training.schedules import SCHEDULES
 
 
@@ -13,7 +14,7 @@ NOT_USED = ("optim", "optim_args", "lr_scheduler_type", "lr_scheduler_kwargs", "
 
 
 @dataclass
-class JepaTrainingArguments(KernelArguments, TrainingArguments):
+class JepaTrainingArguments(OptimizerArguments, KernelArguments, TrainingArguments):
     """`TrainingArguments` with the defaults of the official I-JEPA recipe (for a global batch of 2048).
 
     Learning rate: linear warm-up over `warmup_steps` from `start_learning_rate` to `learning_rate`, then a cosine or
@@ -64,8 +65,8 @@ class JepaTrainingArguments(KernelArguments, TrainingArguments):
         defaults = {field.name: field.default for field in fields(TrainingArguments)}
         if unused := [name for name in NOT_USED if getattr(self, name) not in (None, defaults[name])]:
             raise ValueError(
-                f"{unused[0]}={getattr(self, unused[0])!r} would change nothing: pretraining has its own AdamW, "
-                "schedules and loss, set by learning_rate, start_learning_rate, final_learning_rate, weight_decay, "
+                f"{unused[0]}={getattr(self, unused[0])!r} would change nothing: pretraining has its own optimizers, "
+                "schedules and loss, set by optimizer, learning_rate, start_learning_rate, final_learning_rate, weight_decay, "
                 "final_weight_decay, adam_* and the config of the model"
             )
         if self.batch_eval_metrics or not self.eval_do_concat_batches:

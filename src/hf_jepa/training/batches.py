@@ -25,7 +25,8 @@ def draw_masks(
     """The masks of a batch, as the arguments of a pretraining model.
 
     Args:
-        sampler: of one token grid, or a `MultiSequenceMaskSampler`, which has `grid_sizes`.
+        sampler: of one token grid, or a `MultiSequenceMaskSampler`, which has `grid_sizes`. One that returns a bool
+            tensor (B, N) says which tokens are hidden in their places.
         sample_index: LongTensor (B,), or one for every group.
         grids: of every group its token grid.
         step, epoch: as the sampler takes them.
@@ -51,7 +52,8 @@ def draw_masks(
         )
     if len(groups) > 1:
         raise ValueError(f"a batch of {len(groups)} groups of {samples} needs a MultiSequenceMaskSampler")
-    return sampler(groups[0], step=step, epoch=epoch)._asdict()
+    drawn = sampler(groups[0], step=step, epoch=epoch)
+    return {"bool_masked_pos": drawn} if isinstance(drawn, torch.Tensor) else drawn._asdict()
 
 
 def group_masks(masks: GroupMasks) -> list[list[torch.Tensor]]:

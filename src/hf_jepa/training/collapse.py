@@ -47,19 +47,20 @@ class CollapseSignals:
 
     Args:
         target_std: standard deviation over images at one position, averaged over dimensions and positions. A target
-            that only says where it is has none, although targets of different positions differ.
+            that only says where it is has none, although targets of different positions differ. Objectives that
+            compare views are judged by the features of their first view instead of by targets.
         image_share: that variation over the total size of the targets, scale-free: near 0 is collapse.
         rankme: effective rank of the same variation, the number of directions in which images differ.
-        context_target_cosine: mean cosine between context encoder and target encoder at the tokens that both see: how
-            far the target encoder lags behind.
         prediction_target_cosine: mean cosine between prediction and target.
+        context_target_cosine: mean cosine between context encoder and target encoder at the tokens that both see: how
+            far the target encoder lags behind. None where nothing is left out of the context.
     """
 
     target_std: float
     image_share: float
     rankme: float
-    context_target_cosine: float
     prediction_target_cosine: float
+    context_target_cosine: float | None = None
 
 
 @torch.no_grad()
@@ -70,10 +71,11 @@ def collapse_signals(
 
     Args:
         model: the pretraining model.
-        inputs: what it was called with, among it `context_mask`, E LongTensors (B, N), and `target_mask`, M
-            LongTensors (B, K); of clips, pairs of any lengths, also in several groups.
-        output: what it returned: one tensor each, rows ordered (target mask, [context mask,] image), or a tuple of
-            one tensor for every pair.
+        inputs: what it was called with. `context_mask`, E LongTensors (B, N), and `target_mask`, M LongTensors (B, K),
+            of clips pairs of any lengths, also in several groups; or a `bool_masked_pos` or `mask_time_indices` (B, N).
+        output: what it returned. With masks one tensor each, rows ordered (target mask, [context mask,] image), or a
+            tuple of one tensor for every pair; with masked positions (n, D), in their order. Without masks
+            predictions and targets of images (B, N, D), or of views (V, B, P), with features (V, B, D) as `context`.
 
     Returns:
         the signals; None where nothing can differ between images: a batch of one, or no position that is a target in
@@ -88,16 +90,16 @@ def collapse_signals(
         >>> collapse_signals(model, batch, model(**batch)).rankme > 2
         True
     """
-    position, image, chosen = _places(group_masks(inputs["target_mask"]))
-    masks = flat_masks(inputs["target_mask"])
-    targets, predictions = (_tokens(x, masks, chosen) for x in (output.targets, output.predictions))  # (n, D)
+    position, image, tokens, cosine = _compared(inputs, output)
     once = _first_of_each(image * (position.max() + 1) + position)  # blocks of an image may overlap
-    centred = _without_position_mean(targets[once], position[once])
-    # Before the return: where weights are sharded, all processes must take part in this pass of the target encoder.
-    context_target_cosine = _context_target_cosine(model, inputs, output.context)
+    centred = _without_position_mean(tokens[once], position[once])
+    context_target_cosine = None
+    if "context_mask" in inputs:
+        # Before the return: where weights are sharded, all processes must take part in this pass of the encoder.
+        context_target_cosine = _context_target_cosine(model, inputs, output.context)
     if len(centred) == 0:
         return None
-    energy = targets.square().mean()
+    energy = tokens.square().mean()
     variance = centred.square().mean()
     stride = max(1, len(centred) // MAX_TOKENS)
     varied = centred[::stride]
@@ -105,9 +107,32 @@ def collapse_signals(
         target_std=variance.sqrt().item(),
         image_share=(variance / energy.clamp_min(1e-12)).sqrt().item(),
         rankme=rankme(varied.cpu()) if varied.square().sum() > 0 else 1.0,
+        prediction_target_cosine=cosine.item(),
         context_target_cosine=context_target_cosine,
-        prediction_target_cosine=cosine_similarity(predictions, targets, dim=-1).mean().item(),
     )
+
+
+def _compared(
+    inputs: dict[str, Any], output: JepaForPreTrainingOutput
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Position and image (n,) of tokens that must differ between images, they (n, D), and the mean cosine."""
+    if "target_mask" in inputs:
+        masks = flat_masks(inputs["target_mask"])
+        position, image, chosen = _places(group_masks(inputs["target_mask"]))
+        targets, predictions = (_tokens(x, masks, chosen) for x in (output.targets, output.predictions))
+        return position, image, targets, cosine_similarity(predictions, targets, dim=-1).mean()
+    targets, predictions = output.targets.detach().float(), output.predictions.detach().float()
+    cosine = cosine_similarity(predictions, targets, dim=-1).mean()
+    if hidden := [inputs[name] for name in ("bool_masked_pos", "mask_time_indices") if name in inputs]:
+        image, position = hidden[0].nonzero(as_tuple=True)
+        return position, image, targets, cosine
+    pixels = inputs["pixel_values"]
+    if not isinstance(pixels, torch.Tensor) or pixels.ndim == 5:  # views: it is their features that must not collapse
+        tokens = output.context[:1].detach().float().transpose(0, 1)
+    else:
+        tokens = targets
+    places = torch.arange(tokens.shape[0] * tokens.shape[1], device=tokens.device)
+    return places % tokens.shape[1], places // tokens.shape[1], tokens.flatten(0, 1), cosine
 
 
 def _places(groups: list[list[torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -177,7 +202,7 @@ def _without_position_mean(tokens: torch.Tensor, position: torch.Tensor) -> torc
 
 def mean_signals(signals: Sequence[CollapseSignals]) -> CollapseSignals:
     """The mean of every signal, over the processes of a run."""
-    names = [field.name for field in fields(CollapseSignals)]
+    names = [field.name for field in fields(CollapseSignals) if getattr(signals[0], field.name) is not None]
     return CollapseSignals(**{name: mean(getattr(one, name) for one in signals) for name in names})
 
 
@@ -220,15 +245,16 @@ class CollapseMonitor:
         """Begin with the signals that a run has logged before it was resumed."""
         names = [field.name for field in fields(CollapseSignals)]
         self.history = [
-            CollapseSignals(**{name: entry[name] for name in names})
+            CollapseSignals(**{name: entry[name] for name in names if name in entry})
             for entry in log_history
-            if all(name in entry for name in names)
+            if "rankme" in entry
         ]
         self.verdict = self._judge() if self.history else "unknown"
 
     def logs(self) -> dict[str, float]:
         """The last signals, as entries for a training log."""
-        return dict(vars(self.history[-1])) if self.history else {}
+        signals = vars(self.history[-1]) if self.history else {}
+        return {name: value for name, value in signals.items() if value is not None}
 
 
 def _is_falling(values: list[float]) -> bool:

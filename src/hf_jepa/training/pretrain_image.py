@@ -1,4 +1,4 @@
-"""The program behind the image pretraining scripts: recipe in, trained checkpoint out."""
+"""The program behind the image pretraining scripts: recipe in, trained checkpoint out, whatever the objective."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,8 +12,10 @@ from hf_jepa.data.images import ImageCollator, ImageDataset, IterableImageDatase
 from hf_jepa.data.sources import load_images
 from hf_jepa.data.transforms import pretraining_transform
 from hf_jepa.hub.processors import ProcessorTransform, load_processor, pixel_statistics
+from hf_jepa.data.views import EmbeddedViews, ViewCollator
+from hf_jepa.masking.beit_blocks import BeitBlockMaskSampler, OfficialBeitBlockMaskSampler
 from hf_jepa.masking.build import build_mask_sampler
-from hf_jepa.registry import VARIANTS
+from hf_jepa.registry import VARIANTS, Variant
 from hf_jepa.training.arguments import JepaTrainingArguments
 from hf_jepa.training.knn_probe import KnnProbeArguments, OnlineKnnProbe
 from hf_jepa.training.pretraining import ModelArguments, build_model, train_and_finish
@@ -21,6 +23,7 @@ from hf_jepa.training.program import begin
 from hf_jepa.training.recipe import given_fields, parse_recipe
 from hf_jepa.training.run_cards import dataset_names
 from hf_jepa.training.trainer import JepaTrainer
+from hf_jepa.training.view_arguments import ViewArguments
 
 
 EMBEDDED = "embedded"
@@ -68,6 +71,53 @@ class MaskArguments:
         return build_mask_sampler(self.mask_mode, grid_size=tuple(grid_size), **settings)
 
 
+@dataclass
+class BlockMaskArguments:
+    """Blocks of patches that are hidden in their places; see `BeitBlockMaskSampler`."""
+
+    mask_mode: str = field(default="corrected", metadata={"help": "'corrected' or 'official' (docs/masking.md)."})
+    num_mask_patches: int = field(default=120, metadata={"help": "Hidden patches per image."})
+    min_block_patches: int = field(default=16, metadata={"help": "Smallest area of a block."})
+
+    def sampler(self, grid_size: tuple[int, int], seed: int):
+        if self.mask_mode not in ("corrected", "official"):
+            raise ValueError(f"mask_mode={self.mask_mode!r} is not one of corrected, official")
+        sizes = {"num_mask_patches": self.num_mask_patches, "min_block_patches": self.min_block_patches}
+        if self.mask_mode == "official":
+            return OfficialBeitBlockMaskSampler(tuple(grid_size), **sizes)
+        return BeitBlockMaskSampler(tuple(grid_size), **sizes, seed=seed)
+
+
+@dataclass
+class NothingHidden:
+    """No masks: the objective itself says what is predicted from what."""
+
+    def sampler(self, grid_size: tuple[int, int], seed: int) -> None:
+        return None
+
+
+# What is asked for beside data, model and training, by what the pretraining model is called with.
+INPUTS = {
+    "masks": MaskArguments,
+    "views": ViewArguments,
+    "in_place_masks": BlockMaskArguments,
+    "plain": NothingHidden,
+}
+
+
+def recipe_sections(variant: Variant) -> tuple[type, type, type]:
+    """The dataclasses that a recipe of a variant fills."""
+    return PretrainingArguments, INPUTS[variant.inputs], JepaTrainingArguments
+
+
+def build_views(arguments: PretrainingArguments, views: ViewArguments, config, seed: int) -> Dataset:
+    """The crops of the training images, for a model that compares views."""
+    transform = views.transform(config.image_size)
+    if arguments.dataset == EMBEDDED:
+        return EmbeddedViews(arguments.embedded_length, transform, seed=seed)
+    return _read_images(arguments, transform, seed)
+
+
 def build_dataset(arguments: PretrainingArguments, config, processor: Callable, seed: int) -> Dataset:
     """The training images, cropped to the size of the model and normalised as the processor does."""
     if arguments.dataset == EMBEDDED:
@@ -82,6 +132,10 @@ def build_dataset(arguments: PretrainingArguments, config, processor: Callable, 
         mean=mean,
         std=std,
     )
+    return _read_images(arguments, transform, seed)
+
+
+def _read_images(arguments: PretrainingArguments, transform: Callable, seed: int) -> Dataset:
     images = load_images(
         arguments.dataset, arguments.dataset_split, arguments.streaming, image_column=arguments.image_column
     )
@@ -108,30 +162,47 @@ def pretrain(
 
     Args:
         variant_name: key of `VARIANTS`.
-        argv: `[recipe.yaml] [--field value ...]`, fields of the two classes above and of `JepaTrainingArguments`.
+        argv: `[recipe.yaml] [--field value ...]`, fields of `recipe_sections`.
         description, prog: for `--help`, see `parse_recipe`.
 
     Returns:
         the trainer, after training and saving.
     """
-    types = (PretrainingArguments, MaskArguments, JepaTrainingArguments)
-    arguments, masks, training = parse_recipe(types, argv, description, prog)
+    variant = VARIANTS[variant_name]
+    types = recipe_sections(variant)
+    arguments, hidden, training = parse_recipe(types, argv, description, prog)
     begin(training)
     card = dataset_names(arguments.dataset) | arguments.card()
-    model = build_model(VARIANTS[variant_name], arguments)
+    model = build_model(variant, arguments)
     processor = load_processor(arguments.model_name_or_path, model.config)
-    trainer = JepaTrainer(
-        model,
-        training,
-        mask_sampler=masks.sampler(model.config.grid_size, training.seed),
-        train_dataset=build_dataset(arguments, model.config, processor, training.seed),
-        data_collator=ImageCollator(),
-        processing_class=processor,
-    )
+    if variant.inputs == "views":
+        mean, std = (None, None) if arguments.dataset == EMBEDDED else pixel_statistics(processor)
+        parts = {
+            "view_augmentation": hidden.augmentation(mean, std, training.seed),
+            "train_dataset": build_views(arguments, hidden, model.config, training.seed),
+            "data_collator": ViewCollator(),
+        }
+    else:
+        parts = {
+            "mask_sampler": hidden.sampler(model.config.grid_size, training.seed),
+            "train_dataset": build_dataset(arguments, model.config, processor, training.seed),
+            "data_collator": ImageCollator(),
+        }
+    trainer = JepaTrainer(model, training, processing_class=processor, **parts)
     if arguments.knn_dataset:
         add_knn_probe(trainer, arguments)
     train_and_finish(trainer, given_fields(types, argv), card)
     return trainer
 
 
-__all__ = ["MaskArguments", "PretrainingArguments", "add_knn_probe", "build_dataset", "build_model", "pretrain"]
+__all__ = [
+    "BlockMaskArguments",
+    "MaskArguments",
+    "PretrainingArguments",
+    "add_knn_probe",
+    "build_dataset",
+    "build_model",
+    "build_views",
+    "pretrain",
+    "recipe_sections",
+]

@@ -19,6 +19,7 @@ from hf_jepa.core.clips import as_groups
 from hf_jepa.core.ema import Average
 from hf_jepa.core.modeling import JepaPreTrainingMixin
 from hf_jepa.core.outputs import JepaForPreTrainingOutput
+from hf_jepa.core.regularization import takes_step
 from hf_jepa.masking.masks import Masks
 from hf_jepa.training.arguments import JepaTrainingArguments
 from hf_jepa.training.batches import draw_masks, flat_masks, sample_losses
@@ -27,7 +28,6 @@ from hf_jepa.training.collapse import ADVICE, CollapseMonitor, CollapseSignals, 
 from hf_jepa.training.epochs import SetEpochCallback
 from hf_jepa.training.guards import GuardMixin
 from hf_jepa.training.kernels import KernelMixin
-from hf_jepa.training.optimizer import build_optimizer
 from hf_jepa.training.reports import format_table
 from hf_jepa.training.run_cards import RunCardMixin
 from hf_jepa.training.schedules import context_loss_weight_at, learning_rate_at, momentum_at, weight_decay_at
@@ -40,8 +40,9 @@ logger = logging.get_logger(__name__)
 class JepaTrainer(RunCardMixin, SkippedSamplesMixin, ClippingMixin, KernelMixin, GuardMixin, Trainer):
     """Pretrains any `...ForPreTraining` model of the package.
 
-    At every step it draws the masks, sets learning rate, weight decay and momentum from the step number, and after the
-    optimizer moves the target encoder. Logging, saving, resuming, Accelerate, DeepSpeed and the Hub are the Trainer's.
+    At every step it draws the masks or changes the views, sets learning rate, weight decay and momentum from the step
+    number, and after the optimizer moves the target encoder, where the model has one. Logging, saving, resuming,
+    Accelerate, DeepSpeed and the Hub are the Trainer's.
 
     Masks are drawn here rather than in the collator because block sizes depend on the step, which a loader worker
     cannot know; so they depend on (seed, step, epoch, sample index) and on nothing else.
@@ -50,7 +51,9 @@ class JepaTrainer(RunCardMixin, SkippedSamplesMixin, ClippingMixin, KernelMixin,
         model: a pretraining model.
         args: `JepaTrainingArguments`.
         mask_sampler: called as `mask_sampler(sample_index, step=..., epoch=...)`, see `hf_jepa.masking`; for batches
-            of several groups of clips a `MultiSequenceMaskSampler`.
+            of several groups of clips a `MultiSequenceMaskSampler`. None for models that take no masks.
+        view_augmentation: called as `view_augmentation(pixels, sample_index, epoch=...)` on the device, for models that
+            compare views, see `ViewAugmentation`.
         kwargs: as for `Trainer`: `train_dataset`, `data_collator` (batches with the pixels, "sample_index", both a
             tensor or a list of groups, and optionally "skipped", see `ImageCollator` and `VideoCollator`),
             `processing_class`, `callbacks`, ...
@@ -83,7 +86,8 @@ class JepaTrainer(RunCardMixin, SkippedSamplesMixin, ClippingMixin, KernelMixin,
         self,
         model: JepaPreTrainingMixin,
         args: JepaTrainingArguments,
-        mask_sampler: Callable[..., Masks],
+        mask_sampler: Callable[..., Masks] | None = None,
+        view_augmentation: Callable[..., Any] | None = None,
         callbacks: list[TrainerCallback] | None = None,
         **kwargs: Any,
     ):
@@ -96,14 +100,14 @@ class JepaTrainer(RunCardMixin, SkippedSamplesMixin, ClippingMixin, KernelMixin,
         # Before those of the user, which then see the target encoder of the step.
         callbacks = [SetEpochCallback(), _Schedules(self), *(callbacks or [])]
         super().__init__(model=model, args=args, callbacks=callbacks, compute_metrics=self._mean_loss, **kwargs)
-        self.mask_sampler = mask_sampler
+        self.mask_sampler, self.view_augmentation = mask_sampler, view_augmentation
         self.collapse_monitor = CollapseMonitor() if args.collapse_monitor else None
         self._details: dict[str, float] = {}
 
     # --- a step -------------------------------------------------------------------------------------------------
 
     def training_step(self, model, inputs: dict[str, Any], num_items_in_batch=None) -> torch.Tensor:
-        inputs = self._add_masks(inputs)
+        inputs = self._complete(inputs)
         if (end := self.args.context_loss_end_step) > 0:
             scale = context_loss_weight_at(self.state.global_step, 1.0, self.args.context_loss_start_step, end)
             inputs["context_loss_scale"] = torch.tensor(scale)  # as a number it would be compiled anew at every step
@@ -112,15 +116,20 @@ class JepaTrainer(RunCardMixin, SkippedSamplesMixin, ClippingMixin, KernelMixin,
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """Evaluation measures the loss of every sample, on masks that are the same at every evaluation.
 
+        Where there are no target masks, every sample has the loss of its batch.
+
         Returns:
             None, the losses (B,), the sample indices (B,) that they belong to, -1 in the place of unreadable ones.
         """
         sample_index = torch.cat(as_groups(inputs["sample_index"])).to(self.args.device)
-        inputs = self._prepare_inputs(self._add_masks(inputs, step=0, epoch=0))
+        inputs = self._prepare_inputs(self._complete(inputs, step=0, epoch=0))
         with torch.no_grad(), self.compute_loss_context_manager():
             outputs = model(**inputs)
-        losses = sample_losses(outputs, inputs["target_mask"], self.model.config.loss_type)
-        losses = losses + (outputs.loss - outputs.prediction_loss)  # a regulariser is one number for the batch
+        if "target_mask" in inputs:
+            losses = sample_losses(outputs, inputs["target_mask"], self.model.config.loss_type)
+            losses = losses + (outputs.loss - outputs.prediction_loss)  # a regulariser is one number for the batch
+        else:
+            losses = outputs.loss.expand(len(sample_index))
         missing = max(0, self.args.eval_batch_size - len(sample_index))  # all processes hand in equally many
         losses = nn.functional.pad(losses[: len(sample_index)], (0, missing))
         return None, losses, nn.functional.pad(sample_index, (0, missing), value=-1)
@@ -137,6 +146,7 @@ class JepaTrainer(RunCardMixin, SkippedSamplesMixin, ClippingMixin, KernelMixin,
         self._details = {
             f"{kind}_tokens": fmean(mask.shape[1] for mask in flat_masks(inputs[f"{kind}_mask"]))
             for kind in ("context", "target")
+            if f"{kind}_mask" in inputs
         }
         if outputs.regularization_loss is not None:
             self._details["prediction_loss"] = outputs.prediction_loss.item()
@@ -149,8 +159,8 @@ class JepaTrainer(RunCardMixin, SkippedSamplesMixin, ClippingMixin, KernelMixin,
         else:  # the end of a stream, or a batch size of one
             logger.warning_once("a batch of one sample cannot show a collapse: the monitor skips such batches")
 
-    def _add_masks(self, inputs: dict[str, Any], step: int | None = None, epoch: int | None = None) -> dict[str, Any]:
-        """Replace the bookkeeping of a batch by the masks of this step."""
+    def _complete(self, inputs: dict[str, Any], step: int | None = None, epoch: int | None = None) -> dict[str, Any]:
+        """Replace the bookkeeping of a batch by what the model is to know of this step: masks, its number; views."""
         if "sample_index" not in inputs:
             raise ValueError(
                 f"the batch has {sorted(inputs)} but no 'sample_index', on which masks depend: take ImageCollator or "
@@ -160,9 +170,15 @@ class JepaTrainer(RunCardMixin, SkippedSamplesMixin, ClippingMixin, KernelMixin,
         inputs.pop("labels", None)
         step = self.state.global_step if step is None else step
         epoch = int(self.state.epoch or 0) if epoch is None else epoch  # 1.5 in the middle of the second epoch
-        grids = [self.model.context_encoder.token_grid(x) for x in as_groups(inputs[self.model.main_input_name])]
-        index = inputs.pop("sample_index")
-        return inputs | draw_masks(self.mask_sampler, index, grids, step, epoch, self.samples)
+        index, name = inputs.pop("sample_index"), self.model.main_input_name
+        if self.view_augmentation is not None:
+            inputs[name] = self.view_augmentation(inputs[name], index, epoch=epoch)
+        if self.mask_sampler is not None:
+            grids = [self.model.context_encoder.token_grid(x) for x in as_groups(inputs[name])]
+            inputs |= draw_masks(self.mask_sampler, index, grids, step, epoch, self.samples)
+        if takes_step(self.model):
+            inputs["step"] = step
+        return inputs
 
     def _logs_this_step(self) -> bool:
         if not self.model.training or not self.accelerator.sync_gradients:  # not on all batches of one step
@@ -184,7 +200,8 @@ class JepaTrainer(RunCardMixin, SkippedSamplesMixin, ClippingMixin, KernelMixin,
             args = self.args
             betas = (args.adam_beta1, args.adam_beta2)
             model = self.model if model is None else model
-            self.optimizer = build_optimizer(model, args.learning_rate, args.weight_decay, betas, args.adam_epsilon)
+            settings = (args.learning_rate, args.weight_decay, betas, args.adam_epsilon)
+            self.optimizer = args.build_optimizer(model, *settings)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
@@ -198,7 +215,10 @@ class JepaTrainer(RunCardMixin, SkippedSamplesMixin, ClippingMixin, KernelMixin,
             def factor(step: int) -> float:
                 return learning_rate_at(step, horizon, warmup, start, peak, final, **form) / peak
 
-            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
+            optimizer = optimizer or self.optimizer
+            constant = [group.get("constant_lr", False) for group in optimizer.param_groups]
+            factors = [(lambda step: 1.0) if each else factor for each in constant]
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
@@ -211,8 +231,7 @@ class JepaTrainer(RunCardMixin, SkippedSamplesMixin, ClippingMixin, KernelMixin,
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
-            logs["momentum"] = self.momentum(max(0, self.state.global_step - 1))
-            logs |= self._details
+            logs |= self._momentum_log() | self._details
             if self.collapse_monitor is not None:
                 logs |= self.collapse_monitor.logs() | {"verdict": self.collapse_monitor.verdict}
         super().log(logs, start_time)
@@ -226,10 +245,12 @@ class JepaTrainer(RunCardMixin, SkippedSamplesMixin, ClippingMixin, KernelMixin,
         if self.collapse_monitor is not None and self.collapse_monitor.history:
             verdict = self.collapse_monitor.verdict
             rows |= self.collapse_monitor.logs() | {"verdict": verdict, "advice": ADVICE[verdict]}
-        return rows | {
-            "momentum": self.momentum(max(0, self.state.global_step - 1)),
-            f"skipped {self.samples}": len(self.skipped),
-        }
+        return rows | self._momentum_log() | {f"skipped {self.samples}": len(self.skipped)}
+
+    def _momentum_log(self) -> dict[str, float]:
+        if self.model.config.target_source != "ema":
+            return {}
+        return {"momentum": self.momentum(max(0, self.state.global_step - 1))}
 
     def _mean_loss(self, measured: EvalPrediction) -> dict[str, float]:
         """`eval_loss`: the mean over samples that could be read, each once, although processes fill up batches."""
@@ -245,7 +266,11 @@ class JepaTrainer(RunCardMixin, SkippedSamplesMixin, ClippingMixin, KernelMixin,
         signals = {name: rows[name] for name in shown if name in rows}
         collapse = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in signals.items())
         return {
-            "facts": {"Masks": f"`{self.mask_sampler!r}`", "Loss and collapse signals at the end": collapse},
+            "facts": {
+                **({} if self.mask_sampler is None else {"Masks": f"`{self.mask_sampler!r}`"}),
+                **({} if self.view_augmentation is None else {"Views": f"`{self.view_augmentation!r}`"}),
+                "Loss and collapse signals at the end": collapse,
+            },
             "unverified": "No downstream score was measured in this run.",
         }
 

@@ -5,6 +5,7 @@ from transformers.activations import ACT2FN
 from transformers.models.ijepa.configuration_ijepa import IJepaConfig as NativeIJepaConfig
 
 from hf_jepa.core.configuration import JepaConfigMixin
+from hf_jepa.core.regularization import SigRegConfigMixin
 from hf_jepa.layers.patch_embedding import pair
 
 
@@ -27,7 +28,7 @@ POSITION_RESIZES = ("bicubic", "recompute")
 
 
 @strict
-class IJepaConfig(JepaConfigMixin, NativeIJepaConfig):
+class IJepaConfig(SigRegConfigMixin, JepaConfigMixin, NativeIJepaConfig):
     """Configuration of an I-JEPA: native fields for the encoder, `pred_*` for the predictor, and the objective.
 
     `model_type` stays "ijepa", so a checkpoint also loads in stock transformers (as its target encoder).
@@ -48,6 +49,7 @@ class IJepaConfig(JepaConfigMixin, NativeIJepaConfig):
         rescale_residual_init: divide the initial scale of the layers that write into the residual stream by sqrt(2 l).
             The official classes do it and the official training undoes it (reference point: False).
         target_source, target_normalization, loss_type: see `JepaConfigMixin`.
+        sigreg_weight, sigreg_on, sigreg_positions, sigreg_num_slices: see `SigRegConfigMixin`.
 
     Example:
         >>> from hf_jepa import IJepaConfig
@@ -55,6 +57,8 @@ class IJepaConfig(JepaConfigMixin, NativeIJepaConfig):
         >>> config.hidden_size, config.pred_hidden_size, config.grid_size
         (1280, 384, (16, 16))
     """
+
+    target_sources = ("ema", "frozen", "shared", "shared_stopgrad")
 
     layer_norm_eps: float = 1e-6
     pred_hidden_size: int = 384

@@ -18,6 +18,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from hf_jepa.core.modeling import JepaPreTrainedModel, JepaPreTrainingMixin, runtime_options
 from hf_jepa.core.outputs import JepaForPreTrainingOutput
+from hf_jepa.core.regularization import sigreg_term
 from hf_jepa.layers.attention import Attention
 from hf_jepa.layers.patch_embedding import PatchEmbedding2d, pair
 from hf_jepa.layers.position import resize_positions, sincos_2d
@@ -261,7 +262,8 @@ class IJepaForPreTraining(JepaPreTrainingMixin, IJepaPreTrainedModel):
     def __init__(self, config: IJepaConfig):
         super().__init__(config)
         self.ijepa = self.encoder_class(self.config)
-        self.context_encoder = self.encoder_class(self.config)
+        if self.config.has_target_encoder:
+            self.context_encoder = self.encoder_class(self.config)
         self.predictor = IJepaPredictor(self.config)
         self.post_init()
 
@@ -272,6 +274,7 @@ class IJepaForPreTraining(JepaPreTrainingMixin, IJepaPreTrainedModel):
         pixel_values: torch.Tensor,
         context_mask: torch.Tensor | list[torch.Tensor],
         target_mask: torch.Tensor | list[torch.Tensor],
+        step: int | None = None,
         **kwargs,
     ) -> JepaForPreTrainingOutput:
         """One prediction of all target blocks from all contexts.
@@ -280,6 +283,7 @@ class IJepaForPreTraining(JepaPreTrainingMixin, IJepaPreTrainedModel):
             pixel_values: (B, C, H, W).
             context_mask: E LongTensors (B, N) of the tokens the context encoder may see.
             target_mask: M LongTensors (B, K) of the tokens to predict; all of one length.
+            step: number of the optimizer step, which training with `sigreg_weight` needs.
 
         Returns:
             `JepaForPreTrainingOutput`; `predictions` and `targets` are (M * E * B, K, D), rows ordered (target mask,
@@ -290,19 +294,34 @@ class IJepaForPreTraining(JepaPreTrainingMixin, IJepaPreTrainedModel):
         grid_size = self.context_encoder.token_grid(pixel_values)
         context = self.context_encoder(pixel_values, context_mask=context_mask, **kwargs, return_dict=True)
         predictions = self.predictor(context.last_hidden_state, context_mask, target_mask, grid_size)
-        targets = repeat_for_contexts(
-            self.encode_targets(pixel_values, target_mask), len(target_mask), len(context_mask)
-        )
+        if self.config.has_target_encoder:
+            targets, regularization = self.encode_targets(pixel_values, target_mask), None
+        else:
+            targets, regularization = self._own_targets(pixel_values, target_mask, step)
+        targets = repeat_for_contexts(targets, len(target_mask), len(context_mask))
         loss = prediction_loss(predictions, targets, self.config.loss_type)
         return JepaForPreTrainingOutput(
-            loss=loss,
+            loss=loss if regularization is None else loss + regularization,
             prediction_loss=loss,
+            regularization_loss=regularization,
             predictions=predictions,
-            targets=targets,
+            targets=targets.detach(),
             context=context.last_hidden_state,
             hidden_states=context.hidden_states,
             attentions=context.attentions,
         )
+
+    def _own_targets(
+        self, pixel_values: torch.Tensor, target_mask: list[torch.Tensor], step: int | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Targets and regularisation where the encoder that is trained makes them, from whole images."""
+        with self.learning_from_targets():
+            tokens = self.target_encoder(pixel_values, return_dict=True).last_hidden_state  # (B, N, D)
+        regularization = sigreg_term(self, [tokens], step)
+        if self.config.target_source == "shared_stopgrad":
+            tokens = tokens.detach()
+        targets = take_tokens_per_mask(tokens, target_mask)
+        return normalize_targets(targets, self.config.target_normalization), regularization
 
     @torch.no_grad()
     def encode_targets(self, pixel_values: torch.Tensor, target_mask: list[torch.Tensor]) -> torch.Tensor:

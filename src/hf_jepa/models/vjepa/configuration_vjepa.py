@@ -3,6 +3,7 @@
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from hf_jepa.core.regularization import SigRegConfigMixin
 from hf_jepa.core.video_configuration import VideoConfigMixin
 
 
@@ -19,7 +20,7 @@ POSITION_RESIZES = ("trilinear", "recompute")
 
 
 @strict
-class VJepaConfig(VideoConfigMixin, PreTrainedConfig):
+class VJepaConfig(SigRegConfigMixin, VideoConfigMixin, PreTrainedConfig):
     """Configuration of a V-JEPA: encoder, `pred_*` for the predictor, and the objective.
 
     Args:
@@ -43,6 +44,7 @@ class VJepaConfig(VideoConfigMixin, PreTrainedConfig):
         num_pooler_layers, pooler_num_attention_heads, pooler_layer_norm_eps, classifier_layers: the attentive
             classifier, see `VJepaForVideoClassification`; the encoder's heads when unset, as in the official code.
         target_source, target_normalization, loss_type: see `JepaConfigMixin`.
+        sigreg_weight, sigreg_on, sigreg_positions, sigreg_num_slices: see `SigRegConfigMixin`.
 
     Example:
         >>> from hf_jepa import VJepaConfig
@@ -52,6 +54,7 @@ class VJepaConfig(VideoConfigMixin, PreTrainedConfig):
     """
 
     model_type = "vjepa"
+    target_sources = ("ema", "frozen", "shared", "shared_stopgrad")
 
     crop_size: int | list[int] | tuple[int, int] = 224
     patch_size: int | list[int] | tuple[int, int] = 16

@@ -281,7 +281,8 @@ class VJepaForPreTraining(VideoPreTrainingMixin, VJepaPreTrainedModel):
     def __init__(self, config: VJepaConfig):
         super().__init__(config)
         self.vjepa = VJepaModel(self.config)
-        self.context_encoder = VJepaModel(self.config)
+        if self.config.has_target_encoder:
+            self.context_encoder = VJepaModel(self.config)
         self.predictor = VJepaPredictor(self.config)
         self.post_init()
 

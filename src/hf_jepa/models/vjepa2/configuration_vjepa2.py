@@ -3,6 +3,7 @@
 from huggingface_hub.dataclasses import strict
 from transformers.models.vjepa2.configuration_vjepa2 import VJEPA2Config as NativeVJepa2Config
 
+from hf_jepa.core.regularization import SigRegConfigMixin
 from hf_jepa.core.video_configuration import VideoConfigMixin
 from hf_jepa.layers.rotary import LAYOUTS, rotary_axis_dim
 
@@ -19,7 +20,7 @@ SIZES = {
 
 
 @strict
-class VJepa2Config(VideoConfigMixin, NativeVJepa2Config):
+class VJepa2Config(SigRegConfigMixin, VideoConfigMixin, NativeVJepa2Config):
     """Configuration of a V-JEPA 2: native fields for encoder and predictor, and the objective.
 
     `model_type` stays "vjepa2", so a checkpoint also loads in stock transformers (its target encoder and predictor).
@@ -45,6 +46,7 @@ class VJepa2Config(VideoConfigMixin, NativeVJepa2Config):
             positions stay in the range that was trained; False counts tokens.
         rescale_residual_init: divide the initial scale of the layers that write into the residual stream by sqrt(2 l).
         target_source, target_normalization, loss_type: see `JepaConfigMixin`.
+        sigreg_weight, sigreg_on, sigreg_positions, sigreg_num_slices: see `SigRegConfigMixin`.
 
     Example:
         >>> from hf_jepa import VJepa2Config
@@ -52,6 +54,8 @@ class VJepa2Config(VideoConfigMixin, NativeVJepa2Config):
         >>> config.intermediate_size, config.grid_size
         (6144, (32, 24, 24))
     """
+
+    target_sources = ("ema", "frozen", "shared", "shared_stopgrad")
 
     crop_size: int | list[int] | tuple[int, int] = 256
     use_silu: bool = False

@@ -435,7 +435,8 @@ class VJepa2ForPreTraining(VideoPreTrainingMixin, VJepa2PreTrainedModel):
     def __init__(self, config: VJepa2Config):
         super().__init__(config)
         setattr(self, self.base_model_prefix, self.base_model_class(self.config))
-        self.context_encoder = self.base_model_class.encoder_class(self.config)
+        if self.config.has_target_encoder:
+            self.context_encoder = self.base_model_class.encoder_class(self.config)
         self.post_init()
 
     @property

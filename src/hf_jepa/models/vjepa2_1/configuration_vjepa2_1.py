@@ -67,6 +67,7 @@ class VJepa21Config(VJepa2Config):
     """
 
     model_type = "vjepa2_1"
+    target_sources = ("ema", "frozen")
 
     rope_layout: str = "interleaved"
     rope_interpolation: bool = True

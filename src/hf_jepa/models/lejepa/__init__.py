@@ -1,0 +1,1 @@
+"""LeJEPA (Balestriero and LeCun 2025, arXiv 2511.08544)."""

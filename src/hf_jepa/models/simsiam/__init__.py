@@ -1,0 +1,1 @@
+"""SimSiam (Chen and He 2020, arXiv 2011.10566)."""

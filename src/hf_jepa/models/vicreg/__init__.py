@@ -1,0 +1,1 @@
+"""VICReg (Bardes et al. 2021, arXiv 2105.04906)."""
