@@ -99,15 +99,17 @@ def _heads() -> dict[str, Heads]:
     return {"num_attention_heads": Heads(by=("hidden_size", "num_hidden_layers"), known=known)}
 
 
-def _releases(suffix: str, **fields: Any) -> dict[str, Release]:
-    """The released repositories, by name; a size and its norms tell them apart."""
-    names = ("hidden_size", "num_hidden_layers", "patch_size")
-    return {
-        f"SixAILab/nepa-{size.removeprefix('vit_')}-patch14-224{suffix}": Release(
-            {name: values[name] for name in names}, untold={"qk_norm": True} | fields
-        )
-        for size, values in SIZES.items()
-    }
+def _releases() -> dict[str, Release]:
+    """The released repositories. Fine-tuning is not causal, and its norms of queries and keys have a scale."""
+    found = {}
+    for size, fields in SIZES.items():
+        shape = {name: fields[name] for name in ("hidden_size", "num_hidden_layers", "patch_size")}
+        for suffix, causal in (("", True), ("-sft", False)):
+            affine = fields.get("qk_norm_affine", False) or not causal
+            found[f"SixAILab/nepa-{size.removeprefix('vit_')}-patch14-224{suffix}"] = Release(
+                shape | {"qk_norm_affine": affine, "is_causal": causal}, untold={"qk_norm": True}
+            )
+    return found
 
 
 UNTOLD = ("qk_norm", "is_causal", "hidden_act", "layer_norm_eps", "rope_theta", "image_size")
@@ -121,7 +123,7 @@ LAYOUT = OfficialLayout(
     read=_read,
     heads=_heads(),
     untold=UNTOLD,
-    released=_releases(""),
+    released=_releases(),
 )
 CLASSIFIER_LAYOUT = OfficialLayout(
     title="NEPA classifier of images",
@@ -137,7 +139,7 @@ CLASSIFIER_LAYOUT = OfficialLayout(
     read=_read,
     heads=_heads(),
     untold=(*UNTOLD, "add_pooling_layer"),
-    released=_releases("-sft", is_causal=False, add_pooling_layer=True),
+    released=_releases(),
 )
 convert, infer_config, revert = LAYOUT.convert, LAYOUT.infer_config, LAYOUT.revert
 

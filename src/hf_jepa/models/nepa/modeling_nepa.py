@@ -100,9 +100,9 @@ class NepaPreTrainedModel(JepaPreTrainedModel):
 class NepaModel(NepaPreTrainedModel):
     """The NEPA encoder: a ViT with a CLS token and rotary positions, causal as pretrained or not.
 
-    `config.is_causal` is read at every forward: features are usually better where all tokens see each other, which
-    `NepaModel.from_pretrained(name, is_causal=False)` or `model.config.is_causal = False` gives. Loads checkpoints of
-    all NEPA classes, in the Hub's layout and in ours.
+    `config.is_causal` is read at every forward: `NepaModel.from_pretrained(name, is_causal=False)` or
+    `model.config.is_causal = False` lets all tokens see each other, as the official fine-tuning does. Loads
+    checkpoints of all NEPA classes, in the Hub's layout and in ours.
 
     Example:
         >>> import torch
