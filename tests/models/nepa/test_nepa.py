@@ -65,7 +65,9 @@ def test_features_see_everything_unless_causal(model, pixels, implementation):
     encoder.set_attn_implementation(implementation)
     changed = with_other_patches(pixels, PATCHES - 1)
     assert torch.equal(encoder(pixels).last_hidden_state[:, :-1], encoder(changed).last_hidden_state[:, :-1])
+    once = encoder(pixels, is_causal=False).last_hidden_state
     encoder.config.is_causal = False
+    assert torch.equal(encoder(pixels).last_hidden_state, once)
     assert (encoder(pixels).last_hidden_state != encoder(changed).last_hidden_state).any(-1).all()
     built = NepaModel(NepaConfig(**TINY, is_causal=False)).eval()
     built.load_state_dict(encoder.state_dict())
@@ -75,6 +77,8 @@ def test_features_see_everything_unless_causal(model, pixels, implementation):
 
 
 def test_pretraining_that_sees_its_targets_is_refused(model, pixels):
+    with pytest.raises(ValueError, match="is_causal=False"):
+        model(pixels, is_causal=False)
     model.config.is_causal = False
     with pytest.raises(ValueError, match="is_causal=False"):
         model(pixels)
@@ -95,6 +99,16 @@ def test_the_loss_is_minus_the_cosine_of_each_prediction_with_its_patch(model, p
     expected = -nn.functional.cosine_similarity(out.context[:, :PATCHES], patches, dim=-1).mean()
     torch.testing.assert_close(out.loss, expected)
     assert torch.equal(out.loss, out.prediction_loss) and out.regularization_loss is None
+
+
+def test_a_layer_alone_is_causal_as_its_config_says():
+    config = NepaConfig(**TINY, attn_implementation="sdpa")
+    layer, x = CausalTransformerLayer(config, 32, 4, 64).eval(), torch.randn(1, 4, 32)
+    rotary = rotary_tables_2d(patch_centres((2, 2)), 8, 100.0)
+    changed = torch.cat([x[:, :3], torch.randn(1, 1, 32)], dim=1)
+    assert torch.equal(layer(x, rotary)[:, :3], layer(changed, rotary)[:, :3])
+    config.is_causal = False
+    assert not torch.equal(layer(x, rotary)[:, :3], layer(changed, rotary)[:, :3])
 
 
 # --- layers ---------------------------------------------------------------------------------------------------------
@@ -142,8 +156,15 @@ def test_stochastic_depth_leaves_out_whole_branches():
     assert depths == pytest.approx([0.0, 0.15, 0.3])
 
 
-def test_initialisation():
-    model = NepaForPreTraining(NepaConfig(**(TINY | {"hidden_size": 256, "qk_norm_affine": True})))
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_initialisation(device):
+    with torch.device(device):
+        model = NepaForPreTraining(NepaConfig(**(TINY | {"hidden_size": 256, "qk_norm_affine": True})))
+    if device == "meta":
+        model.to_empty(device="cpu").requires_grad_(False)
+        for parameter in model.parameters():
+            parameter.fill_(7.0)
+        model.init_weights()
     for name, parameter in model.named_parameters():
         if "layer_scale" in name:
             assert parameter.eq(0.5).all(), name

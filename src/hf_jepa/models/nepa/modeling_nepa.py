@@ -74,8 +74,7 @@ class NepaEmbeddings(nn.Module):
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         patches = self.patch_embeddings(pixel_values)
-        # In the type of the weights, not of the patches: under autocast the residual stream stays float32.
-        patches = patches.to(self.cls_token.dtype)
+        # The common type is that of the weights: under autocast the residual stream stays float32.
         return torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], dim=1)
 
 
@@ -100,9 +99,9 @@ class NepaPreTrainedModel(JepaPreTrainedModel):
 class NepaModel(NepaPreTrainedModel):
     """The NEPA encoder: a ViT with a CLS token and rotary positions, causal as pretrained or not.
 
-    `config.is_causal` is read at every forward: `NepaModel.from_pretrained(name, is_causal=False)` or
-    `model.config.is_causal = False` lets all tokens see each other, as the official fine-tuning does. Loads
-    checkpoints of all NEPA classes, in the Hub's layout and in ours.
+    Whether tokens see only what comes before them is `config.is_causal`, read at every forward, or `is_causal` of a
+    single call: `model(pixel_values, is_causal=False)` lets all tokens see each other, as the official fine-tuning
+    does. Loads checkpoints of all NEPA classes, in the Hub's layout and in ours.
 
     Example:
         >>> import torch
