@@ -107,10 +107,10 @@ def train(folder: Path, changes: tuple[dict, dict, dict] = HEALTHY, seed: int = 
 
 
 def draw(path: str) -> None:
-    """The figure of docs/collapse.md: all runs, a little longer than in the tests."""
+    """The figure of docs/collapse.md: all runs of the tests."""
     cases = {"healthy": HEALTHY} | BROKEN
     with TemporaryDirectory() as folder:
-        logs = {name: run_of(train(Path(folder), changes, max_steps=120)).log for name, changes in cases.items()}
+        logs = {name: run_of(train(Path(folder), changes)).log for name, changes in cases.items()}
     draw_diagnosis(logs, path, title="A tiny I-JEPA, and the same run broken in one way each")
 
 

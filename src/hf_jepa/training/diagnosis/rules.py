@@ -47,6 +47,8 @@ def diagnose(run: Run) -> Diagnosis:
         >>> diagnose(Run(log, steps=60, max_steps=60)).verdict
         'healthy'
     """
+    if not run.log:
+        return Diagnosis("too short", [], [f"no loss was logged in {run.steps} steps: lower logging_steps"])
     measured = [finding for rule in (_leak, _frozen_target) if (finding := rule(run))]
     notes = _notes(run)
     last = run.log[-1]["step"]

@@ -64,7 +64,6 @@ def read_run(folder: str | Path) -> Run:
 
     Raises:
         FileNotFoundError: no such folder, or no log in it.
-        ValueError: a log without any entry of training.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -78,12 +77,7 @@ def read_run(folder: str | Path) -> Run:
             "its output_dir, and set save_steps so that it saves"
         )
     place = max(states, key=lambda place: states[place]["global_step"])
-    run = _run(states[place], *(_read(name, [place, folder]) for name in ("config.json", SETTINGS_FILE)))
-    if not run.log:
-        raise ValueError(
-            f"the log of {folder} has no entry with a loss, only {len(states[place]['log_history'])} others"
-        )
-    return run
+    return _run(states[place], *(_read(name, [place, folder]) for name in ("config.json", SETTINGS_FILE)))
 
 
 def run_of(trainer: Trainer) -> Run:
