@@ -59,7 +59,7 @@ def build_model(variant: Variant, arguments: ModelArguments) -> JepaPreTrainingM
     if not teacher:
         return model_class(config)
     if not hasattr(model_class, "from_teacher"):
-        raise ValueError(f"teacher_name_or_path {teacher!r}: {variant.title} makes its targets without a given teacher")
+        raise ValueError(f"teacher_name_or_path {teacher!r}: {variant.title} takes no teacher")
     return model_class.from_teacher(teacher, config)
 
 
