@@ -14,6 +14,7 @@ import bench_losses
 import bench_masks
 import bench_model
 import bench_video
+import bench_views
 import torch
 import transformers
 from timing import HEADER
@@ -21,7 +22,7 @@ from timing import HEADER
 from hf_jepa.cli.tables import table
 
 
-PARTS = {"masks": bench_masks, "model": bench_model, "video": bench_video, "losses": bench_losses}
+PARTS = {"masks": bench_masks, "model": bench_model, "video": bench_video, "losses": bench_losses, "views": bench_views}
 RESULTS = Path(__file__).parent / "results/cpu.md"
 INTRODUCTION = """# CPU
 

@@ -1,10 +1,12 @@
-"""Pretrain a V-JEPA, a V-JEPA 2 or a V-JEPA 2.1; the first argument says which, V-JEPA unless given.
+"""Pretrain a V-JEPA, a V-JEPA 2, a V-JEPA 2.1 or a SALT; the first argument says which, V-JEPA unless given.
 
     accelerate launch training_scripts/pretrain_vjepa.py vjepa2 training_scripts/configs/vjepa2/tiny.yaml
     accelerate launch training_scripts/pretrain_vjepa.py training_scripts/configs/vjepa/vitl16_224.yaml \
         --dataset /data/videomix.csv --output_dir runs/vitl16
     accelerate launch training_scripts/pretrain_vjepa.py vjepa2 training_scripts/configs/vjepa2/cooldown_384.yaml \
         --model_name_or_path runs/vjepa2-vitg
+    accelerate launch training_scripts/pretrain_vjepa.py salt training_scripts/configs/salt/tiny_student.yaml \
+        --teacher_name_or_path runs/salt-tiny
 
 Every field of the recipe can be overridden; `--help` lists them. `--resume_from_checkpoint DIR` continues a run,
 `--model_name_or_path` begins a new one, such as a cooldown on longer and larger clips, from its weights.
@@ -15,7 +17,7 @@ import sys
 from hf_jepa.training.pretrain_video import pretrain
 
 
-VARIANTS = ("vjepa", "vjepa2", "vjepa2_1")
+VARIANTS = ("vjepa", "vjepa2", "vjepa2_1", "salt")
 
 if __name__ == "__main__":
     arguments = sys.argv[1:]

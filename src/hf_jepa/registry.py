@@ -260,6 +260,7 @@ VARIANTS = {
                 "patch_size": 4,
                 "top_k_layers": 2,
             },
+            processor_of="ijepa",
         ),
         Variant(
             name="data2vec_audio",

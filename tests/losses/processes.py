@@ -1,8 +1,8 @@
 """Run as `processes.py SHARES...`: every loss over several processes equals that over one.
 
-SHARES are the rows of the processes of one group, such as `5,0,12,7`. The losses of the whole batch are computed before
-there is a group, then again, each process with its rows. Gradients are averaged here, not by `DistributedDataParallel`,
-which sometimes does not return from its destructor beside gloo.
+SHARES are the rows of the processes of one group, such as `5,0,12,7`. The losses of the whole batch are computed
+before there is a group, then again, each process with its rows. Gradients are averaged here, not by
+`DistributedDataParallel`, which sometimes does not return from its destructor beside gloo.
 """
 
 import multiprocessing

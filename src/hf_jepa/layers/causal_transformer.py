@@ -65,7 +65,6 @@ class CausalAttention(Attention):
         query = rotate_halves(self.q_norm(self._split(self.q_proj(hidden_states))), *rotary)  # (B, H, N, d)
         key = rotate_halves(self.k_norm(self._split(self.k_proj(hidden_states))), *rotary)
         value = self._split(self.v_proj(hidden_states))
-        query, key = query.to(value.dtype), key.to(value.dtype)  # under autocast the norms give float32
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         dropout = self.dropout if self.training else 0.0
         out, weights = attend(self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs)

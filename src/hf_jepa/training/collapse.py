@@ -95,7 +95,7 @@ def collapse_signals(
     once = _first_of_each(image * (position.max() + 1) + position)  # blocks of an image may overlap
     centred = _without_position_mean(tokens[once], position[once])
     context_target_cosine = None
-    if "context_mask" in inputs:
+    if "context_mask" in inputs and _width(output.context) == _width(output.targets):  # not a teacher's, or pixels
         # Before the return: where weights are sharded, all processes must take part in this pass of the encoder.
         context_target_cosine = _context_target_cosine(model, inputs, output.context)
     if len(centred) == 0:
@@ -134,6 +134,10 @@ def _compared(
         tokens = targets
     places = torch.arange(tokens.shape[0] * tokens.shape[1], device=tokens.device)
     return places % tokens.shape[1], places // tokens.shape[1], tokens.flatten(0, 1), cosine
+
+
+def _width(output: torch.Tensor | Sequence[torch.Tensor]) -> int:
+    return (output if isinstance(output, torch.Tensor) else output[0]).shape[-1]
 
 
 def _places(groups: list[list[torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -10,7 +10,7 @@ from hf_jepa.data.columns import check_same_classes
 from hf_jepa.data.embedded import EmbeddedCrops
 from hf_jepa.data.images import ImageCollator, ImageDataset, IterableImageDataset
 from hf_jepa.data.sources import load_images
-from hf_jepa.data.transforms import pretraining_transform
+from hf_jepa.data.transforms import height_width, pretraining_transform
 from hf_jepa.data.views import EmbeddedViews, ViewCollator
 from hf_jepa.hub.processors import ProcessorTransform, load_processor, pixel_statistics
 from hf_jepa.masking.beit_blocks import BeitBlockMaskSampler, OfficialBeitBlockMaskSampler
@@ -30,8 +30,8 @@ EMBEDDED = "embedded"
 
 
 @dataclass(kw_only=True)
-class PretrainingArguments(ModelArguments, KnnProbeArguments):
-    """Model and data of an image pretraining run."""
+class ImageArguments(ModelArguments, KnnProbeArguments):
+    """Model and images of a pretraining run."""
 
     dataset: str = field(metadata={"help": f"Folder of images, parquet, Hub id, or '{EMBEDDED}' (bundled pictures)."})
     dataset_split: str = field(default="train", metadata={"help": "Split to train on."})
@@ -39,6 +39,12 @@ class PretrainingArguments(ModelArguments, KnnProbeArguments):
     streaming: bool = field(default=False, metadata={"help": "Read while training instead of indexing first."})
     shuffle_buffer: int = field(default=1000, metadata={"help": "Rows that a stream is shuffled among; 0: none."})
     embedded_length: int = field(default=19200, metadata={"help": f"Crops per epoch of '{EMBEDDED}'."})
+
+
+@dataclass(kw_only=True)
+class PretrainingArguments(ImageArguments):
+    """Model, images and their crops, for objectives that see one crop of an image."""
+
     crop_scale: list[float] = field(default_factory=lambda: [0.3, 1.0], metadata={"help": "Area of a random crop."})
     horizontal_flip: bool = field(default=False, metadata={"help": "Mirror every second image."})
     color_distortion: float = field(default=0.0, metadata={"help": "Strength of colour distortion; 0 is none."})
@@ -107,14 +113,16 @@ INPUTS = {
 
 def recipe_sections(variant: Variant) -> tuple[type, type, type]:
     """The dataclasses that a recipe of a variant fills."""
-    return PretrainingArguments, INPUTS[variant.inputs], JepaTrainingArguments
+    images = ImageArguments if variant.inputs == "views" else PretrainingArguments
+    return images, INPUTS[variant.inputs], JepaTrainingArguments
 
 
-def build_views(arguments: PretrainingArguments, views: ViewArguments, config, seed: int) -> Dataset:
+def build_views(arguments: ImageArguments, views: ViewArguments, config, seed: int) -> Dataset:
     """The crops of the training images, for a model that compares views."""
     transform = views.transform(config.image_size)
     if arguments.dataset == EMBEDDED:
-        return EmbeddedViews(arguments.embedded_length, transform, seed=seed)
+        window = 2 * max(height_width(config.image_size))
+        return EmbeddedViews(arguments.embedded_length, transform, window, seed)
     return _read_images(arguments, transform, seed)
 
 
@@ -135,7 +143,7 @@ def build_dataset(arguments: PretrainingArguments, config, processor: Callable, 
     return _read_images(arguments, transform, seed)
 
 
-def _read_images(arguments: PretrainingArguments, transform: Callable, seed: int) -> Dataset:
+def _read_images(arguments: ImageArguments, transform: Callable, seed: int) -> Dataset:
     images = load_images(
         arguments.dataset, arguments.dataset_split, arguments.streaming, image_column=arguments.image_column
     )
@@ -145,7 +153,7 @@ def _read_images(arguments: PretrainingArguments, transform: Callable, seed: int
     return ImageDataset(images, transform, seed)
 
 
-def add_knn_probe(trainer: JepaTrainer, arguments: PretrainingArguments) -> None:
+def add_knn_probe(trainer: JepaTrainer, arguments: ImageArguments) -> None:
     """Let the run log the k-NN accuracy on two labelled splits, images prepared by the trainer's processor."""
     transform = ProcessorTransform(trainer.processing_class)
     train, test = (
@@ -197,6 +205,7 @@ def pretrain(
 
 __all__ = [
     "BlockMaskArguments",
+    "ImageArguments",
     "MaskArguments",
     "PretrainingArguments",
     "add_knn_probe",

@@ -25,6 +25,9 @@ class ModelArguments:
     """The model of a pretraining run."""
 
     model_name_or_path: str | None = field(default=None, metadata={"help": "Checkpoint to continue from."})
+    teacher_name_or_path: str | None = field(
+        default=None, metadata={"help": "Checkpoint of the frozen teacher of a fresh model (SALT)."}
+    )
     model_size: str | None = field(default=None, metadata={"help": "Named size of a fresh model, e.g. vit_huge."})
     model_config: dict | str | None = field(default=None, metadata={"help": "Config fields of a fresh model (JSON)."})
     license: str | None = field(
@@ -38,7 +41,9 @@ class ModelArguments:
     def card(self) -> dict[str, str | None]:
         """What the card says of where the weights come from, as arguments of `create_model_card`."""
         start = self.model_name_or_path
-        return {"finetuned_from": start, "license": self.license or base_license(start)}
+        # Weights of a teacher become part of the checkpoint.
+        license = self.license or base_license(start or self.teacher_name_or_path)
+        return {"finetuned_from": start, "license": license}
 
 
 def build_model(variant: Variant, arguments: ModelArguments) -> JepaPreTrainingMixin:
@@ -47,10 +52,15 @@ def build_model(variant: Variant, arguments: ModelArguments) -> JepaPreTrainingM
         if arguments.model_size or arguments.model_config:
             logger.warning(f"{arguments.model_name_or_path} has a config: model_size and model_config are not used")
         return variant.model_class().from_pretrained(arguments.model_name_or_path, dtype="float32")
-    config_class, fields = variant.config_class(), arguments.model_config or {}
+    config_class, model_class = variant.config_class(), variant.model_class()
+    fields, teacher = arguments.model_config or {}, arguments.teacher_name_or_path
     require_model_fields(config_class, fields)
     config = config_class.from_size(arguments.model_size, **fields) if arguments.model_size else config_class(**fields)
-    return variant.model_class()(config)
+    if not teacher:
+        return model_class(config)
+    if not hasattr(model_class, "from_teacher"):
+        raise ValueError(f"teacher_name_or_path {teacher!r}: {variant.title} takes no teacher")
+    return model_class.from_teacher(teacher, config)
 
 
 def continue_model(variant: Variant, checkpoint: str, fields: Mapping[str, Any]) -> JepaPreTrainingMixin:

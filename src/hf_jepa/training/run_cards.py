@@ -1,7 +1,9 @@
-"""What a run says about its checkpoint: the model card, and the fingerprint beside the weights."""
+"""What a run says about its checkpoint: the model card, its settings, and the fingerprint beside the weights."""
 
+import json
 import os
 from collections.abc import Sequence
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import torch
 import transformers
 import yaml
 from huggingface_hub import EvalResult, ModelCard
+from torch import nn
 from transformers import Trainer
 from transformers.integrations import is_deepspeed_zero3_enabled
 
@@ -23,8 +26,15 @@ from hf_jepa.registry import find_variant
 PRIVATE = ("output_dir", "logging_dir", "run_name", "resume_from_checkpoint", "hub_token", "report_to", "push_to_hub")
 
 
+SETTINGS_FILE = "run.json"
+PARTS = ("context_encoder", "predictor")  # whose sizes it names
+
+
 class RunCardMixin:
     """A `Trainer` whose model card is that of this package, written from the run itself.
+
+    Beside all weights it writes `run.json`, its settings for people and programs: `training_args.bin` is a pickle, and
+    the card is there only at the end.
 
     The class that mixes this in may set `recipe`, the fields that the run was started with, and defines
     `card_details`, what `build_card` shall say beyond what every run can say of itself.
@@ -89,6 +99,30 @@ class RunCardMixin:
         )
         with new_name(folder / "README.md") as path:
             card.save(path)
+
+    def run_settings(self: Trainer) -> dict[str, Any]:
+        """What `run.json` holds: arguments without private ones, batch size, masks, and the parts of the model."""
+        args, model = self.args, self.accelerator.unwrap_model(self.model)
+        settings = {
+            "model": {
+                "class": type(model).__name__,
+                "starts_from": _shown(model.name_or_path) or None,
+                "parameters": {name: _size(getattr(model, name)) for name in PARTS if hasattr(model, name)},
+            },
+            "batch_size": args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,
+            "max_steps": self.state.max_steps,
+            "warmup_steps": args.get_warmup_steps(self.state.max_steps),
+            "arguments": public_recipe(args.to_dict()),
+        }
+        if (sampler := getattr(self, "mask_sampler", None)) is not None:
+            fields = asdict(sampler) if is_dataclass(sampler) else {"settings": repr(sampler)}
+            settings["masks"] = {"class": type(sampler).__name__} | fields
+        return settings
+
+    def _save(self: Trainer, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        with new_name(Path(output_dir or self.args.output_dir) / SETTINGS_FILE) as path:
+            path.write_text(json.dumps(self.run_settings(), indent=2, default=str) + "\n", encoding="utf-8")
 
     def _run_facts(self: Trainer) -> dict[str, str]:
         args, state = self.args, self.state
@@ -165,8 +199,13 @@ def accuracy_results(task: str, dataset: str, split: str, metrics: dict[str, flo
     ]
 
 
+def _size(part: nn.Module) -> int:
+    """Parameters of a part, also of those that are partitioned (DeepSpeed: `ds_numel`)."""
+    return sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in part.parameters())
+
+
 def _listed(names: str | Sequence[str] | None) -> list[str]:
     return [names] if isinstance(names, str) else list(names or ())
 
 
-__all__ = ["RunCardMixin", "accuracy_results", "base_license", "dataset_names", "public_recipe"]
+__all__ = ["SETTINGS_FILE", "RunCardMixin", "accuracy_results", "base_license", "dataset_names", "public_recipe"]

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from accelerate.utils import gather_object
 from transformers import Trainer
 from transformers.utils import logging
@@ -38,7 +39,7 @@ class SkippedSamplesMixin:
         super().__init__(*args, **kwargs)
 
     def take_skipped(self, inputs: dict[str, Any], kept: bool = False) -> dict[str, Any]:
-        """A batch without its entry "skipped", of which note is taken; an empty batch becomes one blank row.
+        """A batch without its entry "skipped", of which note is taken; an empty batch becomes blank rows.
 
         Args:
             inputs: from `ImageCollator`, or from `VideoCollator`, of one group or a list of groups.
@@ -57,10 +58,11 @@ class SkippedSamplesMixin:
             self._unreadable += len(unreadable)
             if not self._found_readable and self._unreadable >= GIVE_UP:
                 raise ValueError(self._nothing_readable())
-        if rows == 0:
-            first = {name: as_groups(value)[0] for name, value in inputs.items()}
-            return {name: tensor.new_zeros(1, *tensor.shape[1:]) for name, tensor in first.items()}
-        return inputs
+        if rows > 0:
+            return inputs
+        if not isinstance(inputs["sample_index"], torch.Tensor):  # groups of clips, of which one is enough
+            inputs = {name: value[0] for name, value in inputs.items()}
+        return {name: _blank(value) for name, value in inputs.items()}
 
     def evaluation_loop(self, *args: Any, **kwargs: Any):
         self._measuring = True
@@ -86,6 +88,13 @@ class SkippedSamplesMixin:
     def _nothing_readable(self) -> str:
         files = "\n".join(self.skipped)
         return f"none of the first {self._unreadable} {self.samples} can be read:\n{files}"
+
+
+def _blank(value: torch.Tensor | list[torch.Tensor]) -> torch.Tensor | list[torch.Tensor]:
+    """Two rows of zeros, for batch normalisation knows no batch of one; of views of several sizes some of each."""
+    if isinstance(value, torch.Tensor):
+        return value.new_zeros(2, *value.shape[1:])
+    return [_blank(group) for group in value]
 
 
 __all__ = ["SkippedSamplesMixin"]

@@ -150,6 +150,16 @@ def test_padded_frames_are_no_targets(model, batch):
     assert len(out.targets) == 22 + 17
 
 
+def test_the_frames_that_student_and_teacher_share_are_not_written_to(model, batch):
+    """Native encoders write into what they are given where it is padded."""
+    with torch.no_grad():
+        frames, _, valid = model.context_encoder.frames(batch["input_values"], batch["attention_mask"])
+        before = frames.clone()
+        model.context_encoder.encode(frames, valid)
+        model._targets(frames, valid, batch["mask_time_indices"])
+    assert torch.equal(frames, before) and before[~valid].any()
+
+
 def test_targets_have_no_dropout_and_no_masks():
     model = Data2VecAudioForPreTraining(Data2VecAudioConfig(**(TINY | {"hidden_dropout": 0.5, "layerdrop": 0.5})))
     model.config.feat_proj_dropout = 0.5

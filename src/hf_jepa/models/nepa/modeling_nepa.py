@@ -18,7 +18,7 @@ from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from hf_jepa.core.modeling import JepaPreTrainedModel, runtime_options
+from hf_jepa.core.modeling import JepaPreTrainedModel, JepaPreTrainingMixin, runtime_options
 from hf_jepa.core.outputs import JepaForPreTrainingOutput
 from hf_jepa.layers.causal_transformer import CausalAttention, CausalTransformerLayer, LayerScale
 from hf_jepa.layers.patch_embedding import PatchEmbedding2d, pair
@@ -74,8 +74,7 @@ class NepaEmbeddings(nn.Module):
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         patches = self.patch_embeddings(pixel_values)
-        # In the type of the weights, not of the patches: under autocast the residual stream stays float32.
-        patches = patches.to(self.cls_token.dtype)
+        # The common type is that of the weights: under autocast the residual stream stays float32.
         return torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], dim=1)
 
 
@@ -100,9 +99,9 @@ class NepaPreTrainedModel(JepaPreTrainedModel):
 class NepaModel(NepaPreTrainedModel):
     """The NEPA encoder: a ViT with a CLS token and rotary positions, causal as pretrained or not.
 
-    `config.is_causal` is read at every forward: features are usually better where all tokens see each other, which
-    `NepaModel.from_pretrained(name, is_causal=False)` or `model.config.is_causal = False` gives. Loads checkpoints of
-    all NEPA classes, in the Hub's layout and in ours.
+    Whether tokens see only what comes before them is `config.is_causal`, read at every forward, or `is_causal` of a
+    single call: `model(pixel_values, is_causal=False)` lets all tokens see each other, as the official fine-tuning
+    does. Loads checkpoints of all NEPA classes, in the Hub's layout and in ours.
 
     Example:
         >>> import torch
@@ -172,8 +171,10 @@ class NepaModel(NepaPreTrainedModel):
         return rotary_tables_2d(centres, config.hidden_size // config.num_attention_heads, config.rope_theta, prefix=1)
 
 
-class NepaForPreTraining(NepaPreTrainedModel):
+class NepaForPreTraining(JepaPreTrainingMixin, NepaPreTrainedModel):
     """The causal ViT (`nepa`) with the next-embedding loss.
+
+    It is context encoder and target encoder in one: targets are its input embeddings.
 
     Example:
         >>> import torch
@@ -186,19 +187,12 @@ class NepaForPreTraining(NepaPreTrainedModel):
         torch.Size([2, 16, 32])
     """
 
-    # For `Trainer`: the loss is the mean of a batch, whatever labels the data set has.
-    accepts_loss_kwargs = False
     _keys_to_ignore_on_load_unexpected = [r"^classifier\.", r"^fc_norm\."]
 
     def __init__(self, config: NepaConfig):
         super().__init__(config)
         self.nepa = NepaModel(self.config)
         self.post_init()
-
-    @property
-    def context_encoder(self) -> NepaModel:
-        """The one encoder there is."""
-        return self.nepa
 
     @can_return_tuple
     @merge_with_config_defaults
