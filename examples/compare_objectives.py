@@ -100,9 +100,11 @@ def verdict(rows: dict[str, list[dict]]) -> str:
     lines = [f"Not above the untrained encoder in every seed: {', '.join(behind) or 'none'}."]
     if len(ranked) > 1:
         first, second = ranked[:2]
-        margin = min(knn[first]) - max(knn[second])
-        by = "in every seed" if margin > 0 else "within the spread of the seeds, so nobody is first"
-        lines.insert(0, f"k-NN: {first} ({spread(knn[first])}) is ahead of {second} ({spread(knn[second])}) {by}.")
+        apart = min(knn[first]) > max(knn[second])
+        by = "its worst seed is above the other's best" if apart else "their seeds overlap, so neither is first"
+        if len(knn[first]) == 1:
+            by = "one seed says nothing about the spread"
+        lines.insert(0, f"k-NN: {first} ({spread(knn[first])}) is ahead of {second} ({spread(knn[second])}); {by}.")
     return " ".join(lines)
 
 

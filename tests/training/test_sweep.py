@@ -44,6 +44,7 @@ def recorded(monkeypatch):
 def test_a_sweep_prints_its_table_and_keeps_its_runs(argv, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(comparison, "GALLERY_PER_PICTURE", 4)
     monkeypatch.setattr(comparison, "TEST_PER_PICTURE", 2)
+    monkeypatch.setattr(comparison, "WEIGHT_DECAYS", (10.0,))
     monkeypatch.syspath_prepend(str(ROOT / "training_scripts"))
     script = import_module("sweep_image")
     command = ["lejepa", *argv, "--knn", "--sweep", "sigreg_weight", "0.1", "0.9"]

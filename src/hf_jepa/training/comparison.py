@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 from transformers import set_seed
 from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils import logging
 
 from hf_jepa.data.columns import check_same_classes
 from hf_jepa.data.embedded import PICTURES, EmbeddedCrops, LabelledCrops
@@ -155,8 +156,15 @@ def train_objective(
 
 @contextlib.contextmanager
 def _said_in(path: Path) -> Iterator[None]:
-    with open(path, "w", encoding="utf-8") as file, contextlib.redirect_stdout(file):
-        yield
+    """What a run prints goes to a file, and its bars for loading and saving nowhere."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        with open(path, "w", encoding="utf-8") as file, contextlib.redirect_stdout(file):
+            yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def judge_baseline(name: str, comparison: Comparison, seed: int) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What training costs: the time of a step, tokens that encoders read, memory."""
 
 import contextlib
+import os
 import re
 import time
 
@@ -64,6 +65,7 @@ def cost(trainer: Trainer) -> dict[str, float]:
     cuda = next(model.parameters()).is_cuda
     if cuda:
         torch.cuda.reset_peak_memory_stats()
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler reports its start and stop on the terminal
     with contextlib.nullcontext() if cuda else profile(activities=[ProfilerActivity.CPU], profile_memory=True) as run:
         trainer.training_step(model, batch)
     for handle in handles:
