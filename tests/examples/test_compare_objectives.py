@@ -12,10 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
-from hf_jepa.data.embedded import _pyramid
+from hf_jepa.data.embedded import EmbeddedCrops, _pyramid
 from hf_jepa.data.transforms import sample_rng
 from hf_jepa.registry import VARIANTS
 from hf_jepa.training import comparison, costs, objectives
+from hf_jepa.training.comparison_data import NamedCrops, divide
 from hf_jepa.training.pretrain_image import build_model, recipe_sections
 from hf_jepa.training.recipe import parse_recipe
 from hf_jepa.visualization.objectives import draw_objectives
@@ -84,7 +85,7 @@ def test_views_are_compared_by_the_very_encoder_of_ijepa(tmp_path):
 
 
 def test_named_crops_are_those_of_the_objectives_with_their_pictures():
-    named, plain = (kind(40, size=16, seed=3) for kind in (comparison.NamedCrops, comparison.EmbeddedCrops))
+    named, plain = (kind(40, size=16, seed=3) for kind in (NamedCrops, EmbeddedCrops))
     for epoch in (0, 2):
         for crops in (named, plain):
             crops.set_epoch(epoch)
@@ -139,7 +140,8 @@ def test_the_example_keeps_runs_and_notices_changed_settings(script, few_crops, 
     assert "weight_decay 0.05, now 0.5" in capfd.readouterr().out
 
 
-def test_images_of_a_folder_are_divided_and_compared(script, tmp_path):
+def test_images_of_a_folder_are_divided_and_compared(script, tmp_path, monkeypatch):
+    monkeypatch.setitem(objectives.SCHEDULE, "learning_rate", 1e-12)
     rng = np.random.default_rng(0)
     for label, level in (("cats", 60), ("dogs", 180)):
         (tmp_path / "photos" / label).mkdir(parents=True)
@@ -150,22 +152,25 @@ def test_images_of_a_folder_are_divided_and_compared(script, tmp_path):
     script.main([*SHORT, *options, "--dataset", str(tmp_path / "photos")])
     rows = json.loads((tmp_path / "out/results.json").read_text())["rows"]
     assert rows["supervised (labels)"][0]["knn"] > 0.5  # brightness tells the classes apart
+    (row,) = rows["SimSiam"]
+    assert row["knn"] == row["knn_before"]  # of the very weights that training began with
     counts = [len(list((tmp_path / "out/divided" / split).glob("*/*.png"))) for split in ("train", "test")]
     assert counts == [32, 8]
-    assert comparison.divide(tmp_path / "out/divided", tmp_path / "again") == tmp_path / "out/divided"
+    assert divide(tmp_path / "out/divided", tmp_path / "again") == tmp_path / "out/divided"
 
 
 def test_the_sentence_is_honest(script):
     def rows(first, second):
-        seeds = {"raw pixels": [0.1, 0.2], "untrained encoder": [0.3, 0.4], "A": first, "B": second}
-        return {name: [{"knn": value} for value in values] for name, values in seeds.items()}
+        trained = {"A": first, "B": second}
+        found = {name: [{"knn": value, "knn_before": 0.4} for value in values] for name, values in trained.items()}
+        return {"raw pixels": [{"knn": 0.1}, {"knn": 0.9}]} | found
 
     sentence = script.verdict(rows([0.6, 0.7], [0.41, 0.5]))
-    assert (
-        "A (0.650 ± 0.071) is ahead of B (0.455 ± 0.064); its worst seed is above" in sentence and "none." in sentence
-    )
+    assert "A (0.650 ± 0.071) is ahead of B (0.455 ± 0.064); its worst seed is above" in sentence
+    assert "in every seed: none." in sentence
     sentence = script.verdict(rows([0.6, 0.7], [0.35, 0.65]))
-    assert "neither is first" in sentence and "Not above the untrained encoder in every seed: B." in sentence
+    assert "neither is first" in sentence and "own untrained encoder in every seed: B." in sentence
+    assert "one seed says nothing" in script.verdict(rows([0.6], [0.5]))
 
 
 def test_validation_keeps_away_from_the_test_halves(few_crops):

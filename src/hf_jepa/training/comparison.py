@@ -17,24 +17,25 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import logging
 
 from hf_jepa.data.columns import check_same_classes
-from hf_jepa.data.embedded import PICTURES, EmbeddedCrops, LabelledCrops
+from hf_jepa.data.embedded import PICTURES, LabelledCrops
 from hf_jepa.data.images import ImageCollator, ImageDataset
 from hf_jepa.data.sources import load_images
-from hf_jepa.data.transforms import sample_rng
 from hf_jepa.evaluation.features import extract_features
 from hf_jepa.evaluation.knn import knn_classify
 from hf_jepa.evaluation.linear import linear_probe
 from hf_jepa.evaluation.metrics import rankme
-from hf_jepa.hub.processors import ProcessorTransform
+from hf_jepa.hub.processors import ProcessorTransform, load_processor
 from hf_jepa.models.ijepa.configuration_ijepa import IJepaConfig
 from hf_jepa.models.ijepa.image_processing_ijepa import IJepaImageProcessor
 from hf_jepa.models.ijepa.modeling_ijepa import IJepaForImageClassification, IJepaModel
+from hf_jepa.registry import VARIANTS
+from hf_jepa.training.comparison_data import NamedCrops
 from hf_jepa.training.costs import StepClock, cost
 from hf_jepa.training.finetune_image import ClassificationArguments, open_split
 from hf_jepa.training.finetuning import ClassificationTrainer, FineTuningArguments
 from hf_jepa.training.kept import kept, write_text
 from hf_jepa.training.objectives import ENCODER, SCHEDULE, Objective, recipe
-from hf_jepa.training.pretrain_image import EMBEDDED, pretrain
+from hf_jepa.training.pretrain_image import EMBEDDED, PretrainingArguments, build_model, pretrain
 
 
 BASELINES = {"raw": "raw pixels", "untrained": "untrained encoder"}
@@ -116,7 +117,7 @@ class _Pixels(nn.Module):
         return BaseModelOutput(last_hidden_state=pixel_values.flatten(1).unsqueeze(1))
 
 
-def judge(encoder: nn.Module, data: tuple[Dataset, Dataset]) -> dict[str, float]:
+def judge(encoder: nn.Module, data: tuple[Dataset, Dataset], linear: bool = True) -> dict[str, float]:
     """k-NN and linear accuracy and RankMe of features, the mean over the tokens of the last layer.
 
     Every dimension is standardised by the gallery for both probes. RankMe is that of the test features as they are.
@@ -124,6 +125,7 @@ def judge(encoder: nn.Module, data: tuple[Dataset, Dataset]) -> dict[str, float]
     Args:
         encoder: frozen, with `last_hidden_state` (B, N, D).
         data: labelled images to learn from and to test on.
+        linear: whether to fit the linear probe, which takes a second.
     """
     (gallery, gallery_labels), (test, test_labels) = (extract_features(encoder, part, progress=False) for part in data)
     if gallery_labels is None or test_labels is None:
@@ -131,11 +133,8 @@ def judge(encoder: nn.Module, data: tuple[Dataset, Dataset]) -> dict[str, float]
     std, mean = torch.std_mean(gallery, dim=0)
     x, y = ((part - mean) / std.clamp(min=1e-6) for part in (gallery, test))
     probed = (x, gallery_labels, y, test_labels)
-    return {
-        "knn": knn_classify(*probed, k=min(NEIGHBOURS, len(x))).accuracy,
-        "linear": linear_probe(*probed, weight_decays=WEIGHT_DECAYS).accuracy,
-        "rankme": rankme(test),
-    }
+    found = {"knn": knn_classify(*probed, k=min(NEIGHBOURS, len(x))).accuracy, "rankme": rankme(test)}
+    return found | ({"linear": linear_probe(*probed, weight_decays=WEIGHT_DECAYS).accuracy} if linear else {})
 
 
 def train_objective(
@@ -143,15 +142,25 @@ def train_objective(
 ) -> dict[str, Any]:
     """Pretrain by one objective and judge the features; recipe, model and what was printed stay in the folder."""
     values = comparison.recipe(objective, seed) | {"output_dir": str(folder)}
+    found = {"knn_before": _judge_start(objective, values["model_config"], comparison, seed)}
     write_text(folder / "recipe.yaml", yaml.safe_dump(values, sort_keys=False))
     with _said_in(folder / "log.txt"), StepClock(title, comparison.steps) as clock:
         trainer = pretrain(objective.variant, [str(folder / "recipe.yaml")])
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    found = {"first_loss": losses[0], "last_loss": losses[-1], "verdict": trainer.collapse_monitor.verdict}
+    found |= {"first_loss": losses[0], "last_loss": losses[-1], "verdict": trainer.collapse_monitor.verdict}
     trainer.collapse_monitor = None  # whose pass of the target encoder is none of the objective's cost
     encoder = trainer.model.feature_encoder
     found |= judge(encoder, comparison.labelled(seed, trainer.processing_class))
     return found | clock.milliseconds() | cost(trainer)
+
+
+def _judge_start(objective: Objective, fields: dict[str, Any], comparison: Comparison, seed: int) -> float:
+    """k-NN accuracy of the very encoder that is going to be trained."""
+    variant = VARIANTS[objective.variant]
+    set_seed(seed)
+    model = build_model(variant, PretrainingArguments(dataset=comparison.dataset, model_config=fields))
+    processor = load_processor(None, model.config)
+    return judge(model.feature_encoder, comparison.labelled(seed, processor), linear=False)["knn"]
 
 
 @contextlib.contextmanager
@@ -172,16 +181,6 @@ def judge_baseline(name: str, comparison: Comparison, seed: int) -> dict[str, An
     set_seed(seed)
     encoder = _Pixels() if name == "raw" else IJepaModel(comparison.config())
     return judge(encoder, comparison.labelled(seed))
-
-
-class NamedCrops(EmbeddedCrops):
-    """The very crops of `EmbeddedCrops`, with the number of the picture that each is from."""
-
-    def __getitems__(self, indices: list[int]) -> list[dict]:
-        epoch = self._epoch.get()
-        first = [sample_rng(self.seed, epoch, int(index)).random() for index in indices]  # it chooses the picture
-        pairs = zip(super().__getitems__(indices), first, strict=True)
-        return [sample | {"labels": int(number * len(PICTURES))} for sample, number in pairs]
 
 
 def train_supervised(comparison: Comparison, seed: int, folder: Path, title: str) -> dict[str, Any]:
@@ -279,52 +278,11 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in (header, ["---"] * len(header), *rows))
 
 
-def divide(folder: Path, into: Path, every: int = 5) -> Path:
-    """Divide a folder of class folders into "train" and "test" by links, every fifth file of a class for testing.
-
-    Args:
-        folder: with a folder of images for each class; one that is divided already is returned as it is.
-        into: where the links go.
-        every: of how many files one is for testing.
-
-    Raises:
-        FileNotFoundError: no such folder, or no class folders in it.
-
-    Example:
-        >>> import tempfile
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> for name in ("cat", "dog"):
-        ...     (folder / name).mkdir()
-        ...     for i in range(6):
-        ...         (folder / name / f"{i}.png").touch()
-        >>> divided = divide(folder, folder / "divided")
-        >>> sorted(path.name for path in (divided / "test" / "cat").iterdir())
-        ['4.png']
-    """
-    classes = sorted(entry for entry in folder.iterdir() if entry.is_dir() and entry != into)
-    if {"train", "test"} <= {entry.name for entry in classes}:
-        return folder
-    if len(classes) < 2:
-        raise FileNotFoundError(
-            f"{folder} has {len(classes)} folders: put the images of each class into one of its own"
-        )
-    for entry in classes:
-        for number, file in enumerate(sorted(path for path in entry.rglob("*") if path.is_file())):
-            split = "test" if number % every == every - 1 else "train"
-            link = into / split / entry.name / "-".join(file.relative_to(entry).parts)
-            link.parent.mkdir(parents=True, exist_ok=True)
-            if not link.is_symlink():
-                link.symlink_to(file.resolve())
-    return into
-
-
 __all__ = [
     "BASELINES",
     "SUPERVISED",
     "Comparison",
-    "NamedCrops",
     "compare",
-    "divide",
     "judge",
     "judge_baseline",
     "markdown_table",
