@@ -9,7 +9,7 @@ from hf_jepa.layers.patch_embedding import pair
 from hf_jepa.registry import Variant
 
 
-FEATURES_USE = """{loader} loads the target encoder:
+FEATURES_USE = """{loader} loads the encoder:
 
 ```python
 {imports}import torch
@@ -17,10 +17,10 @@ from transformers import AutoModel
 
 encoder = AutoModel.from_pretrained("{repo}")
 tokens = encoder(torch.randn(1, {channels}, {height}, {width})).last_hidden_state  # (1, N, {hidden})
-feature = tokens.mean(dim=1)                                # there is no CLS token
+feature = {feature}
 ```
 
-With `hf_jepa`, `{pretraining_model}.from_pretrained("{repo}")` also gives the context encoder and the predictor."""
+With `hf_jepa`, `{pretraining_model}.from_pretrained("{repo}")` gives all parts of pretraining."""
 
 CLASSIFICATION_USE = """{loader} loads the classifier:
 
@@ -113,6 +113,16 @@ RECIPE = """
 """
 
 
+def _feature(variant: Variant) -> str:
+    """How a snippet makes one vector of an image from `output`, the way the encoder was trained."""
+    encoder = variant.model_class(variant.base_model)
+    if getattr(encoder, "default_readout", "mean") == "pooled":
+        return "output.pooler_output"
+    if prefix := getattr(encoder, "num_prefix_tokens", 0):
+        return f"output.last_hidden_state[:, {prefix}:].mean(dim=1)  # without the CLS token"
+    return "output.last_hidden_state.mean(dim=1)  # there is no CLS token"
+
+
 def build_card(
     variant: Variant,
     config,
@@ -175,6 +185,7 @@ def build_card(
         frames=getattr(config, "frames_per_clip", None),
         loaded="the target encoder and the predictor" if with_predictor else "the target encoder",
         call="clip, skip_predictor=True" if with_predictor else "clip",
+        feature=_feature(variant),
         pretraining_model=variant.pretraining_model,
         base_model=variant.base_model,
         classifier=variant.heads.get("AutoModelForVideoClassification"),
