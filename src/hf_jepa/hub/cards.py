@@ -16,7 +16,7 @@ FEATURES_USE = """{loader} loads the encoder:
 from transformers import AutoModel
 
 encoder = AutoModel.from_pretrained("{repo}")
-tokens = encoder(torch.randn(1, {channels}, {height}, {width})).last_hidden_state  # (1, N, {hidden})
+output = encoder(torch.randn(1, {channels}, {height}, {width}))
 feature = {feature}
 ```
 
