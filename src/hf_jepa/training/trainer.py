@@ -25,6 +25,7 @@ from hf_jepa.training.arguments import JepaTrainingArguments
 from hf_jepa.training.batches import draw_masks, flat_masks, sample_losses
 from hf_jepa.training.clipping import ClippingMixin
 from hf_jepa.training.collapse import ADVICE, CollapseMonitor, CollapseSignals, collapse_signals, mean_signals
+from hf_jepa.training.diagnosis.signals import TaskSignalsMixin
 from hf_jepa.training.epochs import SetEpochCallback
 from hf_jepa.training.guards import GuardMixin
 from hf_jepa.training.kernels import KernelMixin
@@ -37,7 +38,9 @@ from hf_jepa.training.skipped import SkippedSamplesMixin
 logger = logging.get_logger(__name__)
 
 
-class JepaTrainer(RunCardMixin, SkippedSamplesMixin, ClippingMixin, KernelMixin, GuardMixin, Trainer):
+class JepaTrainer(
+    TaskSignalsMixin, RunCardMixin, SkippedSamplesMixin, ClippingMixin, KernelMixin, GuardMixin, Trainer
+):
     """Pretrains any `...ForPreTraining` model of the package.
 
     At every step it draws the masks or changes the views, sets learning rate, weight decay and momentum from the step
