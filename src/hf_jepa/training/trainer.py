@@ -37,6 +37,8 @@ from hf_jepa.training.skipped import SkippedSamplesMixin
 
 logger = logging.get_logger(__name__)
 
+SAMPLES = {"video": "clips", "audio": "recordings", "text": "texts", "image": "images"}  # by modality of the model
+
 
 class JepaTrainer(
     TaskSignalsMixin, RunCardMixin, SkippedSamplesMixin, ClippingMixin, KernelMixin, GuardMixin, Trainer
@@ -99,7 +101,7 @@ class JepaTrainer(
             args.accelerator_config.dispatch_batches = False
         if kwargs.pop("compute_metrics", None) is not None:
             raise ValueError("compute_metrics: pretraining measures its loss; features are judged by OnlineKnnProbe")
-        self.samples = "clips" if "video" in model.input_modalities else "images"
+        self.samples = next(SAMPLES[kind] for kind in SAMPLES if kind in model.input_modalities)
         # Before those of the user, which then see the target encoder of the step.
         callbacks = [SetEpochCallback(), _Schedules(self), *(callbacks or [])]
         super().__init__(model=model, args=args, callbacks=callbacks, compute_metrics=self._mean_loss, **kwargs)
