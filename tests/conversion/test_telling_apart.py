@@ -16,8 +16,8 @@ CONVERTIBLE = [name for name, variant in VARIANTS.items() if variant.convertible
 FILES = [
     (name, file)
     for name in CONVERTIBLE
-    for file in sorted((GOLDEN / name).glob("*/checkpoint.pt"))
-    if set(read_torch_checkpoint(file)) & {"encoder", "target_encoder"}  # not the files of probes
+    for file in sorted((GOLDEN / name.removesuffix("_vision")).glob("*/checkpoint.pt"))
+    if VARIANTS[name].layout.present(read_torch_checkpoint(file))  # not the files of probes
 ]
 
 

@@ -81,3 +81,8 @@ def test_blocks_look_like_the_official_ones():
 def test_settings_out_of_range(settings, message):
     with pytest.raises(ValueError, match=message):
         BeitBlockMaskSampler(**({"grid_size": 14} | settings))
+
+
+def test_the_search_ends_after_the_attempts():
+    one, many = (BeitBlockMaskSampler(14, attempts=attempts)(torch.arange(50), step=0) for attempts in (1, 50))
+    assert not torch.equal(one, many) and one.sum() == many.sum()

@@ -65,3 +65,9 @@ def test_short_sequences_are_masked_too(places):
 def test_refusals(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_fractions_of_a_span_are_drawn():
+    masks = SpanMaskSampler(0.25, 1)(torch.arange(2000), torch.ones(2000, 10, dtype=torch.bool), step=0)
+    assert masks.sum(dim=1).unique().tolist() == [2, 3]
+    assert masks.sum(dim=1).float().mean().item() == pytest.approx(2.5, abs=0.05)

@@ -1,12 +1,19 @@
 """What every pretraining model promises, whatever it is called with and wherever its targets come from."""
 
+import re
+
 import pytest
 import torch
 from outputs import parts, predicts_by_masks, same_parts
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from torch.utils.data import default_collate
 from transformers import AutoModelForPreTraining
 
 from hf_jepa.core.configuration import OWN_TARGETS
+from hf_jepa.core.regularization import takes_step
+from hf_jepa.masking.masks import Masks
+from hf_jepa.training.arguments import JepaTrainingArguments
+from hf_jepa.training.trainer import JepaTrainer
 
 
 # Those have suites of their own, which ask for more.
@@ -64,8 +71,6 @@ def test_a_checkpoint_that_lacks_a_weight_is_refused_by_key(variant, model, tmp_
     state = load_file(tmp_path / "model.safetensors")
     lost = next(name for name in state if name.startswith(model.base_model_prefix) and name.endswith("weight"))
     del state[lost]
-    from safetensors.torch import save_file
-
     save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match=lost.removeprefix(f"{model.base_model_prefix}.")):
         variant.model_class().from_pretrained(tmp_path)
@@ -124,3 +129,42 @@ def test_tuples_by_config(variant, batch):
     model = variant.model_class()(variant.config_class()(**variant.tiny, return_dict=False)).eval()
     loss, *rest = model(**batch)
     assert torch.equal(loss, model(**batch, return_dict=True).loss) and len(rest) >= 3
+
+
+def test_it_trains_and_its_card_is_true(variant, model, batch, tmp_path, monkeypatch):
+    """The trainer draws masks, tells the step, moves a teacher; the snippet of the card gives features."""
+    batch.pop("step", None)
+    masks = {name: batch.pop(name) for name in Masks._fields if name in batch}
+    rows = [
+        {name: x[i] for name, x in batch.items()} | {"sample_index": i}
+        for i in range(len(batch[model.main_input_name]))
+    ]
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    options = {"max_steps": 3, "per_device_train_batch_size": len(rows), "logging_steps": 1, "save_strategy": "no"}
+    trainer = JepaTrainer(
+        model,
+        JepaTrainingArguments(str(tmp_path / "run"), use_cpu=True, report_to="none", disable_tqdm=True, **options),
+        mask_sampler=(lambda index, step, epoch: Masks(**masks)) if masks else None,
+        train_dataset=rows,
+        data_collator=default_collate,
+    )
+    steps = []
+    if takes_step(model):
+        model.register_forward_pre_hook(lambda module, args, kwargs: steps.append(kwargs["step"]), with_kwargs=True)
+    trainer.train()
+    assert steps == ([0, 1, 2] if takes_step(model) else [])
+    moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    teacher = {name for name in before if name.startswith("teacher.")}
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert not (moved - teacher - trained) and len(trained - moved) <= 1
+    assert bool(moved & teacher) == (model.config.target_source == "ema")
+    logs = trainer.state.log_history
+    assert all({"rankme", "prediction_target_cosine", "verdict"} <= entry.keys() for entry in logs if "loss" in entry)
+    assert ("momentum" in logs[0]) == (model.config.target_source == "ema")
+    trainer.save_model()
+    trainer.create_model_card()
+    (snippet,) = re.findall(r"```python\n(.*?)```", (tmp_path / "run/README.md").read_text(), flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(snippet, names)
+    assert names["feature"].ndim == 2 and names["feature"].isfinite().all()

@@ -213,6 +213,10 @@ class OfficialLayout:
         sources = {self.entries[name].part: name for name in reversed(present)}
         return sources | {self.target_part: target_key}
 
+    def unused(self, checkpoint: Mapping) -> list[str]:
+        """The entries of a file that are not read."""
+        return [key for key in checkpoint if key not in self.entries]
+
     def dropped(self, checkpoint: object) -> list[str]:
         """The tensors of a file that the model has no use for and the key maps leave out on purpose."""
         parts = self.parts(checkpoint)

@@ -223,7 +223,9 @@ def _tokens(model: nn.Module, inputs: torch.Tensor, name: str, layers: Sequence[
     if layers:
         return _normed_levels(model, output, layers)
     last = output.last_hidden_state
-    return [last.flatten(2).mT if last.ndim == 4 else last]  # of a convolutional network (B, D, H, W)
+    if last.ndim == 4:  # of a convolutional network, (B, D, H, W)
+        return [last.flatten(2).mT]
+    return [last[:, getattr(model, "num_prefix_tokens", 0) :]]  # a CLS token is no token of the image
 
 
 def _normed_levels(model: nn.Module, output: Any, layers: Sequence[int]) -> list[torch.Tensor]:

@@ -9,18 +9,18 @@ from hf_jepa.layers.patch_embedding import pair
 from hf_jepa.registry import Variant
 
 
-FEATURES_USE = """{loader} loads the target encoder:
+FEATURES_USE = """{loader} loads the encoder:
 
 ```python
 {imports}import torch
 from transformers import AutoModel
 
 encoder = AutoModel.from_pretrained("{repo}")
-tokens = encoder(torch.randn(1, {channels}, {height}, {width})).last_hidden_state  # (1, N, {hidden})
-feature = tokens.mean(dim=1)                                # there is no CLS token
+output = encoder(torch.randn(1, {channels}, {height}, {width}))
+feature = {feature}
 ```
 
-With `hf_jepa`, `{pretraining_model}.from_pretrained("{repo}")` also gives the context encoder and the predictor."""
+With `hf_jepa`, `{pretraining_model}.from_pretrained("{repo}")` gives all parts of pretraining."""
 
 CLASSIFICATION_USE = """{loader} loads the classifier:
 
@@ -47,6 +47,32 @@ feature = tokens.mean(dim=1)  # there is no CLS token
 With `hf_jepa`, `{pretraining_model}.from_pretrained("{repo}")` gives all parts of pretraining, and `{base_model}`
 encodes parts of a clip and clips of any size."""
 
+AUDIO_FEATURES_USE = """{loader} loads the encoder:
+
+```python
+{imports}import torch
+from transformers import AutoModel
+
+encoder = AutoModel.from_pretrained("{repo}")
+waves = torch.randn(1, 16000)  # a second at 16 kHz, of mean 0 and variance 1
+feature = encoder(waves).last_hidden_state.mean(dim=1)  # (1, {hidden})
+```
+
+With `hf_jepa`, `{pretraining_model}.from_pretrained("{repo}")` gives all parts of pretraining."""
+
+TEXT_FEATURES_USE = """{loader} loads the encoder:
+
+```python
+{imports}import torch
+from transformers import AutoModel
+
+encoder = AutoModel.from_pretrained("{repo}")
+tokens = torch.tensor([[0, 5, 6, 7, 2]])  # from the tokenizer that it was trained with
+feature = encoder(tokens).last_hidden_state.mean(dim=1)  # (1, {hidden})
+```
+
+With `hf_jepa`, `{pretraining_model}.from_pretrained("{repo}")` gives all parts of pretraining."""
+
 VIDEO_CLASSIFICATION_USE = """With `hf_jepa`:
 
 ```python
@@ -70,15 +96,19 @@ answers = model(clip, anticipation_times=torch.tensor([1.0]))  # a second after 
 print({{name: logits.softmax(-1).topk(2) for name, logits in answers.items()}})
 ```"""
 
+# Encoders, by modality, and models with heads, by what they are for.
+ENCODER_USES = {
+    "image": FEATURES_USE,
+    "video": VIDEO_FEATURES_USE,
+    "audio": AUDIO_FEATURES_USE,
+    "text": TEXT_FEATURES_USE,
+}
 USES = {
-    "image-feature-extraction": FEATURES_USE,
     "image-classification": CLASSIFICATION_USE,
-    "feature-extraction": VIDEO_FEATURES_USE,
     "video-classification": VIDEO_CLASSIFICATION_USE,
     "action-anticipation": ACTION_ANTICIPATION_USE,
 }
 PIPELINE_TAGS = {"action-anticipation": "video-classification"}  # where the Hub has no tag of that name
-ENCODER_TASKS = {"image": "image-feature-extraction", "video": "feature-extraction"}  # by modality
 
 TEXT = """---
 {metadata}
@@ -111,6 +141,16 @@ RECIPE = """
 ```yaml
 {fields}```
 """
+
+
+def _feature(variant: Variant) -> str:
+    """How a snippet makes one vector of an image from `output`, the way the encoder was trained."""
+    encoder = variant.model_class(variant.base_model)
+    if getattr(encoder, "default_readout", "mean") == "pooled":
+        return "output.pooler_output"
+    if prefix := getattr(encoder, "num_prefix_tokens", 0):
+        return f"output.last_hidden_state[:, {prefix}:].mean(dim=1)  # without the CLS token"
+    return "output.last_hidden_state.mean(dim=1)  # there is no CLS token"
 
 
 def build_card(
@@ -150,8 +190,9 @@ def build_card(
     Returns:
         the card; `str(card)` is the README.
     """
-    height, width = pair(config.image_size)
-    task = task or ENCODER_TASKS[variant.modality]
+    height, width = pair(getattr(config, "image_size", 0))
+    use = USES[task] if task else ENCODER_USES[variant.modality]
+    task = task or ("image-feature-extraction" if variant.modality == "image" else "feature-extraction")
     with_predictor = variant.encoder_place() != ""  # the base model holds it too
     metadata = ModelCardData(
         license=license,
@@ -164,17 +205,18 @@ def build_card(
         model_name=name if results else None,  # the model index needs it
         eval_results=list(results) or None,
     )
-    use = USES[task].format(
+    use = use.format(
         loader="Stock transformers" if variant.native else "transformers, with `hf_jepa` installed,",
         imports="" if variant.native else "import hf_jepa  # registers the classes\n",
         repo=repo,
-        channels=config.num_channels,
+        channels=getattr(config, "num_channels", None),
         height=height,
         width=width,
         hidden=config.hidden_size,
         frames=getattr(config, "frames_per_clip", None),
         loaded="the target encoder and the predictor" if with_predictor else "the target encoder",
         call="clip, skip_predictor=True" if with_predictor else "clip",
+        feature=_feature(variant),
         pretraining_model=variant.pretraining_model,
         base_model=variant.base_model,
         classifier=variant.heads.get("AutoModelForVideoClassification"),

@@ -109,8 +109,8 @@ def convert_checkpoint(
         target_key = config.official_target_key = sources[layout.target_part]
         config.architectures = [variant.pretraining_model]
         written = len(layout.convert(official, config, target_key))
-        lines = [f"  {key}: {len(official[key])} tensors" for key in layout.present(official)]
-        lines += [f"  not used: {key} ({_describe(official[key])})" for key in official if key not in layout.entries]
+        lines = [f"  {key}: {len(part)} tensors" for key, part in layout.parts(official).items()]
+        lines += [f"  not used: {key} ({_describe(official[key])})" for key in layout.unused(official)]
         lines += [f"  not used: {key}, which this model computes" for key in layout.dropped(official)]
         lines += _starts(layout, sources)
         del official  # unmap the file

@@ -24,8 +24,8 @@ def compute_fingerprint(model: PreTrainedModel) -> dict:
     """Statistics of the encoder's output for a fixed input.
 
     Args:
-        model: an encoder of images or videos. A video is a clip of the size that the config names, of at most
-            `FRAMES` frames.
+        model: an encoder. A video is a clip of the size that the config names, of at most `FRAMES` frames; a
+            recording has 4,000 samples, a text 16 tokens.
 
     Returns:
         a dictionary for JSON: shape, mean, standard deviation, mean absolute value, first values, and what the input
@@ -42,16 +42,18 @@ def compute_fingerprint(model: PreTrainedModel) -> dict:
         [1, 16, 32]
     """
     shape = input_shape(model.config)
-    pixels = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    drawn, kind = np.random.default_rng(0).standard_normal(shape).astype(np.float32), "standard normal"
+    if len(shape) == 2 and not hasattr(model.config, "conv_stride"):  # tokens of a text
+        drawn, kind = np.random.default_rng(0).integers(model.config.vocab_size, size=shape), "integers"
     training = model.training
     with torch.inference_mode():
-        output = model.eval()(torch.from_numpy(pixels).to(model.device)).last_hidden_state.double().cpu()
+        output = model.eval()(torch.from_numpy(drawn).to(model.device)).last_hidden_state.double().cpu()
     model.train(training)
     if not output.isfinite().all():
         raise ValueError("the encoder's output is not finite: the weights are damaged or hold NaN or infinity")
     return {
         "torch": torch.__version__,
-        "input": f"numpy default_rng(0) standard normal, {' x '.join(map(str, shape))}",
+        "input": f"numpy default_rng(0) {kind}, {' x '.join(map(str, shape))}",
         "shape": list(output.shape),
         "mean": output.mean().item(),
         "std": output.std().item(),
@@ -61,13 +63,15 @@ def compute_fingerprint(model: PreTrainedModel) -> dict:
 
 
 def input_shape(config: PreTrainedConfig) -> tuple[int, ...]:
-    """(1, C, H, W) of the images of a config, or (1, T, C, H, W) of its clips, of few frames.
+    """(1, C, H, W) of the images of a config, (1, T, C, H, W) of its clips, of few frames, (1, L) of sound and text.
 
     Example:
         >>> from hf_jepa import VJepa2Config
         >>> input_shape(VJepa2Config(frames_per_clip=64))
         (1, 8, 3, 256, 256)
     """
+    if not hasattr(config, "image_size"):
+        return 1, 4000 if hasattr(config, "conv_stride") else 16
     image = (config.num_channels, *pair(config.image_size))
     if not hasattr(config, "frames_per_clip"):
         return 1, *image

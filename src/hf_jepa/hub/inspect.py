@@ -104,7 +104,7 @@ def _inspect_official(path: Path, keys: bool) -> tuple[str, bool]:
     variants = _fitting(official, path)
     layout = variants[0].layout
     titles = " or ".join(variant.title for variant in variants)
-    others = [str(key) for key in official if key not in layout.entries]
+    others = [str(key) for key in layout.unused(official)]
     lines = [f"official {titles} checkpoint; also holds: {', '.join(others) or 'nothing'}"]
     tensors = {
         f"{entry}.{key}": value for entry, part in layout.parts(official).items() for key, value in part.items()

@@ -25,6 +25,7 @@ from hf_jepa.training.arguments import JepaTrainingArguments
 from hf_jepa.training.batches import draw_masks, flat_masks, sample_losses
 from hf_jepa.training.clipping import ClippingMixin
 from hf_jepa.training.collapse import ADVICE, CollapseMonitor, CollapseSignals, collapse_signals, mean_signals
+from hf_jepa.training.diagnosis.signals import TaskSignalsMixin
 from hf_jepa.training.epochs import SetEpochCallback
 from hf_jepa.training.guards import GuardMixin
 from hf_jepa.training.kernels import KernelMixin
@@ -36,8 +37,12 @@ from hf_jepa.training.skipped import SkippedSamplesMixin
 
 logger = logging.get_logger(__name__)
 
+SAMPLES = {"video": "clips", "audio": "recordings", "text": "texts", "image": "images"}  # by modality of the model
 
-class JepaTrainer(RunCardMixin, SkippedSamplesMixin, ClippingMixin, KernelMixin, GuardMixin, Trainer):
+
+class JepaTrainer(
+    TaskSignalsMixin, RunCardMixin, SkippedSamplesMixin, ClippingMixin, KernelMixin, GuardMixin, Trainer
+):
     """Pretrains any `...ForPreTraining` model of the package.
 
     At every step it draws the masks or changes the views, sets learning rate, weight decay and momentum from the step
@@ -96,7 +101,7 @@ class JepaTrainer(RunCardMixin, SkippedSamplesMixin, ClippingMixin, KernelMixin,
             args.accelerator_config.dispatch_batches = False
         if kwargs.pop("compute_metrics", None) is not None:
             raise ValueError("compute_metrics: pretraining measures its loss; features are judged by OnlineKnnProbe")
-        self.samples = "clips" if "video" in model.input_modalities else "images"
+        self.samples = next(SAMPLES[kind] for kind in SAMPLES if kind in model.input_modalities)
         # Before those of the user, which then see the target encoder of the step.
         callbacks = [SetEpochCallback(), _Schedules(self), *(callbacks or [])]
         super().__init__(model=model, args=args, callbacks=callbacks, compute_metrics=self._mean_loss, **kwargs)

@@ -63,11 +63,14 @@ def draw_diagnosis(
             points = [(entry["step"], entry[signal]) for entry in log if signal in entry]
             steps, values = zip(*points, strict=True) if points else ((), ())
             width = 2.2 if number == 0 else 1.2
-            lines += panel.plot(steps, values, color=colors[number % len(colors)], linewidth=width, zorder=3 - number)
+            lines += panel.plot(
+                steps, values, color=colors[number % len(colors)], linewidth=width, zorder=4 if number == 0 else 3
+            )
         if threshold is not None:
             panel.axhline(threshold, color="0.4", linestyle=":", linewidth=1.0)
-            panel.text(0.99, threshold, meaning, transform=panel.get_yaxis_transform(), fontsize=6.5, ha="right",
-                       va="bottom", color="0.3")  # fmt: skip
+            label = panel.text(0.99, threshold, meaning, transform=panel.get_yaxis_transform(), fontsize=6.5)
+            label.set(ha="right", va="bottom", color="0.2", zorder=5)
+            label.set_bbox({"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5})
         panel.set_title(heading, fontsize=8.5)
         panel.tick_params(labelsize=7)
         panel.grid(color="0.92", linewidth=0.6)

@@ -187,3 +187,11 @@ def test_files_of_others_are_refused():
         assert LAYOUT.present(other) == []
         with pytest.raises(ValueError, match="not an official data2vec checkpoint of images"):
             infer_config(other)
+
+
+def test_flags_that_the_file_does_not_set_are_off(official):
+    model = official["cfg"]["model"] | {"layer_norm_targets": False}
+    config = infer_config(official | {"cfg": {"model": model}})
+    assert (config.target_normalization, config.layer_target_normalization) == ("none", "none")
+    config = infer_config(official | {"cfg": {"model": model | {"layer_norm_target_layer": True}}})
+    assert (config.target_normalization, config.layer_target_normalization) == ("none", "layer_norm")

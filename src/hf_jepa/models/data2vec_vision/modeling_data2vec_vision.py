@@ -68,6 +68,7 @@ class Data2VecVisionModel(Data2VecVisionPreTrainedModel, NativeData2VecVisionMod
     """
 
     _keys_to_ignore_on_load_unexpected = [r"^teacher\.", r"^predictor\.", r"relative_position_index"]
+    num_prefix_tokens = 1  # the CLS token
 
     def __init__(self, config: Data2VecVisionConfig):
         super().__init__(config)

@@ -115,6 +115,7 @@ class NepaModel(NepaPreTrainedModel):
     """
 
     _keys_to_ignore_on_load_unexpected = [r"^classifier\.", r"^fc_norm\."]
+    num_prefix_tokens = 1  # the CLS token
 
     def __init__(self, config: NepaConfig):
         super().__init__(config)

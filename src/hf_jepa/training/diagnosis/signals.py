@@ -227,9 +227,9 @@ class TaskSignalsMixin:
         loss = super().training_step(model, inputs, num_items_in_batch)
         if self.collapse_monitor is not None and self.accelerator.sync_gradients:
             encoder = self.accelerator.unwrap_model(model).context_encoder
-            matrix = [parameter for parameter in encoder.parameters() if parameter.ndim == 2][-1]
-            if matrix.grad is not None:  # DeepSpeed keeps gradients elsewhere
-                self._agreement.add(matrix.grad)
+            matrices = [parameter for parameter in encoder.parameters() if parameter.ndim >= 2]
+            if matrices and matrices[-1].grad is not None:  # DeepSpeed keeps gradients elsewhere
+                self._agreement.add(matrices[-1].grad)
         return loss
 
     def log(self: Trainer, logs: dict[str, float], start_time: float | None = None) -> None:
