@@ -45,7 +45,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output-dir", type=Path, default=Path("runs/compare_objectives"))
     parser.add_argument("--dataset", default=EMBEDDED, help=f"a folder of images, or '{EMBEDDED}'")
     parser.add_argument("--image-size", type=int, default=48, help="pixels, a multiple of 8")
-    parser.add_argument("--steps", type=int, default=300, help="optimizer steps of every run")
+    parser.add_argument("--steps", type=int, default=400, help="optimizer steps of every run")
     parser.add_argument("--batch-size", type=int, default=64, help="images of a step")
     parser.add_argument("--seeds", type=int, default=3, help="runs of every objective")
     parser.add_argument("--objectives", nargs="+", choices=list(known), default=list(known), metavar="NAME")

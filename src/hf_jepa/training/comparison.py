@@ -63,7 +63,7 @@ class Comparison:
     """
 
     dataset: str = EMBEDDED
-    steps: int = 300
+    steps: int = 400
     batch_size: int = 64
     image_size: int = 48
     use_cpu: bool = True

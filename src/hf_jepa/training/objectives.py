@@ -51,9 +51,8 @@ class Fields:
 
 # Two crops and nothing else: what else papers do to views is for photographs in colour, not for grey crops that are
 # standardised one by one.
-NO_AUGMENTATION = dict.fromkeys(
-    ("color_jitter_probability", "grayscale_probability", "blur_probability", "solarize_probability"), [0.0]
-)
+_AUGMENTATIONS = ("color_jitter", "grayscale", "blur", "solarize")
+NO_AUGMENTATION = {f"{name}_probability": [0.0] for name in _AUGMENTATIONS}
 BY_INPUTS = {
     "masks": Fields(
         {"pred_hidden_size": 48, "pred_num_hidden_layers": 2, "pred_num_attention_heads": 4},
@@ -68,9 +67,9 @@ BY_INPUTS = {
 }
 OWN = {
     "lejepa": Fields({"sigreg_num_slices": 256}),
-    "rectified_lpjepa": Fields({"rdmreg_num_projections": 512}),
-    "vicreg": Fields({"proj_size": 384}),
-    "simsiam": Fields({"proj_size": 384, "pred_hidden_size": 96}),
+    "rectified_lpjepa": Fields({"rdmreg_num_projections": 512, "rdmreg_weight": 250.0}),  # the paper's on CIFAR
+    "vicreg": Fields({"proj_size": 192}),
+    "simsiam": Fields({"proj_size": 384, "pred_hidden_size": 96}, {"learning_rate": 1e-3}),
     "data2vec_vision": Fields(
         {
             "top_k_layers": 2,
@@ -91,6 +90,11 @@ OPTIONS = {
         "ijepa",
         "I-JEPA with SIGReg, no EMA",
         Fields({"target_source": "shared", "sigreg_weight": 0.05, "sigreg_num_slices": 64}),
+    ),
+    "lejepa_multicrop": (
+        "lejepa",
+        "LeJEPA with local views",
+        Fields({}, {"num_local_views": 4, "local_size": 24, "local_scale": [0.05, 0.25]}),
     ),
 }
 
