@@ -90,8 +90,9 @@ def run(args: argparse.Namespace) -> dict:
 def cells(seeds: list[dict]) -> list[str]:
     """A row of the table: mean and standard deviation of accuracies, means of the rest."""
     shown = [spread([seed[name] for seed in seeds]) for name in ("knn", "linear")]
-    before = [seed["knn_before"] for seed in seeds if "knn_before" in seed]
-    shown += [f"{fmean(before):.3f}" if before else "-", f"{fmean(seed['rankme'] for seed in seeds):.1f}"]
+    for name, form in {"knn_before": ".3f", "rankme": ".1f"}.items():
+        values = [seed[name] for seed in seeds if name in seed]
+        shown.append(format(fmean(values), form) if values else "-")
     if "cpu_ms" not in seeds[0]:
         return shown + ["-"] * (len(COLUMNS) - len(shown))
     shown += [f"{fmean(seed[name] for seed in seeds):.0f}" for name in ("tokens_per_image", "cpu_ms", "memory_mib")]

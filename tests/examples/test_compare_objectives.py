@@ -107,6 +107,13 @@ def test_features_that_are_the_answer_get_a_full_score(few_crops):
     assert comparison.judge(comparison._Pixels(), (data, wrong))["knn"] == 0
 
 
+def test_raw_pixels_are_all_pixels():
+    grey = torch.randn(2, 1, 4, 4)
+    pixels = comparison._Pixels()
+    assert torch.equal(pixels(grey.expand(-1, 3, -1, -1)).last_hidden_state, grey.view(2, 1, 16))
+    assert pixels(torch.randn(2, 3, 4, 4)).last_hidden_state.shape == (2, 1, 48)
+
+
 def test_the_example_keeps_runs_and_notices_changed_settings(script, few_crops, tmp_path, monkeypatch, capfd):
     out = tmp_path / "out"
     options = [*SHORT, "--seeds", "1", "--output-dir", str(out), "--objectives"]

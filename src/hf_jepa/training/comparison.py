@@ -111,9 +111,11 @@ class Comparison:
 
 
 class _Pixels(nn.Module):
-    """The encoder that does nothing: all pixels are one token."""
+    """The encoder that does nothing: all pixels are one token, of grey images those of one channel."""
 
     def forward(self, pixel_values: torch.Tensor) -> BaseModelOutput:
+        if torch.equal(pixel_values, pixel_values[:, :1].expand_as(pixel_values)):
+            pixel_values = pixel_values[:, :1]
         return BaseModelOutput(last_hidden_state=pixel_values.flatten(1).unsqueeze(1))
 
 
@@ -177,10 +179,12 @@ def _said_in(path: Path) -> Iterator[None]:
 
 
 def judge_baseline(name: str, comparison: Comparison, seed: int) -> dict[str, Any]:
-    """Judge raw pixels, or the encoder with the weights it starts from ("raw", "untrained")."""
+    """Judge raw pixels, whose RankMe would be one of another width, or an encoder with fresh weights."""
     set_seed(seed)
-    encoder = _Pixels() if name == "raw" else IJepaModel(comparison.config())
-    return judge(encoder, comparison.labelled(seed))
+    if name == "raw":
+        found = judge(_Pixels(), comparison.labelled(seed))
+        return {probe: found[probe] for probe in ("knn", "linear")}
+    return judge(IJepaModel(comparison.config()), comparison.labelled(seed))
 
 
 def train_supervised(comparison: Comparison, seed: int, folder: Path, title: str) -> dict[str, Any]:

@@ -28,8 +28,8 @@ def draw_objectives(
     """Draw one line per row: accuracies of every seed, and the mean over seeds of RankMe, time and memory.
 
     Args:
-        rows: title of a row -> for every seed a mapping with "knn" and "linear" in [0, 1], and any of "rankme",
-            "cpu_ms" and "memory_mib". The first row is drawn at the top.
+        rows: title of a row -> for every seed a mapping with "knn" and "linear" in [0, 1], and any of "knn_before",
+            "rankme", "cpu_ms" and "memory_mib". The first row is drawn at the top.
         path: PNG to write.
         references: rows that are no objective; their names are grey, and their mean k-NN accuracy is a line through
             all rows.
@@ -82,9 +82,18 @@ def _draw_accuracies(
         label = {"knn": "k-NN", "linear": "linear probe"}[kind]
         heights = [y + shift for y in range(len(rows))]
         panel.plot(means, heights, "|", color=color, markersize=11, markeredgewidth=2, label=label)
+    starts = [(fmean(seed["knn_before"] for seed in seeds), y - 0.13) for y, seeds in _trained(rows)]
+    if starts:
+        style = {"markersize": 5, "markerfacecolor": "none", "label": "k-NN before training"}
+        panel.plot(*zip(*starts, strict=True), "o", color="0.5", **style)
     panel.set_title("accuracy (dots: seeds, bars: mean; dashed: k-NN of the grey rows)", fontsize=8)
     panel.legend(fontsize=7, frameon=False, loc="best")
     _finish(panel)
+
+
+def _trained(rows: Mapping[str, Sequence[Mapping[str, float]]]) -> list[tuple[int, Sequence[Mapping[str, float]]]]:
+    """Place and seeds of the rows that say where they started."""
+    return [(y, seeds) for y, seeds in enumerate(rows.values()) if all("knn_before" in seed for seed in seeds)]
 
 
 def _draw_bars(panel: "Axes", rows: Mapping[str, Sequence[Mapping[str, float]]], name: str) -> None:
