@@ -107,6 +107,16 @@ def test_features_that_are_the_answer_get_a_full_score(few_crops):
     assert comparison.judge(comparison._Pixels(), (data, wrong))["knn"] == 0
 
 
+def test_judging_the_start_leaves_training_possible(few_crops):
+    """transformers caches relative positions for the process, by size; no other test has this one."""
+    shared = comparison.Comparison(image_size=72)
+    fields = shared.recipe(OBJECTIVES["data2vec_vision"], seed=0)["model_config"]
+    assert 0 <= comparison._judge_start(OBJECTIVES["data2vec_vision"], fields, shared, seed=0) <= 1
+    variant = VARIANTS["data2vec_vision"]
+    model = variant.model_class()(variant.config_class()(**fields)).train()
+    model(torch.randn(2, 3, 72, 72), bool_masked_pos=torch.arange(162).view(2, 81) % 2 == 0).loss.backward()
+
+
 def test_raw_pixels_are_all_pixels():
     grey = torch.randn(2, 1, 4, 4)
     pixels = comparison._Pixels()

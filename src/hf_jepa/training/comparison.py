@@ -161,8 +161,12 @@ def _judge_start(objective: Objective, fields: dict[str, Any], comparison: Compa
     variant = VARIANTS[objective.variant]
     set_seed(seed)
     model = build_model(variant, PretrainingArguments(dataset=comparison.dataset, model_config=fields))
-    processor = load_processor(None, model.config)
-    return judge(model.feature_encoder, comparison.labelled(seed, processor), linear=False)["knn"]
+    data = comparison.labelled(seed, load_processor(None, model.config))
+    with torch.no_grad():
+        # transformers keeps the relative positions of BEiT and data2vec for the whole process: made in inference mode,
+        # as features are, they could not be trained with.
+        model.feature_encoder.eval()(data[0][0]["pixel_values"].unsqueeze(0))
+    return judge(model.feature_encoder, data, linear=False)["knn"]
 
 
 @contextlib.contextmanager
