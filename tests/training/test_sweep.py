@@ -35,7 +35,7 @@ def recorded(monkeypatch):
     def record(variant, argv):
         calls.append({name[2:]: value for name, value in zip(argv[::2], argv[1::2], strict=True)})
         logged = {"loss": 1.0, "rankme": float(len(calls)), "verdict": "healthy"}
-        return SimpleNamespace(state=SimpleNamespace(log_history=[logged]))
+        return SimpleNamespace(state=SimpleNamespace(log_history=[logged | {"rankme": 0.0}]), summary=lambda: logged)
 
     monkeypatch.setattr(sweeps, "pretrain", record)
     return calls

@@ -75,6 +75,7 @@ def _run(variant_name: str, argv: Sequence[str], knn: bool) -> dict[str, Any]:
     with contextlib.redirect_stdout(sys.stderr):  # the table is what is printed
         trainer = pretrain(variant_name, argv)
     logged = {key: value for entry in trainer.state.log_history for key, value in entry.items()}  # the last of each
+    logged |= trainer.summary()  # the signals of the last step, which need not be one that is logged
     found = {
         "prediction_loss": logged.get("prediction_loss", logged.get("loss")),
         "regularization_loss": logged.get("regularization_loss"),
