@@ -146,7 +146,6 @@ def extract_features(
         raise ValueError("the data holds no sample: nothing to extract features from")
     if labels and len(labels) != len(features):
         raise ValueError(f"{len(labels)} of {len(features)} batches carry labels: give them to all or to none")
-    # Concatenated outside inference mode: the results are ordinary tensors on which a head can be trained.
     return torch.cat(features), torch.cat(labels) if labels else None
 
 
@@ -174,7 +173,7 @@ def _collator(data: Dataset) -> Callable | None:
     return next((collator() for kind, collator in known.items() if isinstance(data, kind)), None)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _pool_batch(
     model: nn.Module,
     inputs: torch.Tensor,

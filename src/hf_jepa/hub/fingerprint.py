@@ -46,7 +46,7 @@ def compute_fingerprint(model: PreTrainedModel) -> dict:
     if len(shape) == 2 and not hasattr(model.config, "conv_stride"):  # tokens of a text
         drawn, kind = np.random.default_rng(0).integers(model.config.vocab_size, size=shape), "integers"
     training = model.training
-    with torch.inference_mode():
+    with torch.no_grad():
         output = model.eval()(torch.from_numpy(drawn).to(model.device)).last_hidden_state.double().cpu()
     model.train(training)
     if not output.isfinite().all():
