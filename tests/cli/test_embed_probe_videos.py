@@ -29,7 +29,7 @@ def checkpoints(tmp_path_factory):
         variant = VARIANTS[name]
         model = variant.model_class()(variant.config_class()(**variant.tiny))
         with torch.no_grad():
-            for parameter in model.target_encoder.parameters():
+            for parameter in model.feature_encoder.parameters():
                 parameter.add_(0.05 * torch.randn_like(parameter))
         model.save_pretrained(folder / name)
     return folder
@@ -60,17 +60,17 @@ def embed(output, *arguments):
 
 
 def expected(checkpoint, variant, path, **sampling) -> torch.Tensor:
-    """(D,), the mean over tokens and clips of the target encoder."""
+    """(D,), the mean over tokens and clips of the encoder that users want."""
     model = variant.model_class().from_pretrained(checkpoint).eval()
     with open_video(path) as video:
         clips = read_clips(video, ClipSampling(**({"frames_per_clip": 4, "frame_step": 2} | sampling)))
     pixels = variant.processor(model.config)(list(clips)).pixel_values_videos
     with torch.no_grad():
-        return model.target_encoder(pixels).last_hidden_state.mean(dim=(0, 1))
+        return model.feature_encoder(pixels).last_hidden_state.mean(dim=(0, 1))
 
 
 @pytest.mark.parametrize("name", VIDEO)
-def test_rows_are_those_of_the_target_encoder(name, checkpoints, videos, tmp_path, capsys, monkeypatch):
+def test_rows_are_those_of_the_encoder_that_users_want(name, checkpoints, videos, tmp_path, capsys, monkeypatch):
     variant, checkpoint = VARIANTS[name], checkpoints / name
     predictor = next(part for part in variant.parts["modeling"] if "Predictor" in part)
     monkeypatch.setattr(variant.model_class(predictor), "forward", None)  # features predict nothing

@@ -59,9 +59,9 @@ def test_inspect_of_video_models(name, tmp_path, capsys):
     assert title.startswith(f"{variant.title} ({variant.pretraining_model}), hidden_size 32")
     assert title.endswith("crop_size 32, patch_size 8, frames_per_clip 4, tubelet_size 2") and "image" not in title
     parts = {line.split()[0] for line in lines if " tensors " in line}
-    inside = "" if name == "vjepa" else f"{name}."
-    target = name if name == "vjepa" else f"{name}.encoder"
-    assert parts == {"context_encoder", target, f"{inside}predictor"}
+    inside = f"{name}." if variant.encoder_place() else ""
+    encoders = {"salt", "teacher"} if name == "salt" else {"context_encoder", f"{inside}encoder" if inside else name}
+    assert parts == encoders | {f"{inside}predictor"}
 
 
 def test_inspect_says_what_the_tensors_of_an_official_video_file_tell(capsys):

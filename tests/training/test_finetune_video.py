@@ -24,6 +24,7 @@ def pretrained(name: str, folder: Path) -> Path:
     variant = VARIANTS[name]
     torch.manual_seed(0)
     fields = variant.tiny | {"crop_size": 64, "patch_size": 16, "frames_per_clip": 4}
+    fields.pop("teacher_config", None)  # of SALT: an encoder needs none
     variant.model_class()(variant.config_class()(**fields)).save_pretrained(folder)
     variant.processor(variant.config_class()(**fields)).save_pretrained(folder)
     return folder

@@ -13,11 +13,12 @@ from hf_jepa.training.large_batch import Lars, OptimizerArguments
 class Siamese(nn.Module):
     def __init__(self):
         super().__init__()
+        self.context_encoder = nn.Identity()
         self.projector = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
         self.predictor = nn.Linear(3, 3)
 
     def forward(self, x):
-        return self.predictor(self.projector(x)).square().sum()
+        return self.predictor(self.projector(self.context_encoder(x))).square().sum()
 
 
 def restated(weights: dict, gradients: list[dict], lr, wd, momentum, eta, clip) -> dict:
@@ -118,7 +119,9 @@ def test_every_optimizer_lowers_a_loss(name, kind):
 def test_wrong_settings_are_named():
     with pytest.raises(ValueError, match="optimizer='adam'"):
         OptimizerArguments(optimizer="adam").build_optimizer(Siamese(), 0.1, 0.0)
-    with pytest.raises(ValueError, match="Linear has no predictor"):
-        OptimizerArguments(constant_predictor_lr=True).build_optimizer(nn.Linear(2, 2), 0.1, 0.0)
+    model = Siamese()
+    model.predictor = None
+    with pytest.raises(ValueError, match="Siamese has no predictor"):
+        OptimizerArguments(constant_predictor_lr=True).build_optimizer(model, 0.1, 0.0)
     with pytest.raises(ValueError, match=r"momentum=1\.5"):
         Lars(nn.Linear(2, 2).parameters(), 0.1, momentum=1.5)

@@ -40,10 +40,10 @@ def accuracies(trainer) -> dict[int, float]:
 
 
 @pytest.mark.parametrize("variant", [name for name, variant in VARIANTS.items() if variant.modality == "video"])
-def test_the_target_encoder_is_asked_about_labelled_clips(run, variant):
+def test_the_encoder_that_users_want_is_asked_about_labelled_clips(run, variant):
     trainer = run(variant, knn_dataset="embedded", knn_every=2)
     splits = (DigitClasses(320, split, 4) for split in ("train", "test"))
-    encoder = trainer.model.target_encoder
+    encoder = trainer.model.feature_encoder
     (train, test) = (extract_features(encoder, split, batch_size=8, progress=False) for split in splits)
     assert accuracies(trainer) == {2: knn_classify(*train, *test, k=20).accuracy}
 

@@ -83,6 +83,7 @@ def test_groups_get_masks_of_their_own_grid_and_mask_token(make_video_trainer):
     trainer = make_video_trainer(frame_counts=(8, 4))
     dataset = mixture()
     inputs = trainer._complete(trainer.data_collator([dataset[i] for i in range(8)]))
+    assert inputs.pop("step") == 0
     assert [clips.shape[1] for clips in inputs["pixel_values_videos"]] == [8, 4]
     for clips, contexts, targets in zip(*inputs.values(), strict=True):
         tokens = clips.shape[1] // 2 * 64

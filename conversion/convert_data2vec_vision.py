@@ -1,7 +1,7 @@
 """Convert fairseq's data2vec checkpoints of images into ordinary ones, and back.
 
-python conversion/convert_data2vec.py --checkpoint checkpoint_last.pt --output data2vec-vision-base
-python conversion/convert_data2vec.py --reverse data2vec-vision-base --output checkpoint_last.pt
+python conversion/convert_data2vec_vision.py --checkpoint checkpoint_last.pt --output data2vec-vision-base
+python conversion/convert_data2vec_vision.py --reverse data2vec-vision-base --output checkpoint_last.pt
 """
 
 import argparse
