@@ -9,7 +9,7 @@ CODE := src tests conversion training_scripts benchmarks examples
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help install quickstart example-video test test-slow quality style bench models-table clean
+.PHONY: help install quickstart example-video example-objectives test test-slow quality style bench models-table clean
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## / - /'
@@ -26,6 +26,9 @@ quickstart: $(STAMP)  ## pretrain a tiny I-JEPA on bundled photographs, evaluate
 
 example-video: $(STAMP)  ## pretrain a tiny V-JEPA 2 on moving digits, probe it, surprise it; pictures in runs/video_digits
 	$(BIN)/python examples/video_digits.py --output-dir runs/video_digits
+
+example-objectives: $(STAMP)  ## every objective for images on one tiny encoder; table and picture in runs/compare_objectives
+	$(BIN)/python examples/compare_objectives.py --output-dir runs/compare_objectives
 
 test: $(STAMP) quality  ## code quality, the default test-suite and the docstring examples
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --doctest-modules src/hf_jepa tests
@@ -54,4 +57,4 @@ benchmarks/.site/timm:
 	$(BIN)/python -m pip install --quiet --no-deps --target benchmarks/.site timm torchvision==0.28.0
 
 clean:           ## remove what the targets above created
-	rm -rf $(VENV) benchmarks/.site runs/quickstart runs/video_digits build .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) benchmarks/.site runs/quickstart runs/video_digits runs/compare_objectives build .pytest_cache .ruff_cache .import_linter_cache

@@ -22,7 +22,13 @@ from timing import HEADER
 from hf_jepa.cli.tables import table
 
 
-PARTS = {"masks": bench_masks, "model": bench_model, "video": bench_video, "losses": bench_losses, "views": bench_views}
+PARTS = {
+    "masks": bench_masks,
+    "model": bench_model,
+    "video": bench_video,
+    "losses": bench_losses,
+    "views": bench_views,
+}
 RESULTS = Path(__file__).parent / "results/cpu.md"
 INTRODUCTION = """# CPU
 

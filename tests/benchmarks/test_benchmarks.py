@@ -14,6 +14,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow  # half a minute: every part of `make bench`, once
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch is built without oneDNN")
 def test_quick_run_measures_everything_and_writes_nothing():
     results = ROOT / "benchmarks/results/cpu.md"

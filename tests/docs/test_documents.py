@@ -114,6 +114,7 @@ def test_a_command_of_two_documents_runs_once(tmp_path):
     assert commands([tmp_path / "a.md", tmp_path / "b.md"]) == ["x 1", "y 2", "x 3"]
 
 
+@pytest.mark.timeout(600)  # two minutes on two cores that do nothing else
 def test_commands_run_in_the_order_of_the_readme(workspace):
     """Commands build on one another, so all run in one folder: the README's in their order, then what others add."""
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}

@@ -281,7 +281,10 @@ def test_help_names_every_field(capsys):
     assert all(f"--{name}" in shown for kind in TYPES[:2] for name in kind.__dataclass_fields__)
 
 
-@pytest.mark.parametrize("variant", VIDEO)
+# The same program with other models: one launch of twelve seconds by default.
+@pytest.mark.parametrize(
+    "variant", [pytest.param(name, marks=[pytest.mark.slow] * (name != "vjepa2_1")) for name in VIDEO]
+)
 def test_tiny_recipe_runs_under_accelerate_launch(tmp_path, variant):
     options = ["--output_dir", tmp_path, "--max_steps", 20, "--use_cpu", "true"]
     done = launch(variant, CONFIGS / variant / "tiny.yaml", *options)
