@@ -133,7 +133,10 @@ def test_the_losses_are_float32_under_autocast(model, views):
         (torch.zeros(4, 1, 3, 32, 32), ValueError, "needs two views"),
         ([], ValueError, "expected"),
         ([torch.zeros(4, 1, 3, 8, 8), torch.zeros(3, 1, 3, 8, 8)], ValueError, "all of the same B images"),
+        ([torch.zeros(4, 2, 3, 8, 8), torch.zeros(4, 0, 3, 8, 8)], ValueError, "a group without images, views"),
+        (torch.zeros(0, 2, 3, 8, 8), ValueError, "a group without images, views"),
         ([[1.0]], TypeError, "holds a list"),
+        (torch.zeros(4, 2, 3, 8, 8, dtype=torch.uint8), TypeError, "torch.uint8, expected normalised pixels"),
     ],
 )
 def test_wrong_views_are_refused(pixel_values, error, message):

@@ -68,7 +68,7 @@ class Data2VecConfigMixin(JepaConfigMixin):
                 f"layer_target_normalization={self.layer_target_normalization!r} is not one of "
                 f"{', '.join(LAYER_NORMALIZATIONS)}"
             )
-        if self.loss_beta < 0:
+        if not self.loss_beta >= 0:  # NaN as well
             raise ValueError(f"loss_beta must not be negative, got {self.loss_beta}")
         if self.loss_scale is not None and not self.loss_scale > 0:
             raise ValueError(f"loss_scale must be above 0, got {self.loss_scale}")
