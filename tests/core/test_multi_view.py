@@ -325,6 +325,13 @@ def test_weights_of_a_backbone_must_be_complete(tmp_path):
         LeJepaForPreTraining.from_pretrained_backbone(tmp_path)
 
 
+def test_a_backbone_keeps_the_attention_that_it_is_loaded_with(tmp_path):
+    LeJepaModel(small()).backbone.save_pretrained(tmp_path)
+    for wanted in ("eager", "sdpa"):
+        model = LeJepaForPreTraining.from_pretrained_backbone(tmp_path, {"attn_implementation": wanted}, proj_size=8)
+        assert model.lejepa.backbone.config._attn_implementation == wanted
+
+
 def test_residual_branches_start_at_zero_where_asked():
     for zero in (False, True):
         model = VicRegForPreTraining(

@@ -183,6 +183,8 @@ class MultiViewPreTrainingMixin(JepaPreTrainingMixin):
                 f"{', '.join(lost[:5])}"
             )
         backbone.load_state_dict(state)
+        if "attn_implementation" in (loading or {}):  # a choice of run time, which no config keeps
+            backbone.set_attn_implementation(loading["attn_implementation"])
         return model
 
     @can_return_tuple
