@@ -232,8 +232,8 @@ class NepaForImageClassification(NepaPreTrainedModel):
     """The encoder with a linear classifier, as in the official fine-tuning.
 
     A checkpoint of pretraining is causal: the official fine-tuning lets all tokens see each other and reads the mean
-    of the patches, `from_pretrained(name, is_causal=False, add_pooling_layer=True)`. `finetune_image_classification.py`
-    does so where it trains the encoder ("full", "lora"); its "probe" reads the encoder as it was pretrained.
+    of the patches, `from_pretrained(name, is_causal=False, add_pooling_layer=True)`. Our program does so where it
+    trains the encoder (mode "full" or "lora"); a "probe" reads the encoder as it was pretrained.
 
     Example:
         >>> import torch
