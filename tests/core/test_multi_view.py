@@ -133,7 +133,10 @@ def test_the_losses_are_float32_under_autocast(model, views):
         (torch.zeros(4, 1, 3, 32, 32), ValueError, "needs two views"),
         ([], ValueError, "expected"),
         ([torch.zeros(4, 1, 3, 8, 8), torch.zeros(3, 1, 3, 8, 8)], ValueError, "all of the same B images"),
+        ([torch.zeros(4, 2, 3, 8, 8), torch.zeros(4, 0, 3, 8, 8)], ValueError, "a group without images, views"),
+        (torch.zeros(0, 2, 3, 8, 8), ValueError, "a group without images, views"),
         ([[1.0]], TypeError, "holds a list"),
+        (torch.zeros(4, 2, 3, 8, 8, dtype=torch.uint8), TypeError, "torch.uint8, expected normalised pixels"),
     ],
 )
 def test_wrong_views_are_refused(pixel_values, error, message):
@@ -320,6 +323,13 @@ def test_weights_of_a_backbone_must_be_complete(tmp_path):
     save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match="lacks 1 weights of the backbone, among them layernorm.weight"):
         LeJepaForPreTraining.from_pretrained_backbone(tmp_path)
+
+
+def test_a_backbone_keeps_the_attention_that_it_is_loaded_with(tmp_path):
+    LeJepaModel(small()).backbone.save_pretrained(tmp_path)
+    for wanted in ("eager", "sdpa"):
+        model = LeJepaForPreTraining.from_pretrained_backbone(tmp_path, {"attn_implementation": wanted}, proj_size=8)
+        assert model.lejepa.backbone.config._attn_implementation == wanted
 
 
 def test_residual_branches_start_at_zero_where_asked():

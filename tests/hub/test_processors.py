@@ -12,6 +12,7 @@ from hf_jepa.data.transforms import evaluation_transform
 from hf_jepa.hub.processors import ProcessorTransform, load_processor, pixel_statistics
 from hf_jepa.models.ijepa.configuration_ijepa import IJepaConfig
 from hf_jepa.models.ijepa.image_processing_ijepa import IJepaImageProcessor
+from hf_jepa.models.nepa.configuration_nepa import NepaConfig
 from hf_jepa.registry import VARIANTS
 
 
@@ -39,6 +40,16 @@ def test_defaults_of_the_vit_processor_give_way_to_how_the_weights_were_trained(
     processor = load_processor(str(tmp_path), CONFIG)
     assert isinstance(processor, IJepaImageProcessor) and processor.image_mean[0] == 0.485
     assert type(load_processor(str(tmp_path), CONFIG, as_saved=True)).__name__.startswith("ViTImageProcessor")
+
+
+@pytest.mark.parametrize(
+    ("config", "differs"),
+    [(CONFIG, "I-JEPA normalises otherwise"), (NepaConfig(image_size=32, patch_size=8), "NEPA does not squeeze")],
+)
+def test_the_warning_says_what_differs_from_the_training(tmp_path, caplog, config, differs):
+    ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    assert load_processor(str(tmp_path), config).do_center_crop
+    assert differs in caplog.text
 
 
 def test_a_processor_that_does_not_normalise_has_neutral_statistics():

@@ -179,6 +179,12 @@ def test_what_has_no_statistic_is_refused():
         sigreg(z, 0, n_points=1)
     with pytest.raises(ValueError, match=r"\(0, 3\) are none"):
         sigreg(z[:0], 0)
+    for t_max in (float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=f"a finite t_max above 0 .* not {t_max}"):
+            sigreg(z, 0, t_max=t_max)
+    for empty, slices in ((z, 0), (z[:, :0], 4), (z[None][:0], 4)):  # a mean of nothing would be NaN
+        with pytest.raises(ValueError, match="give no statistic"):
+            sigreg(empty, 0, num_slices=slices)
     with pytest.raises(ValueError, match=r"\(4, 3\) and directions \(4, 2\)"):
         sigreg_statistics(z, torch.ones(4, 2))
     with pytest.raises(ValueError, match="num_positions 0"):

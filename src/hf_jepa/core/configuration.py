@@ -38,6 +38,16 @@ class JepaConfigMixin:
     target_normalization: str = "layer_norm"
     loss_type: str = "smooth_l1"
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+        """As in transformers, but fields that are given are there before the config is checked, not after.
+
+        A small native data2vec, whose file does not say `top_k_layers`, can so be loaded with those that it has.
+        """
+        known = model_fields(cls)
+        given = {name: value for name, value in kwargs.items() if name in known and not isinstance(value, dict)}
+        return super().from_dict(config_dict | given, **kwargs)
+
     def validate_objective(self):
         choices = {
             "target_source": self.target_sources,

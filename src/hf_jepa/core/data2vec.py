@@ -68,7 +68,7 @@ class Data2VecConfigMixin(JepaConfigMixin):
                 f"layer_target_normalization={self.layer_target_normalization!r} is not one of "
                 f"{', '.join(LAYER_NORMALIZATIONS)}"
             )
-        if self.loss_beta < 0:
+        if not self.loss_beta >= 0:  # NaN as well
             raise ValueError(f"loss_beta must not be negative, got {self.loss_beta}")
         if self.loss_scale is not None and not self.loss_scale > 0:
             raise ValueError(f"loss_scale must be above 0, got {self.loss_scale}")
@@ -200,8 +200,7 @@ class Data2VecPreTrainingMixin(JepaPreTrainingMixin):
         Average(self.teacher, self.transformer_of(self.context_encoder))(0.0)
 
     def target_average(self) -> Average:
-        if self.config.target_source != "ema":
-            raise ValueError(f"target_source={self.config.target_source!r}: this target encoder is not to be updated")
+        self.require_average()
         return TeacherAverage(self.teacher, self.transformer_of(self.context_encoder), self.copied_parts)
 
     @property
@@ -255,10 +254,10 @@ def require_mask(masked: torch.Tensor, places: torch.Size | tuple[int, int], nam
         >>> require_mask(torch.zeros(2, 3, dtype=torch.bool), (2, 3), "bool_masked_pos").shape
         torch.Size([2, 3])
     """
-    if masked.dtype != torch.bool or tuple(masked.shape) != tuple(places):
+    if not isinstance(masked, torch.Tensor) or masked.dtype != torch.bool or tuple(masked.shape) != tuple(places):
+        found = f"{tuple(masked.shape)} of {masked.dtype}" if isinstance(masked, torch.Tensor) else repr(masked)
         raise ValueError(
-            f"{name} is {tuple(masked.shape)} of {masked.dtype}, expected a BoolTensor {tuple(places)} that is True "
-            "where a place is masked"
+            f"{name} is {found}, expected a BoolTensor {tuple(places)} that is True where a place is masked"
         )
     return masked
 

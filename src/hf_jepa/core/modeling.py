@@ -188,8 +188,16 @@ class JepaPreTrainingMixin:
         A variant that moves its targets otherwise overrides this one: the trainer holds its result for a whole run.
 
         Raises:
-            ValueError: the config says that targets are frozen; parameters of the target encoder are trainable; only
-                one encoder has adapters.
+            ValueError: what `require_average` refuses; only one encoder has adapters.
+        """
+        self.require_average()
+        return Average(self.target_encoder, self.context_encoder)
+
+    def require_average(self) -> None:
+        """Refuse to average where the target encoder is not one that follows.
+
+        Raises:
+            ValueError: the config says that targets are frozen; parameters of the target encoder are trainable.
         """
         if self.config.target_source != "ema":
             raise ValueError(f"target_source={self.config.target_source!r}: there is no target encoder to be updated")
@@ -199,7 +207,6 @@ class JepaPreTrainingMixin:
                 "context encoder by its average, which for adapters is not that of the weights they stand for: merge "
                 "them before pretraining, or train all weights"
             )
-        return Average(self.target_encoder, self.context_encoder)
 
     def learning_from_targets(self) -> torch.set_grad_enabled:
         """Context in which targets are made: with gradients only where they, or a term on them, train the encoder."""

@@ -108,8 +108,8 @@ def view_groups(pixel_values: torch.Tensor | Sequence[torch.Tensor]) -> list[tor
     """Views as groups of one size each, (B, V, C, H, W), the global ones first.
 
     Raises:
-        TypeError: something else than tensors.
-        ValueError: no group, other numbers of dimensions, groups of different batches, a single view.
+        TypeError: something else than tensors of floating-point numbers.
+        ValueError: no group, other numbers of dimensions, groups of different batches, an empty group, a single view.
 
     Example:
         >>> [group.shape[1] for group in view_groups([torch.zeros(4, 2, 3, 32, 32), torch.zeros(4, 6, 3, 16, 16)])]
@@ -118,12 +118,19 @@ def view_groups(pixel_values: torch.Tensor | Sequence[torch.Tensor]) -> list[tor
     groups = [pixel_values] if isinstance(pixel_values, torch.Tensor) else list(pixel_values)
     if wrong := [group for group in groups if not isinstance(group, torch.Tensor)]:
         raise TypeError(f"pixel_values holds a {type(wrong[0]).__name__}, expected tensors (B, V, C, H, W)")
+    if whole := [group.dtype for group in groups if not group.is_floating_point()]:
+        raise TypeError(
+            f"pixel_values is of {whole[0]}, expected normalised pixels as floating-point numbers: ViewAugmentation "
+            "makes them of raw ones"
+        )
     shapes = [tuple(group.shape) for group in groups]
     if not groups or any(len(shape) != 5 for shape in shapes) or len({shape[0] for shape in shapes}) != 1:
         raise ValueError(
             f"pixel_values has shapes {shapes}, expected (B, V, C, H, W), or a list of such groups of views, the "
             "global ones first, all of the same B images"
         )
+    if any(0 in shape for shape in shapes):
+        raise ValueError(f"pixel_values has shapes {shapes}: a group without images, views or pixels")
     if sum(shape[1] for shape in shapes) < 2:
         raise ValueError(f"pixel_values has shapes {shapes}: an image needs two views or more to be compared")
     return groups
@@ -176,6 +183,8 @@ class MultiViewPreTrainingMixin(JepaPreTrainingMixin):
                 f"{', '.join(lost[:5])}"
             )
         backbone.load_state_dict(state)
+        if "attn_implementation" in (loading or {}):  # a choice of run time, which no config keeps
+            backbone.set_attn_implementation(loading["attn_implementation"])
         return model
 
     @can_return_tuple

@@ -45,7 +45,7 @@ class SigRegConfigMixin:
     def validate_sigreg(self):
         if self.sigreg_on not in REGULARIZED:
             raise ValueError(f"sigreg_on={self.sigreg_on!r} is not one of {', '.join(REGULARIZED)}")
-        if self.sigreg_weight < 0:
+        if not self.sigreg_weight >= 0:  # NaN as well
             raise ValueError(f"sigreg_weight must be 0 or more, got {self.sigreg_weight}")
         for name in ("sigreg_positions", "sigreg_num_slices"):
             if getattr(self, name) < 1:

@@ -22,7 +22,8 @@ def load_processor(checkpoint: str | None, config: PreTrainedConfig, as_saved: b
     """The processor beside the weights, or the variant's own where there is none.
 
     Checkpoints that transformers converted carry the ViT processor at its defaults: it squeezes images and normalises
-    with 0.5, but the weights were trained on ImageNet's statistics. There the variant's own is taken, with a warning.
+    with 0.5, but the weights were trained on other statistics, but for NEPA's, and on images that are not squeezed.
+    There the variant's own is taken, with a warning.
     Videos are prepared by the variant's own class in any case, with the fields that are saved.
 
     Args:
@@ -47,9 +48,11 @@ def load_processor(checkpoint: str | None, config: PreTrainedConfig, as_saved: b
     if as_saved or not _is_untouched_vit_processor(saved):
         return saved
     own = variant.processor(config)
+    trained = "normalises otherwise" if pixel_statistics(own) != pixel_statistics(saved) else "does not squeeze images"
     logger.warning(
-        f"{checkpoint} has the ViT processor at its defaults (mean and std 0.5), which is not how the weights were "
-        f"trained: images are prepared by {type(own).__name__} instead, with mean {list(own.image_mean)}"
+        f"{checkpoint} has the ViT processor at its defaults (mean and std 0.5, images squeezed into the square), but "
+        f"{variant.title} {trained}: images are prepared by {type(own).__name__} instead, with mean "
+        f"{list(own.image_mean)}"
     )
     return own
 

@@ -150,6 +150,10 @@ def sigreg_statistics(
         raise ValueError(
             f"samples {tuple(z.shape)} and directions {tuple(directions.shape)} must be (..., N, D) and (D, S)"
         )
+    if 0 in directions.shape or not math.prod(z.shape[:-2]):
+        raise ValueError(
+            f"samples {tuple(z.shape)} and directions {tuple(directions.shape)} give no statistic: an axis has size 0"
+        )
     knots = _knots(t_max, n_points, interval)
     z = full_precision(z)
     if process_count() == 1 and not z.shape[-2]:
@@ -181,8 +185,8 @@ class _Knots(NamedTuple):
 def _knots(t_max: float, n_points: int, interval: str) -> _Knots:
     if interval not in INTERVALS:
         raise ValueError(f"interval {interval!r} is not one of {', '.join(INTERVALS)}")
-    if t_max <= 0 or n_points < 2:
-        raise ValueError(f"a quadrature has t_max above 0 and 2 or more n_points, not {t_max} and {n_points}")
+    if not 0 < t_max < math.inf or n_points < 2:
+        raise ValueError(f"a quadrature has a finite t_max above 0 and 2 or more n_points, not {t_max} and {n_points}")
     if interval == "half":
         return _Knots(0.0, t_max / (n_points - 1), n_points)
     spacing = 2 * t_max / (n_points - 1)

@@ -30,6 +30,16 @@ TASKS = {
 }
 # Queries and values of the encoder's layers; a predictor beside the encoder plays no part.
 ADAPTED = r".*(?<!predictor\.)layers?\.\d+\.attention\.(q_proj|v_proj|query|value)"
+# What makes an encoder in training another function at every call, and the values without which it is one.
+_RANDOM_PARTS = {
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+    "drop_path_rate": 0.0,
+    "drop_path_prob": 0.0,
+    "pos_embed_shift": None,
+    "pos_embed_jitter": None,
+    "pos_embed_rescale": None,
+}
 IGNORED = -100  # label of an image or video that could not be read
 
 
@@ -77,7 +87,9 @@ def load_classifier(
         checkpoint: Hub id or folder of a pretraining checkpoint (its target encoder), an encoder or a classifier. A
             classifier that does not name its classes is taken to have these.
         class_names: of the classes, in the order of the labels.
-        mode: "probe" also switches dropout off in the encoder, which then is a fixed function.
+        mode: "probe" also switches off what is random in the encoder (dropout, stochastic depth, perturbed
+            positions), which then is a fixed function. In the other modes, which train the encoder, one that is no
+            classifier yet gets the `finetuning_fields` of the classifier's class.
         model_fields: config fields that differ from those of the checkpoint.
 
     Raises:
@@ -86,12 +98,16 @@ def load_classifier(
     heads = [name for name in variant.heads if name in TASKS]
     if not heads:
         raise ValueError(f"{variant.title} has no class for classification")
+    model_class = variant.model_class(variant.heads[heads[0]])
+    stored = AutoConfig.from_pretrained(checkpoint)
     options: dict[str, Any] = model_fields | {"id2label": dict(enumerate(class_names))}
     options["label2id"] = {name: number for number, name in options["id2label"].items()}
     if mode == "probe":
-        dropouts = ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate")
-        options |= dict.fromkeys(fields_of(variant.config_class()).keys() & dropouts, 0.0)
-    model, report = variant.model_class(variant.heads[heads[0]]).from_pretrained(
+        known = fields_of(variant.config_class())
+        options |= {name: value for name, value in _RANDOM_PARTS.items() if name in known}
+    elif model_class.__name__ not in (stored.architectures or []):
+        options = getattr(model_class, "finetuning_fields", {}) | options
+    model, report = model_class.from_pretrained(
         checkpoint, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True, **options
     )
     mismatched = {entry[0] if isinstance(entry, tuple) else entry for entry in report["mismatched_keys"]}
@@ -100,7 +116,7 @@ def load_classifier(
         raise ValueError(
             f"{checkpoint} lacks {len(lost)} weights of the encoder or has other shapes of them: {', '.join(lost[:5])}"
         )
-    trained = AutoConfig.from_pretrained(checkpoint).id2label
+    trained = stored.id2label
     if not fresh and trained not in (options["id2label"], {number: f"LABEL_{number}" for number in trained}):
         fresh = {"classifier"}
         for parameter in model.classifier.parameters():

@@ -130,6 +130,15 @@ def test_masked_text_with_labels_is_the_same(model, batch):
     assert torch.equal(model(**arguments).loss, expected.loss)
 
 
+def test_padding_is_no_target(model, batch):
+    """Even where a mask covers it, as one that was drawn without looking at the lengths."""
+    expected = model(**batch)
+    everywhere = batch | {"bool_masked_pos": batch["bool_masked_pos"] | (batch["attention_mask"] == 0)}
+    found = model(**everywhere)
+    assert torch.equal(found.predictions, expected.predictions) and torch.equal(found.loss, expected.loss)
+    assert torch.equal(model.encode_targets(**everywhere), expected.targets)
+
+
 def test_the_teacher_never_sees_masks(model, batch):
     hidden = batch["input_ids"].masked_fill(batch["bool_masked_pos"], 49)
     with pytest.raises(ValueError, match="mask token 49"):

@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import AutoModel, AutoModelForPreTraining
+from transformers import Data2VecVisionConfig as NativeConfig
 
 from hf_jepa.masking.beit_blocks import BeitBlockMaskSampler
 from hf_jepa.models.data2vec_vision.configuration_data2vec_vision import Data2VecVisionConfig
@@ -200,3 +202,28 @@ def test_config_refuses_by_name(fields, message):
 def test_unknown_size():
     with pytest.raises(ValueError, match="'huge'"):
         Data2VecVisionConfig.from_size("huge")
+
+
+def test_pretraining_needs_a_mask_token_and_a_last_norm_and_an_encoder_does_not(tmp_path):
+    native = AutoModel.from_config(NativeConfig(**{name: TINY[name] for name in TINY if name != "top_k_layers"}))
+    native.save_pretrained(tmp_path)  # as transformers has them by default, for fine-tuning
+    found = Data2VecVisionModel.from_pretrained(tmp_path, top_k_layers=2)
+    assert found.embeddings.mask_token is None and Data2VecVisionModel(found.config).device.type == "cpu"
+    with pytest.raises(ValueError, match="use_mask_token=False, use_mean_pooling=True: pretraining needs"):
+        Data2VecVisionForPreTraining.from_pretrained(tmp_path, top_k_layers=2)
+    with pytest.raises(ValueError, match="use_mean_pooling=True: pretraining needs"):
+        Data2VecVisionForPreTraining(Data2VecVisionConfig(**TINY, use_mean_pooling=True))
+
+
+@pytest.mark.parametrize("wrong", [None, torch.ones(2, 16).long(), torch.ones(2, 4, 4).bool()])
+def test_a_mask_that_is_none_is_named(model, batch, wrong):
+    for call in (model, model.encode_targets):
+        with pytest.raises(ValueError, match=r"bool_masked_pos is .*, expected a BoolTensor \(2, 16\)"):
+            call(batch["pixel_values"], wrong)
+
+
+def test_adapters_on_the_teacher_are_no_average(model):
+    adapters = LoraConfig(target_modules=r".*attention\.(query|value)")
+    adapted = get_peft_model(model, adapters).get_base_model()
+    with pytest.raises(ValueError, match="parameters of the target encoder are trainable, such as"):
+        adapted.update_target_encoder(0.999)

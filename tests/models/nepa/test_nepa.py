@@ -13,6 +13,7 @@ from hf_jepa.models.nepa.configuration_nepa import NepaConfig
 from hf_jepa.models.nepa.image_processing_nepa import NepaImageProcessor
 from hf_jepa.models.nepa.modeling_nepa import NepaForImageClassification, NepaForPreTraining, NepaModel
 from hf_jepa.registry import VARIANTS
+from hf_jepa.training.finetuning import load_classifier, prepare_mode
 
 
 TINY = VARIANTS["nepa"].tiny | {"patch_size": 8, "layerscale_value": 0.5}
@@ -278,3 +279,27 @@ def test_images_are_prepared_as_in_the_official_evaluation():
     white, black = (processor(Image.new("RGB", (50, 40), (v,) * 3), return_tensors="pt") for v in (255, 0))
     assert white.pixel_values.shape == (1, 3, 28, 28)
     assert white.pixel_values.eq(1).all() and black.pixel_values.eq(-1).all()
+
+
+@pytest.fixture
+def pretrained(tmp_path):
+    random = {"drop_path_prob": 0.9, "pos_embed_shift": 0.5, "pos_embed_jitter": 2.0, "pos_embed_rescale": 2.0}
+    shaken(NepaForPreTraining(NepaConfig(**TINY | random))).save_pretrained(tmp_path / "pretrained")
+    return str(tmp_path / "pretrained")
+
+
+def test_a_probe_reads_a_fixed_encoder_as_it_was_pretrained(pretrained, pixels):
+    probe = load_classifier(VARIANTS["nepa"], pretrained, ["a", "b"], "probe").train()
+    assert torch.equal(probe(pixels).logits, probe(pixels).logits)
+    assert probe.config.is_causal and not probe.config.add_pooling_layer
+
+
+@pytest.mark.parametrize("mode", ["lora", "full"])
+def test_fine_tuning_starts_as_the_official_one_and_goes_on_as_it_was(pretrained, pixels, tmp_path, mode):
+    tuned = load_classifier(VARIANTS["nepa"], pretrained, ["a", "b"], mode).train()
+    assert not tuned.config.is_causal and tuned.config.add_pooling_layer
+    assert not torch.equal(tuned(pixels).logits, tuned(pixels).logits)  # the encoder learns, with all that is random
+    prepare_mode(tuned, mode)(pixels, labels=torch.tensor([0, 1])).loss.backward()
+    causal = NepaForImageClassification(NepaConfig(**TINY, num_labels=2))
+    causal.save_pretrained(tmp_path / "causal")
+    assert load_classifier(VARIANTS["nepa"], str(tmp_path / "causal"), ["a", "b"], mode).config.is_causal

@@ -135,7 +135,7 @@ class Data2VecTextForPreTraining(Data2VecPreTrainingMixin, Data2VecTextPreTraine
         Args:
             input_ids: LongTensor (B, L), the whole text; with `labels`, the masked one.
             bool_masked_pos: BoolTensor (B, L), True where a token is masked; the student sees `mask_token_id` there.
-            attention_mask: (B, L), 0 where a text is padded.
+            attention_mask: (B, L), 0 where a text is padded. Padding is no target.
             labels: LongTensor (B, L), the original tokens where the text is masked (or was changed), -100 elsewhere.
 
         Returns:
@@ -151,8 +151,10 @@ class Data2VecTextForPreTraining(Data2VecPreTrainingMixin, Data2VecTextPreTraine
         if labels is not None:
             masked = labels != IGNORED_LABEL
             whole, seen = torch.where(masked, labels, input_ids), input_ids
+            masked = _without_padding(masked, attention_mask)
         else:
             masked = require_mask(bool_masked_pos, input_ids.shape, "bool_masked_pos")
+            masked = _without_padding(masked, attention_mask)
             whole, seen = input_ids, input_ids.masked_fill(masked, self.config.mask_token_id)
         targets = self.encode_targets(whole, masked, attention_mask)
         student = self.context_encoder(seen, attention_mask, **kwargs, return_dict=True)
@@ -165,8 +167,10 @@ class Data2VecTextForPreTraining(Data2VecPreTrainingMixin, Data2VecTextPreTraine
         """Targets of the masked tokens, float32 (R, D), from texts of which nothing is masked.
 
         Raises:
-            ValueError: the texts hold mask tokens, of which the teacher can make no targets.
+            ValueError: the texts hold mask tokens, of which the teacher can make no targets; a mask of another type
+                or shape.
         """
+        masked = require_mask(bool_masked_pos, input_ids.shape, "bool_masked_pos")
         if (input_ids == self.config.mask_token_id).any():
             raise ValueError(
                 f"input_ids hold the mask token {self.config.mask_token_id}: the teacher needs the tokens that were "
@@ -180,7 +184,11 @@ class Data2VecTextForPreTraining(Data2VecPreTrainingMixin, Data2VecTextPreTraine
         with recorded(layer.output.dense for layer in encoder.layer[-self.config.top_k_layers :]) as layers:
             encoder(tokens, attention_mask=mask)
         valid = None if attention_mask is None else attention_mask.bool()
-        return self.masked_targets(layers, bool_masked_pos, valid)
+        return self.masked_targets(layers, _without_padding(masked, attention_mask), valid)
+
+
+def _without_padding(masked: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    return masked if attention_mask is None else masked & attention_mask.bool()
 
 
 __all__ = ["Data2VecTextForPreTraining", "Data2VecTextModel", "Data2VecTextPreTrainedModel"]

@@ -30,8 +30,9 @@ class Data2VecVisionConfig(Data2VecConfigMixin, NativeData2VecVisionConfig):
         image_size, patch_size: pixels of a side. `image_size` fixes the table of relative positions; it is
             interpolated for other sizes at run time.
         layer_norm_eps: 1e-5, as in the official code (the native default is 1e-12).
-        use_mask_token: always True here.
-        use_mean_pooling: False here: the encoder ends in a LayerNorm, which the native class has without pooling only.
+        use_mask_token: True for pretraining.
+        use_mean_pooling: False for pretraining: the encoder ends in a LayerNorm, which the native class has without
+            pooling only.
         rescale_residual_init: divide the initial scale of the layers that write into the residual stream by sqrt(2 l),
             as the official code does.
         official_token_init: start the class token and the mask token from a normal distribution of mean 0.02 and

@@ -50,7 +50,8 @@ class Data2VecVisionPreTrainedModel(JepaPreTrainedModel, NativeData2VecVisionPre
         if isinstance(module, Data2VecVisionEmbeddings):
             mean, std = (0.02, 1.0) if self.config.official_token_init else (0.0, self.config.initializer_range)
             init.trunc_normal_(module.cls_token, mean=mean, std=std)
-            init.trunc_normal_(module.mask_token, mean=mean, std=std)
+            if module.mask_token is not None:  # an encoder alone can do without
+                init.trunc_normal_(module.mask_token, mean=mean, std=std)
 
 
 class Data2VecVisionModel(Data2VecVisionPreTrainedModel, NativeData2VecVisionModel):
@@ -141,6 +142,13 @@ class Data2VecVisionForPreTraining(Data2VecPreTrainingMixin, Data2VecVisionPreTr
 
     def __init__(self, config: Data2VecVisionConfig):
         super().__init__(config)
+        if not self.config.use_mask_token or self.config.use_mean_pooling:
+            raise ValueError(
+                f"use_mask_token={self.config.use_mask_token}, use_mean_pooling={self.config.use_mean_pooling}: "
+                "pretraining needs True and False, a mask token and the LayerNorm at the end of the student. A "
+                "checkpoint of transformers without them is one of fine-tuning, whose encoder Data2VecVisionModel "
+                "loads"
+            )
         self.data2vec_vision = Data2VecVisionModel(self.config)
         self.teacher = self.transformer_of(Data2VecVisionModel(self.config))
         self.predictor = regression_head(self.config.hidden_size, self.config.pred_num_layers)
@@ -159,13 +167,19 @@ class Data2VecVisionForPreTraining(Data2VecPreTrainingMixin, Data2VecVisionPreTr
             `JepaForPreTrainingOutput`; `predictions` and `targets` are (R, D), a row for each masked patch in the
             order of the images; `context` is (B, N, D), without the class token.
         """
-        student = self.context_encoder(pixel_values, bool_masked_pos=bool_masked_pos, **kwargs, return_dict=True)
         targets = self.encode_targets(pixel_values, bool_masked_pos)
+        student = self.context_encoder(pixel_values, bool_masked_pos=bool_masked_pos, **kwargs, return_dict=True)
         return self.regress(student.last_hidden_state[:, 1:], bool_masked_pos, targets, student)
 
     @torch.no_grad()
     def encode_targets(self, pixel_values: torch.Tensor, bool_masked_pos: torch.Tensor) -> torch.Tensor:
-        """Targets of the masked patches, float32 (R, D), from images of which nothing is masked."""
+        """Targets of the masked patches, float32 (R, D), from images of which nothing is masked.
+
+        Raises:
+            ValueError: images that do not divide into patches, a mask of another type or shape.
+        """
+        rows, columns = self.context_encoder.token_grid(pixel_values)
+        require_mask(bool_masked_pos, (len(pixel_values), rows * columns), "bool_masked_pos")
         embeddings = self.context_encoder.embeddings
         with without_dropout(embeddings):
             tokens, _ = embeddings(pixel_values)

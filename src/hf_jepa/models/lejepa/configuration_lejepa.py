@@ -68,8 +68,8 @@ class LeJepaConfig(MultiViewConfigMixin, PreTrainedConfig):
             raise ValueError(f"embedding_size must be at least 1, got {self.embedding_size}")
         if self.sigreg_num_slices < 1:
             raise ValueError(f"sigreg_num_slices must be at least 1, got {self.sigreg_num_slices}")
-        if not self.sigreg_t_max > 0:
-            raise ValueError(f"sigreg_t_max must be above 0, got {self.sigreg_t_max}")
+        if not 0 < self.sigreg_t_max < float("inf"):
+            raise ValueError(f"sigreg_t_max must be above 0 and finite, got {self.sigreg_t_max}")
         if self.sigreg_num_points < 2:
             raise ValueError(f"sigreg_num_points must be at least 2, got {self.sigreg_num_points}")
 

@@ -6,6 +6,7 @@ predictor, no masks, no views.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -231,7 +232,8 @@ class NepaForImageClassification(NepaPreTrainedModel):
     """The encoder with a linear classifier, as in the official fine-tuning.
 
     A checkpoint of pretraining is causal: the official fine-tuning lets all tokens see each other and reads the mean
-    of the patches, `from_pretrained(name, is_causal=False, add_pooling_layer=True)`.
+    of the patches, `from_pretrained(name, is_causal=False, add_pooling_layer=True)`. Our program does so where it
+    trains the encoder (mode "full" or "lora"); a "probe" reads the encoder as it was pretrained.
 
     Example:
         >>> import torch
@@ -241,6 +243,9 @@ class NepaForImageClassification(NepaPreTrainedModel):
         >>> NepaForImageClassification(config)(torch.randn(2, 3, 32, 32)).logits.shape
         torch.Size([2, 5])
     """
+
+    # What our fine-tuning of a pretraining checkpoint sets, as the official one does.
+    finetuning_fields: ClassVar[dict[str, bool]] = {"is_causal": False, "add_pooling_layer": True}
 
     def __init__(self, config: NepaConfig):
         super().__init__(config)
