@@ -88,6 +88,9 @@ def test_a_teacher_is_no_frozen_target(healthy):
     assert causes(frozen) == ["frozen target"]
     taught = changed(frozen, {"model": {"starts_from": "teacher", "parameters": {}}})
     assert causes(taught) == [] and "the frozen target is a teacher: teacher" in diagnose(taught).notes
+    pixels = changed(frozen, config={"target_source": "frozen", "teacher_config": None})
+    assert causes(pixels) == []
+    assert causes(changed(frozen, config={"target_source": "frozen", "teacher_config": {}})) == ["frozen target"]
 
 
 def test_momentum_of_one_throughout_freezes_the_target(healthy):

@@ -101,7 +101,7 @@ def _frozen_target(run: Run) -> Finding | None:
             f"of {steps} steps {share:.1%} of the target encoder come from the context encoder "
             f"(momentum {min(momenta):g} and more; fine: above {TAKEN_OVER:.0%} by then)"
         ]
-    elif not stands or _has_teacher(run):
+    elif not stands or _has_teacher(run) or _learns_pixels(run):
         return None
     changes = [run.now(f"{name}_change") for name in ("context", "target")]
     if None not in changes:
@@ -290,6 +290,11 @@ def _has_masks(run: Run) -> bool:
 
 def _has_teacher(run: Run) -> bool:
     return bool(run.settings.get("model", {}).get("starts_from"))
+
+
+def _learns_pixels(run: Run) -> bool:
+    """Whether there is no target encoder that could stand still (SALT without a teacher)."""
+    return run.config.get("teacher_config", "none has it") is None
 
 
 def _predicts_nothing(cosine: float) -> str:
