@@ -31,6 +31,7 @@ from hf_jepa.training.pretrain_video import (
     token_grids,
 )
 from hf_jepa.training.recipe import parse_recipe
+from hf_jepa.training.trainer import JepaTrainer
 from hf_jepa.training.video_sources import build_dataset
 
 
@@ -364,3 +365,14 @@ def test_two_processes_go_past_a_corrupt_video(tmp_path, clip_folder):
     assert done.returncode == 0, done.stderr[-3000:]
     # The broken one, and the short one once for every length that it is too short for.
     assert re.search(r"skipped clips +3\n", done.stdout), done.stdout[-2000:]
+
+
+def test_a_run_says_where_its_teacher_comes_from(tmp_path):
+    variant = VARIANTS["salt"]
+    variant.model_class()(variant.config_class()(**tiny("salt", teacher_config=None))).save_pretrained(tmp_path / "t")
+    arguments = VideoPretrainingArguments(teacher_name_or_path=str(tmp_path / "t"))
+    arguments.model_config = tiny("salt", teacher_config=None)
+    model = build_video_model(variant, arguments)
+    trainer = JepaTrainer(model, JepaTrainingArguments(str(tmp_path / "run"), use_cpu=True, report_to="none"))
+    assert trainer.run_settings()["model"]["starts_from"] == "t"
+    assert str(tmp_path) not in model.config.to_json_string()
