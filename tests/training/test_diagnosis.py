@@ -150,6 +150,7 @@ def test_features_of_views_may_lose_rank(healthy):
 
 def test_trouble_without_a_known_cause_is_unclear(healthy):
     assert diagnose(changed(healthy, verdict="shrinking")).verdict == "unclear"
+    assert diagnose(changed(healthy, verdict="unknown")).verdict == "healthy"
 
 
 # --- what a run leaves -----------------------------------------------------------------------------------------------

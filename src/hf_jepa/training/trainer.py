@@ -165,7 +165,7 @@ class JepaTrainer(
         if signals := [one for one in signals if one is not None]:
             self.collapse_monitor.add(mean_signals(signals))
         else:  # the end of a stream, or a batch size of one
-            logger.warning_once("a batch of one sample cannot show a collapse: the monitor skips such batches")
+            logger.warning_once("batches of so few samples cannot show a collapse: the monitor skips them")
 
     def _complete(self, inputs: dict[str, Any], step: int | None = None, epoch: int | None = None) -> dict[str, Any]:
         """Replace the bookkeeping of a batch by what the model is to know of this step: masks, its number; views."""

@@ -62,7 +62,7 @@ def diagnose(run: Run) -> Diagnosis:
     notes = [note for note in notes if not any(note.startswith(f"{cause}?") for cause in named)]
     if findings:
         return Diagnosis("sick", findings, _course(run), notes)
-    ill = run.log[-1].get("verdict", "healthy") != "healthy"
+    ill = run.log[-1].get("verdict") in ("shrinking", "collapsed")
     return Diagnosis("unclear" if ill else "healthy", [], _course(run), notes)
 
 
