@@ -59,9 +59,23 @@ def test_inspect_of_video_models(name, tmp_path, capsys):
     assert title.startswith(f"{variant.title} ({variant.pretraining_model}), hidden_size 32")
     assert title.endswith("crop_size 32, patch_size 8, frames_per_clip 4, tubelet_size 2") and "image" not in title
     parts = {line.split()[0] for line in lines if " tensors " in line}
-    inside = f"{name}." if variant.encoder_place() else ""
-    encoders = {"salt", "teacher"} if name == "salt" else {"context_encoder", f"{inside}encoder" if inside else name}
-    assert parts == encoders | {f"{inside}predictor"}
+    inside = "" if name in ("vjepa", "salt") else f"{name}."
+    target = f"{name}.encoder" if inside else name
+    assert parts == {"teacher" if name == "salt" else "context_encoder", target, f"{inside}predictor"}
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    {
+        "lejepa": "hidden_size 32, num_hidden_layers 2, num_attention_heads 4, image_size 32, patch_size 8",
+        "data2vec_text": "hidden_size 32, num_hidden_layers 2, num_attention_heads 4",
+    }.items(),
+)
+def test_inspect_of_models_with_a_backbone_or_without_patches(name, sizes, tmp_path, capsys):
+    variant = VARIANTS[name]
+    variant.model_class()(variant.config_class()(**variant.tiny)).save_pretrained(tmp_path)
+    assert main(["inspect", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == f"{variant.title} ({variant.pretraining_model}), {sizes}"
 
 
 def test_inspect_says_what_the_tensors_of_an_official_video_file_tell(capsys):
@@ -137,7 +151,7 @@ def test_inspect_refuses_official_files_that_do_not_fit(tmp_path, capsys, change
 def test_inspect_says_what_a_fingerprint_covers_and_knows_keys_that_are_no_text(converted, tmp_path, capsys):
     assert main(["inspect", str(converted)]) == 0
     text = capsys.readouterr().out
-    assert "all values are finite" in text and "(the target encoder, no other part)" in text
+    assert "all values are finite" in text and "(the encoder that gives features, no other part)" in text
     torch.save(torch.load(OFFICIAL, weights_only=True) | {7: 1}, tmp_path / "x.pth.tar")
     assert main(["inspect", str(tmp_path / "x.pth.tar")]) == 0
     assert ", 7" in capsys.readouterr().out

@@ -7,7 +7,7 @@ from torch.nn.functional import cosine_similarity, layer_norm
 from hf_jepa.core.outputs import JepaForPreTrainingOutput
 from hf_jepa.models.ijepa.configuration_ijepa import IJepaConfig
 from hf_jepa.models.ijepa.modeling_ijepa import IJepaForPreTraining
-from hf_jepa.training.collapse import CollapseMonitor, CollapseSignals, collapse_signals
+from hf_jepa.training.collapse import COLLAPSED_RANK, CollapseMonitor, CollapseSignals, collapse_signals
 
 
 @pytest.fixture
@@ -145,3 +145,11 @@ def test_a_verdict_that_gets_worse_is_told_once(caplog):
     verdicts([0.8, 0.3, 0.2, 0.1])
     (message,) = [record.message for record in caplog.records if record.name.startswith("hf_jepa")]
     assert message.startswith("collapse monitor: shrinking - targets tell samples apart less and less")
+
+
+@pytest.mark.parametrize(("images", "judged"), [(2, False), (3, False), (4, True)])
+def test_views_of_so_few_images_that_their_rank_says_nothing_are_not_judged(images, judged):
+    features, views = torch.randn(2, images, 32), torch.randn(images, 2, 3, 8, 8)
+    output = JepaForPreTrainingOutput(predictions=features, targets=features, context=features)
+    signals = collapse_signals(None, {"pixel_values": views}, output)
+    assert (signals is not None) == judged and (not judged or signals.rankme > COLLAPSED_RANK)

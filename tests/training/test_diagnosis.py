@@ -88,6 +88,9 @@ def test_a_teacher_is_no_frozen_target(healthy):
     assert causes(frozen) == ["frozen target"]
     taught = changed(frozen, {"model": {"starts_from": "teacher", "parameters": {}}})
     assert causes(taught) == [] and "the frozen target is a teacher: teacher" in diagnose(taught).notes
+    pixels = changed(frozen, config={"target_source": "frozen", "teacher_config": None})
+    assert causes(pixels) == []
+    assert causes(changed(frozen, config={"target_source": "frozen", "teacher_config": {}})) == ["frozen target"]
 
 
 def test_momentum_of_one_throughout_freezes_the_target(healthy):
@@ -111,8 +114,43 @@ def test_what_shows_at_once_is_told_of_a_short_run_and_nothing_else(healthy):
     assert causes(replace(short, log=[entry | {"visible_targets": 0.9} for entry in short.log])) == ["leak"]
 
 
+def test_a_target_that_follows_slowly_is_not_frozen_while_its_run_is_young(healthy):
+    slow = changed(healthy, momentum=0.9995, target_change=1e-6, context_change=0.1)
+    slow.log[0]["momentum"] = 0.9995
+    assert causes(slow) == ["frozen target"]  # of all its 48 steps
+    assert causes(replace(slow, max_steps=1000)) == [] and causes(replace(slow, steps=12, max_steps=12)) == []
+
+
+def without_masks(run: Run, losses: list[float], **config) -> Run:
+    """A run of an objective without target blocks, which logs what such runs do."""
+    logged = ("step", "learning_rate", "image_share", "rankme", "verdict")
+    log = [{name: entry[name] for name in logged} for entry in run.log]
+    log = [entry | {"loss": losses[min(i, len(losses) - 1)]} for i, entry in enumerate(log)]
+    return replace(run, log=log, config=config)
+
+
+def test_a_negative_loss_that_falls_is_learning(healthy):
+    assert causes(without_masks(healthy, [-0.1, -0.5], loss_type="cosine")) == []
+    assert causes(without_masks(healthy, [0.1, -0.5], loss_type="cosine")) == []
+    assert causes(without_masks(healthy, [-0.5, -0.5], loss_type="cosine")) == ["learning rate too low"]
+
+
+def test_a_loss_that_rises_is_no_low_learning_rate(healthy):
+    assert causes(without_masks(healthy, [1.0, 1.2])) == []
+    assert causes(without_masks(healthy, [1.0, 1.0])) == ["learning rate too low"]
+
+
+def test_features_of_views_may_lose_rank(healthy):
+    run = without_masks(healthy, [20.0, 15.0])
+    fallen = replace(run, log=[entry | {"rankme": 9.0 if i == 0 else 5.0} for i, entry in enumerate(run.log)])
+    diagnosis = diagnose(fallen)
+    assert (diagnosis.verdict, diagnosis.notes) == ("healthy", [])
+    assert causes(changed(fallen, verdict="collapsed")) == ["learning rate too high"]
+
+
 def test_trouble_without_a_known_cause_is_unclear(healthy):
     assert diagnose(changed(healthy, verdict="shrinking")).verdict == "unclear"
+    assert diagnose(changed(healthy, verdict="unknown")).verdict == "healthy"
 
 
 # --- what a run leaves -----------------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ from hf_jepa.training.pretrain_video import (
     token_grids,
 )
 from hf_jepa.training.recipe import parse_recipe
+from hf_jepa.training.trainer import JepaTrainer
 from hf_jepa.training.video_sources import build_dataset
 
 
@@ -228,6 +229,23 @@ def test_a_checkpoint_is_continued_on_longer_and_larger_clips(run_program, tmp_p
     continued(torch.randn(1, 8, 3, 96, 96), [torch.arange(9)[None]], [torch.arange(500, 576)[None]]).loss.backward()
 
 
+def test_a_checkpoint_goes_on_without_its_target_encoder_and_gets_one_again(tmp_path):
+    def continued(name: str, **fields):
+        arguments = VideoPretrainingArguments(model_name_or_path=str(tmp_path / name), model_config=fields)
+        return build_video_model(VARIANTS["vjepa2"], arguments)
+
+    start = VARIANTS["vjepa2"].model_class()(VARIANTS["vjepa2"].config_class()(**tiny("vjepa2")))
+    start.context_encoder.layernorm.weight.data.fill_(2.0)
+    start.save_pretrained(tmp_path / "start")
+    alone = continued("start", target_source="shared", sigreg_weight=0.1)
+    assert alone.config.sigreg_weight == 0.1 and alone.context_encoder is alone.target_encoder
+    alone.save_pretrained(tmp_path / "alone")
+    again = continued("alone", target_source="ema", sigreg_weight=0.0)
+    kept = dict(start.target_encoder.named_parameters())
+    for encoder in (alone.context_encoder, again.target_encoder, again.context_encoder):
+        assert all(torch.equal(value, kept[name]) for name, value in encoder.named_parameters())
+
+
 def test_what_the_weights_do_not_fit_is_refused(run_program, tmp_path):
     run_program("vjepa2", "start", max_steps=1)
     arguments = VideoPretrainingArguments(model_name_or_path=str(tmp_path / "start"))
@@ -350,3 +368,14 @@ def test_two_processes_go_past_a_corrupt_video(tmp_path, clip_folder):
     assert done.returncode == 0, done.stderr[-3000:]
     # The broken one, and the short one once for every length that it is too short for.
     assert re.search(r"skipped clips +3\n", done.stdout), done.stdout[-2000:]
+
+
+def test_a_run_says_where_its_teacher_comes_from(tmp_path):
+    variant = VARIANTS["salt"]
+    variant.model_class()(variant.config_class()(**tiny("salt", teacher_config=None))).save_pretrained(tmp_path / "t")
+    arguments = VideoPretrainingArguments(teacher_name_or_path=str(tmp_path / "t"))
+    arguments.model_config = tiny("salt", teacher_config=None)
+    model = build_video_model(variant, arguments)
+    trainer = JepaTrainer(model, JepaTrainingArguments(str(tmp_path / "run"), use_cpu=True, report_to="none"))
+    assert trainer.run_settings()["model"]["starts_from"] == "t"
+    assert str(tmp_path) not in model.config.to_json_string()

@@ -85,7 +85,8 @@ def test_groups_get_masks_of_their_own_grid_and_mask_token(make_video_trainer):
     inputs = trainer._complete(trainer.data_collator([dataset[i] for i in range(8)]))
     assert inputs.pop("step") == 0
     assert [clips.shape[1] for clips in inputs["pixel_values_videos"]] == [8, 4]
-    for clips, contexts, targets in zip(*inputs.values(), strict=True):
+    names = ("pixel_values_videos", "context_mask", "target_mask")
+    for clips, contexts, targets in zip(*(inputs[name] for name in names), strict=True):
         tokens = clips.shape[1] // 2 * 64
         for context, target in zip(contexts, targets, strict=True):
             both = torch.cat([context, target], dim=1)

@@ -125,6 +125,7 @@ class JepaPreTrainingMixin:
     target_encoder_name: str | None = None  # of the module; `base_model_prefix` when unset
     context_encoder_name = "context_encoder"
     predictor_name = "predictor"
+    fewest_samples = 1  # of a batch that the loss can be computed of
 
     @property
     def target_encoder(self) -> PreTrainedModel:

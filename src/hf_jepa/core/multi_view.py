@@ -145,6 +145,7 @@ class MultiViewPreTrainingMixin(JepaPreTrainingMixin):
 
     num_views: int | None = None  # that the objective compares; any number when unset
     output_class = JepaForPreTrainingOutput
+    fewest_samples = 2  # batch normalisation and variances need as many
 
     def __init__(self, config: MultiViewConfigMixin):
         super().__init__(config)

@@ -143,11 +143,13 @@ def _inspect_folder(path: Path, keys: bool) -> tuple[str, bool]:
 
 
 def _sizes(config: PreTrainedConfig, unknown: Collection[str] = ()) -> str:
-    """The sizes of a model, without those fields that are not known."""
+    """The sizes of a model, those that it has and that are known; of views those of its backbone."""
+    config = getattr(config, "backbone_config", config)
     video = hasattr(config, "frames_per_clip")
     names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "crop_size" if video else "image_size")
     names += ("patch_size", *(("frames_per_clip", "tubelet_size") if video else ()))
-    return ", ".join(f"{name} {getattr(config, name)}" for name in names if name not in unknown)
+    shown = [name for name in names if name not in unknown and hasattr(config, name)]
+    return ", ".join(f"{name} {getattr(config, name)}" for name in shown)
 
 
 def _told(layout: OfficialLayout, official: Mapping) -> str:
@@ -192,7 +194,7 @@ def _check_fingerprint(variant: Variant, path: Path) -> tuple[bool, list[str]]:
     if found := differences(encoder, path):
         return False, ["fingerprint differs: " + "; ".join(found[:3])]
     name = type(encoder).__name__
-    return True, [f"fingerprint agrees with the weights of {name} (the target encoder, no other part)"]
+    return True, [f"fingerprint agrees with the weights of {name} (the encoder that gives features, no other part)"]
 
 
 __all__ = ["inspect_checkpoint", "probe_variants", "variant_of_file", "variant_of_folder"]

@@ -24,6 +24,7 @@ MAX_COMPARED = 2**16  # target tokens that are looked at at all, for clips have 
 MAX_IMAGES = 8  # images that both encoders are compared on, which takes another pass of the target encoder
 COLLAPSED_SHARE = 0.05  # of the targets' energy: below it, images are indistinguishable
 COLLAPSED_RANK = 2.0
+LEAST_DIFFERENCES = 3  # that a batch must hold, or also healthy targets would have so low a rank
 # Below this part of the best value so far and still falling: shrinking. The rank varies more from batch to batch.
 SHRINKING = {"image_share": 0.5, "rankme": 0.25}
 WINDOW = 10  # of the last signals are compared with as many before; a quarter of all while there are fewer than 40
@@ -31,11 +32,12 @@ STEADY = 0.95  # their medians, one over the other: from here on it is not falli
 
 ADVICE = {
     "healthy": "targets tell samples apart",
-    "shrinking": "targets tell samples apart less and less. If this goes on: lower the learning rate, bring momentum "
-    "closer to 1, lengthen the warm-up, or use a larger batch",
+    "shrinking": "targets tell samples apart less and less. If this goes on: lower the learning rate, lengthen the "
+    "warm-up, use a larger batch, or, with a target encoder, bring momentum closer to 1",
     "collapsed": "targets no longer tell samples apart, so a low loss means nothing. Start again with a lower "
-    "learning rate or a longer warm-up, momentum closer to 1 and target_normalization='layer_norm'; in narrow models "
-    "raise initializer_range (to about 1/sqrt(hidden_size)), or position codes drown the pixels",
+    "learning rate or a longer warm-up, with a target encoder momentum closer to 1 and "
+    "target_normalization='layer_norm'; in narrow models raise initializer_range (to about 1/sqrt(hidden_size)), or "
+    "position codes drown the pixels",
 }
 
 
@@ -79,8 +81,8 @@ def collapse_signals(
             predictions and targets of images (B, N, D), or of views (V, B, P), with features (V, B, D) as `context`.
 
     Returns:
-        the signals; None where nothing can differ between images: a batch of one, or no position that is a target in
-        two of them. Groups of clips have positions of their own.
+        the signals; None where too little can differ between images: up to three of them without positions, or fewer
+        than three positions that are targets in two of them. Groups of clips have positions of their own.
 
     Example:
         >>> from hf_jepa import IJepaConfig, IJepaForPreTraining, MultiBlockMaskSampler
@@ -98,7 +100,7 @@ def collapse_signals(
     if "context_mask" in inputs and _width(output.context) == _width(output.targets):  # not a teacher's, or pixels
         # Before the return: where weights are sharded, all processes must take part in this pass of the encoder.
         context_target_cosine = _context_target_cosine(model, inputs, output.context)
-    if len(centred) == 0:
+    if len(centred) - _shared_positions(position[once]) < LEAST_DIFFERENCES:
         return None
     energy = tokens.square().mean()
     variance = centred.square().mean()
@@ -203,6 +205,11 @@ def _without_position_mean(tokens: torch.Tensor, position: torch.Tensor) -> torc
     # Unbiased: n tokens around their own mean have lost one degree of freedom.
     scale = (count / (count - 1).clamp_min(1)).sqrt()[position].unsqueeze(1)
     return (centred * scale)[together]
+
+
+def _shared_positions(position: torch.Tensor) -> int:
+    """Number of positions that occur more than once: as many degrees of freedom go with their means."""
+    return int((torch.bincount(position) > 1).sum())
 
 
 def mean_signals(signals: Sequence[CollapseSignals]) -> CollapseSignals:

@@ -66,7 +66,8 @@ def build_model(variant: Variant, arguments: ModelArguments) -> JepaPreTrainingM
 def continue_model(variant: Variant, checkpoint: str, fields: Mapping[str, Any]) -> JepaPreTrainingMixin:
     """A checkpoint in float32, with other values of config fields: larger frames, longer clips, another loss.
 
-    Fixed tables, such as sine-cosine positions, are computed anew for them.
+    Fixed tables, such as sine-cosine positions, are computed anew for them. Without a target encoder of its own
+    (`target_source`) a model goes on from the one that the checkpoint has.
 
     Args:
         variant: of the checkpoint.
@@ -84,11 +85,14 @@ def continue_model(variant: Variant, checkpoint: str, fields: Mapping[str, Any])
         return model_class.from_pretrained(checkpoint, dtype="float32")
     shown = ", ".join(f"{name} {value} instead of {getattr(config, name)}" for name, value in changed.items())
     wanted = config_class.from_dict(config.to_dict() | changed)
+    # What decides which encoders there are is changed in loading, which knows how each of them starts.
+    encoders = {name: value for name, value in changed.items() if name.split("_")[0] in ("target", "sigreg")}
+    config = config_class.from_dict(config.to_dict() | encoders)
     (shapes, other) = (_weight_shapes(model_class, each) for each in (config, wanted))
     if unlike := [name for name in shapes | other if shapes.get(name) != other.get(name)]:
         raise ValueError(f"{checkpoint}: {shown} does not fit {len(unlike)} of its weights, such as {unlike[0]}")
     logger.warning(f"{checkpoint} is continued with {shown}")
-    weights = dict(model_class.from_pretrained(checkpoint, dtype="float32").named_parameters())
+    weights = dict(model_class.from_pretrained(checkpoint, config=config, dtype="float32").named_parameters())
     model = model_class(wanted)
     model.load_state_dict(model.state_dict() | weights)
     return model

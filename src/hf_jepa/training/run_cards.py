@@ -103,10 +103,12 @@ class RunCardMixin:
     def run_settings(self: Trainer) -> dict[str, Any]:
         """What `run.json` holds: arguments without private ones, batch size, masks, and the parts of the model."""
         args, model = self.args, self.accelerator.unwrap_model(self.model)
+        teacher = getattr(model.config, "teacher_config", None)
+        start = model.name_or_path or getattr(teacher, "name_or_path", "")
         settings = {
             "model": {
                 "class": type(model).__name__,
-                "starts_from": _shown(model.name_or_path) or None,
+                "starts_from": _shown(start) or None,
                 "parameters": {name: _size(getattr(model, name)) for name in PARTS if hasattr(model, name)},
             },
             "batch_size": args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,

@@ -19,7 +19,8 @@ class SkippedSamplesMixin:
     """A `Trainer` for batches of `ImageCollator` or `VideoCollator`, which name what is missing from them.
 
     A batch of which nothing can be read weighs nothing: the model sees blank pixels, because all processes must take
-    part in every step, and the loss is multiplied by zero.
+    part in every step, and the loss is multiplied by zero. So does what is left of a larger batch where that are fewer
+    samples than the model can compare (`fewest_samples`).
 
     Attributes:
         samples: what the batches are of: "images", "clips".
@@ -52,13 +53,16 @@ class SkippedSamplesMixin:
                 logger.warning(f"skipped one of the {self.samples}: {file}")
                 self.skipped[file] = None
         rows = sum(len(index) for index in as_groups(inputs["sample_index"]))
-        self._batch_is_blank = rows == (len(unreadable) if kept else 0)
+        readable = rows - (len(unreadable) if kept else 0)
+        size = self.args.eval_batch_size if self._measuring else self.args.train_batch_size
+        fewest = getattr(self.model, "fewest_samples", 1)
+        self._batch_is_blank = readable == 0 or (readable < fewest <= size)
         if not self._measuring:  # what evaluation can read has taught nothing
-            self._found_readable |= not self._batch_is_blank
+            self._found_readable |= readable > 0
             self._unreadable += len(unreadable)
             if not self._found_readable and self._unreadable >= GIVE_UP:
                 raise ValueError(self._nothing_readable())
-        if rows > 0:
+        if rows > 0 and not (self._batch_is_blank and readable):
             return inputs
         if not isinstance(inputs["sample_index"], torch.Tensor):  # groups of clips, of which one is enough
             inputs = {name: value[0] for name, value in inputs.items()}

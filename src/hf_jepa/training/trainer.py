@@ -124,10 +124,13 @@ class JepaTrainer(
         Where there are no target masks, every sample has the loss of its batch.
 
         Returns:
-            None, the losses (B,), the sample indices (B,) that they belong to, -1 in the place of unreadable ones.
+            None, the losses (B,), the sample indices (B,) that they belong to, -1 in the place of unreadable ones and
+            of those that are too few to be compared.
         """
         sample_index = torch.cat(as_groups(inputs["sample_index"])).to(self.args.device)
         inputs = self._prepare_inputs(self._complete(inputs, step=0, epoch=0))
+        if self._batch_is_blank:
+            sample_index = torch.full_like(sample_index, -1)
         with torch.no_grad(), self.compute_loss_context_manager():
             outputs = model(**inputs)
         if "target_mask" in inputs:
@@ -162,7 +165,7 @@ class JepaTrainer(
         if signals := [one for one in signals if one is not None]:
             self.collapse_monitor.add(mean_signals(signals))
         else:  # the end of a stream, or a batch size of one
-            logger.warning_once("a batch of one sample cannot show a collapse: the monitor skips such batches")
+            logger.warning_once("batches of so few samples cannot show a collapse: the monitor skips them")
 
     def _complete(self, inputs: dict[str, Any], step: int | None = None, epoch: int | None = None) -> dict[str, Any]:
         """Replace the bookkeeping of a batch by what the model is to know of this step: masks, its number; views."""

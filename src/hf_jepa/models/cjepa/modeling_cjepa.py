@@ -100,6 +100,7 @@ class CJepaForPreTraining(IJepaForPreTraining):
 
     config: CJepaConfig
     encoder_class = CJepaModel
+    fewest_samples = 2  # one has no variance
 
     def __init__(self, config: CJepaConfig):
         super().__init__(config)

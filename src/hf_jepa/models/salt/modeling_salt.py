@@ -7,6 +7,7 @@ like. Encoder and predictor are those of V-JEPA 2.
 
 import copy
 from os import PathLike
+from os.path import basename, isabs
 
 import torch
 from torch import nn
@@ -253,6 +254,8 @@ class SaltForPreTraining(VideoPreTrainingMixin, SaltPreTrainedModel):
         model = teacher if isinstance(teacher, PreTrainedModel) else load_teacher(teacher, dtype="float32")
         config = copy.deepcopy(config)
         config.teacher_config = copy.deepcopy(model.config)
+        if isabs(config.teacher_config.name_or_path):  # config.json is for others, too
+            config.teacher_config.name_or_path = basename(config.teacher_config.name_or_path)
         if isinstance(model.config, SaltConfig):
             config.teacher_config.teacher_config = None  # what the teacher itself has learnt from is past
         return cls(config, model)
