@@ -82,7 +82,7 @@ def run(source: Path, code: str) -> str:
     return done.stdout.strip()
 
 
-@pytest.mark.parametrize("first", ["ToyJepaConfig", "ToyJepaForPreTraining"])
+@pytest.mark.parametrize("first", [pytest.param("ToyJepaConfig", marks=pytest.mark.slow), "ToyJepaForPreTraining"])
 def test_it_is_registered_whatever_is_imported_first(source, first):
     imports = f"from hf_jepa import {first}; from transformers import AutoModelForPreTraining as A"
     assert run(source, imports + ALL_REGISTERED + "print('toyjepa' in VARIANTS)").split("\n") == ["[]", "True"]

@@ -156,11 +156,12 @@ def test_import_is_cheap_and_brings_no_torch():
 IMPORT_ORDERS = [
     "import hf_jepa; from transformers import AutoModelForPreTraining as A",
     "from transformers import AutoModelForPreTraining as A; A._model_mapping; import hf_jepa",
-    "from hf_jepa import IJepaConfig; from transformers import AutoModelForPreTraining as A",
-    "from hf_jepa import VJepaConfig; from transformers import AutoModelForPreTraining as A",
     "from hf_jepa import IJepaForPreTraining; from transformers import AutoModelForPreTraining as A",
-    "from hf_jepa import VJepaForPreTraining; from transformers import AutoModelForPreTraining as A",
     "import hf_jepa; from transformers import LlamaForCausalLM, AutoModelForPreTraining as A",
+]
+MORE_ORDERS = [
+    f"from hf_jepa import {name}; from transformers import AutoModelForPreTraining as A"
+    for name in ("IJepaConfig", "VJepaConfig", "VJepaForPreTraining")
 ]
 ALL_REGISTERED = """
 from hf_jepa import VARIANTS
@@ -168,7 +169,9 @@ print([name for name, variant in VARIANTS.items() if variant.model_class() not i
 """
 
 
-@pytest.mark.parametrize("imports", IMPORT_ORDERS)
+@pytest.mark.parametrize(
+    "imports", [*IMPORT_ORDERS, *(pytest.param(order, marks=pytest.mark.slow) for order in MORE_ORDERS)]
+)
 def test_auto_registration_works_in_any_import_order(imports):
     assert run(imports + ALL_REGISTERED).strip() == "[]"
 

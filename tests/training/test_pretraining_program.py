@@ -283,6 +283,7 @@ def launch(*arguments, processes: int = 1) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
 
 
+@pytest.mark.slow  # by default the commands of the documents launch it
 def test_tiny_recipe_runs_under_accelerate_launch(tmp_path):
     recipe = ROOT / "training_scripts/configs/ijepa/tiny.yaml"
     done = launch(recipe, "--output_dir", tmp_path, "--max_steps", 20, "--embedded_length", 1280, "--use_cpu", "true")

@@ -299,10 +299,8 @@ def test_help_names_every_field(capsys):
     assert all(f"--{name}" in shown for kind in TYPES[:2] for name in kind.__dataclass_fields__)
 
 
-# The same program with other models: one launch of twelve seconds by default.
-@pytest.mark.parametrize(
-    "variant", [pytest.param(name, marks=[pytest.mark.slow] * (name != "vjepa2_1")) for name in VIDEO]
-)
+@pytest.mark.slow  # by default the commands of the documents launch the program
+@pytest.mark.parametrize("variant", VIDEO)
 def test_tiny_recipe_runs_under_accelerate_launch(tmp_path, variant):
     options = ["--output_dir", tmp_path, "--max_steps", 20, "--use_cpu", "true"]
     done = launch(variant, CONFIGS / variant / "tiny.yaml", *options)
@@ -333,10 +331,8 @@ def test_the_command_line_finds_the_program_of_the_modality():
     assert program(VARIANTS["vjepa2"]) is pretrain
 
 
-# V-JEPA 2.1 has the most that could differ between processes; the others take half a minute each.
-@pytest.mark.parametrize(
-    "variant", [pytest.param(name, marks=[pytest.mark.slow] * (name != "vjepa2_1")) for name in VIDEO]
-)
+@pytest.mark.slow  # half a minute each; images are compared by default
+@pytest.mark.parametrize("variant", VIDEO)
 def test_two_processes_equal_one(tmp_path, variant):
     recipe = CONFIGS / variant / "tiny.yaml"
     common = ["--dataset", "embedded", "--max_steps", 3, "--use_cpu", "true", "--logging_steps", 1]

@@ -30,9 +30,17 @@ def logged(trainer: JepaTrainer, name: str = "loss") -> dict[int, float]:
     return {entry["step"]: entry[name] for entry in trainer.state.log_history if name in entry}
 
 
-@pytest.mark.parametrize("variant", VIDEO)
-@pytest.mark.parametrize("mode", ["corrected", "official"])
-@pytest.mark.parametrize("lengths", [(4,), (4, 8)])
+# Seconds each: by default all cases of the variant that has the most parts, and the plain one of the others.
+PLAIN = ("corrected", (4,))
+CASES = [(mode, lengths) for mode in ("corrected", "official") for lengths in ((4,), (4, 8))]
+RESUMED = [
+    pytest.param(name, *case, marks=[] if name == "vjepa2_1" or case == PLAIN else pytest.mark.slow)
+    for name in VIDEO
+    for case in CASES
+]
+
+
+@pytest.mark.parametrize(("variant", "mode", "lengths"), RESUMED)
 def test_resume_in_the_middle_of_an_epoch_is_exact(make_video_trainer, tmp_path, variant, mode, lengths):
     dataset = mixture() if len(lengths) > 1 else None
     options = {"save_strategy": "steps", "save_steps": 5, "logging_steps": 1, "max_steps": 9}
