@@ -1,11 +1,11 @@
 """The one table of variants. Public names, Auto classes, tests, docs and the command line are derived from it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from types import ModuleType
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Variant:
     """One member of the family. Everything else follows from the folder `hf_jepa/models/<name>/`.
 
@@ -37,11 +37,11 @@ class Variant:
     config: str
     base_model: str
     pretraining_model: str
-    heads: dict[str, str]
-    parts: dict[str, tuple[str, ...]]
-    native: bool
-    convertible: bool
-    weights_license: str | None
+    heads: dict[str, str] = field(default_factory=dict)
+    parts: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    native: bool = False
+    convertible: bool = False
+    weights_license: str | None = None
     tiny: dict
     inputs: str = "masks"
     processor_of: str | None = None
@@ -162,7 +162,6 @@ VARIANTS = {
             pretraining_model="VJepaForPreTraining",
             heads={"AutoModelForVideoClassification": "VJepaForVideoClassification"},
             parts={"modeling": ("VJepaPredictor",)},
-            native=False,
             convertible=True,
             weights_license="cc-by-nc-4.0",
             tiny={
@@ -219,7 +218,6 @@ VARIANTS = {
             pretraining_model="VJepa21ForPreTraining",
             heads={"AutoModelForVideoClassification": "VJepa21ForVideoClassification"},
             parts={"modeling": ("VJepa21Encoder", "VJepa21Predictor")},
-            native=False,
             convertible=True,
             weights_license="mit",
             tiny={
@@ -245,8 +243,6 @@ VARIANTS = {
             config="Data2VecVisionConfig",
             base_model="Data2VecVisionModel",
             pretraining_model="Data2VecVisionForPreTraining",
-            heads={},
-            parts={},
             native=True,
             convertible=True,
             weights_license="mit",
@@ -270,11 +266,7 @@ VARIANTS = {
             config="Data2VecAudioConfig",
             base_model="Data2VecAudioModel",
             pretraining_model="Data2VecAudioForPreTraining",
-            heads={},
-            parts={},
             native=True,
-            convertible=False,
-            weights_license=None,
             inputs="in_place_masks",
             tiny={
                 "hidden_size": 32,
@@ -298,11 +290,7 @@ VARIANTS = {
             config="Data2VecTextConfig",
             base_model="Data2VecTextModel",
             pretraining_model="Data2VecTextForPreTraining",
-            heads={},
-            parts={},
             native=True,
-            convertible=False,
-            weights_license=None,
             inputs="in_place_masks",
             tiny={
                 "vocab_size": 64,
@@ -325,7 +313,6 @@ VARIANTS = {
             pretraining_model="NepaForPreTraining",
             heads={"AutoModelForImageClassification": "NepaForImageClassification"},
             parts={"image_processing": ("NepaImageProcessor",)},
-            native=False,
             convertible=True,
             weights_license="apache-2.0",
             inputs="plain",
@@ -348,11 +335,6 @@ VARIANTS = {
             config="LeJepaConfig",
             base_model="LeJepaModel",
             pretraining_model="LeJepaForPreTraining",
-            heads={},
-            parts={},
-            native=False,
-            convertible=False,
-            weights_license=None,
             inputs="views",
             tiny={
                 "backbone_config": TINY_VIT,
@@ -370,11 +352,6 @@ VARIANTS = {
             config="RectifiedLpJepaConfig",
             base_model="RectifiedLpJepaModel",
             pretraining_model="RectifiedLpJepaForPreTraining",
-            heads={},
-            parts={},
-            native=False,
-            convertible=False,
-            weights_license=None,
             inputs="views",
             tiny={
                 "backbone_config": TINY_VIT,
@@ -392,11 +369,6 @@ VARIANTS = {
             config="VicRegConfig",
             base_model="VicRegModel",
             pretraining_model="VicRegForPreTraining",
-            heads={},
-            parts={},
-            native=False,
-            convertible=False,
-            weights_license=None,
             inputs="views",
             tiny={
                 "backbone_config": TINY_VIT,
@@ -413,11 +385,6 @@ VARIANTS = {
             config="SimSiamConfig",
             base_model="SimSiamModel",
             pretraining_model="SimSiamForPreTraining",
-            heads={},
-            parts={},
-            native=False,
-            convertible=False,
-            weights_license=None,
             inputs="views",
             tiny={
                 "backbone_config": TINY_VIT,
@@ -437,9 +404,6 @@ VARIANTS = {
             pretraining_model="CJepaForPreTraining",
             heads={"AutoModelForImageClassification": "CJepaForImageClassification"},
             parts={"modeling": ("CJepaProjector",)},
-            native=False,
-            convertible=False,
-            weights_license=None,
             tiny={
                 "hidden_size": 32,
                 "num_hidden_layers": 2,
@@ -462,9 +426,6 @@ VARIANTS = {
             pretraining_model="SaltForPreTraining",
             heads={"AutoModelForVideoClassification": "SaltForVideoClassification"},
             parts={"modeling": ("SaltPredictor", "SaltTeacher")},
-            native=False,
-            convertible=False,
-            weights_license=None,
             tiny={
                 "hidden_size": 32,
                 "num_hidden_layers": 2,
