@@ -39,7 +39,10 @@ def accuracies(trainer) -> dict[int, float]:
     return {e["step"]: e["knn_accuracy"] for e in trainer.state.log_history if "knn_accuracy" in e}
 
 
-@pytest.mark.parametrize("variant", ["vjepa2", "salt"])  # the target encoder, and the student
+# By default one whose target encoder is asked, and one whose student is.
+@pytest.mark.parametrize(
+    "variant", ["vjepa2", "salt", *(pytest.param(name, marks=pytest.mark.slow) for name in ("vjepa", "vjepa2_1"))]
+)
 def test_the_encoder_that_users_want_is_asked_about_labelled_clips(run, variant):
     trainer = run(variant, knn_dataset="embedded", knn_every=2)
     splits = (DigitClasses(320, split, 4) for split in ("train", "test"))
