@@ -31,8 +31,8 @@ def infonce(
 
     Example:
         >>> rows = torch.eye(3)
-        >>> infonce(rows, rows, temperature=0.1).round(decimals=4).tolist()
-        [0.0001, 0.0001, 0.0001]
+        >>> infonce(rows, rows, temperature=0.1).max() < 1e-3, infonce(rows, rows.roll(1, 0), temperature=0.1).min() > 9
+        (tensor(True), tensor(True))
     """
     if queries.ndim != 2 or queries.shape != keys.shape:
         raise ValueError(f"queries {tuple(queries.shape)} and keys {tuple(keys.shape)} must both be (B, D)")
