@@ -46,9 +46,9 @@ class LlmJepaTrainer(RunCardMixin, KernelMixin, GuardMixin, Trainer):
     accumulated batches and processes first. So eight pairs at a time give the gradient of four times two, whatever the
     lengths of the answers. (The official trainer multiplies gradients by the number of accumulated batches.)
 
-    With `config.jepa_dropout` some batches consist of their LM rows alone. Which ones depends on the seed, the step and
-    the place of the batch in it, so it is the same in all processes and after a resume; the collator must make those
-    rows (`with_lm_only=True`).
+    With `config.jepa_dropout` some batches consist of their LM rows alone. Which ones depends on the seed, the step
+    and the place of the batch in it, so it is the same in all processes and after a resume; the collator must make
+    those rows (`with_lm_only=True`).
 
     Checkpoints are those of the language model, also in between; with adapters, theirs, until `merge_adapters`.
 
