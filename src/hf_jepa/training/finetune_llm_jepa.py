@@ -16,7 +16,7 @@ from hf_jepa.data.text_tokens import add_predictor_tokens
 from hf_jepa.models.llm_jepa.configuration_llm_jepa import LlmJepaConfig
 from hf_jepa.models.llm_jepa.modeling_llm_jepa import LlmJepaForCausalLM
 from hf_jepa.training.llm_jepa import LlmJepaTrainer, LlmJepaTrainingArguments, add_adapters, require_mergeable
-from hf_jepa.training.program import begin, finish, resume_point
+from hf_jepa.training.program import begin, finish, resume_point, whole_models
 from hf_jepa.training.recipe import given_fields, parse_recipe
 from hf_jepa.training.run_cards import base_license, dataset_names
 
@@ -140,7 +140,10 @@ def load_tokenizer(arguments: LanguageModelArguments, records: Sequence[dict]) -
 
 
 def build_model(
-    arguments: LanguageModelArguments, objective: dict[str, Any], tokenizer: PreTrainedTokenizerBase
+    arguments: LanguageModelArguments,
+    objective: dict[str, Any],
+    tokenizer: PreTrainedTokenizerBase,
+    training: LlmJepaTrainingArguments,
 ) -> LlmJepaForCausalLM:
     """The model, with a row of embeddings for every token; embeddings never shrink.
 
@@ -148,12 +151,14 @@ def build_model(
         arguments: of the language model.
         objective: fields of `LlmJepaConfig`.
         tokenizer: with its predictor tokens.
+        training: which say whether weights are cut up.
     """
     attention = {} if arguments.attn_implementation is None else {"attn_implementation": arguments.attn_implementation}
     if arguments.model_config is not None:
         tokens = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
         text_config = AutoConfig.for_model(**(tokens | {"vocab_size": len(tokenizer)} | arguments.model_config))
-        return LlmJepaForCausalLM(LlmJepaConfig(text_config=text_config, **attention, **objective))
+        with whole_models(training):
+            return LlmJepaForCausalLM(LlmJepaConfig(text_config=text_config, **attention, **objective))
     model = LlmJepaForCausalLM.from_pretrained(
         arguments.model_name_or_path, dtype=arguments.dtype, **attention, **objective
     )
@@ -186,7 +191,7 @@ def finetune(argv: Sequence[str], description: str | None = None) -> LlmJepaTrai
     config = LlmJepaConfig(**_of_checkpoint(language_model, objective))
     add_predictor_tokens(tokenizer, config.num_predictor_tokens, data.plain)
     preprocess = data.preprocessor(tokenizer, config)
-    model = build_model(language_model, objective.given(), tokenizer)
+    model = build_model(language_model, objective.given(), tokenizer, training)
     if language_model.lora_rank:
         adapters = (language_model.lora_rank, language_model.lora_alpha, language_model.lora_dropout)
         add_adapters(model, list(preprocess.predictor_ids), *adapters)
