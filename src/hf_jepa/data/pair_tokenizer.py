@@ -29,7 +29,7 @@ def train_pair_tokenizer(texts: Iterable[str], vocab_size: int = 512) -> PreTrai
 
     Anything can be encoded. Every digit, bracket and other sign is a token of its own, so that regular expressions are
     spelled the same way everywhere; merges stay within words. The end of a turn is the EOS token, where generation
-    stops; PAD differs from it. Text alone gets no BOS, a conversation through the chat template gets one, however it is
+    stops; PAD differs from it. Text alone gets no BOS, a conversation through the chat template one, however it is
     tokenized.
 
     Args:
