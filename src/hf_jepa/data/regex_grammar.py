@@ -216,7 +216,7 @@ class Placed(Condition):
         "start": ("start with {}", "begin with {}", "have {} at the start"),
         "end": ("end with {}", "finish with {}", "have {} at the end"),
         "anywhere": ("contain {}", "include {}", "have {} somewhere"),
-        "whole": ("are exactly {}", "consist only of {}", "are just {}"),
+        "whole": ("are exactly {}", "are as a whole {}", "are just {}"),
     }
 
     @property
