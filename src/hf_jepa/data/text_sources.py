@@ -76,7 +76,9 @@ def open_text_pairs(
         source = kinds.pop()
     try:
         records = datasets.load_dataset(str(source), split=split, **load_options)
-    except (datasets.exceptions.DatasetGenerationError, ValueError):
+    except (datasets.exceptions.DatasetGenerationError, ValueError) as error:
+        if isinstance(error.__cause__, datasets.table.CastError):
+            raise ValueError(f"files of {path} have different columns: open each of them by itself") from error
         for file in files:
             if file.suffix == ".jsonl":
                 _check_lines(file)
