@@ -1,6 +1,6 @@
 """`LlmJepaTrainer`: transformers' `Trainer` for the two losses of an LLM-JEPA."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -21,6 +21,7 @@ from hf_jepa.training.run_cards import RunCardMixin
 
 
 _DROPOUT = 0x11A  # tells these random numbers from others with the same seed
+_LOGGED = ("loss", "lm_loss", "jepa_loss", "true_cosine", "shuffled_cosine")
 
 
 @dataclass
@@ -61,7 +62,8 @@ class LlmJepaTrainer(RunCardMixin, KernelMixin, GuardMixin, Trainer):
         kwargs: as for `Trainer`; `processing_class` is the tokenizer, which is saved beside the weights.
 
     Raises:
-        ValueError: jepa_dropout with a collator that makes no such rows.
+        ValueError: jepa_dropout with a collator that makes no such rows; label smoothing; several GPUs in one process;
+            a checkpoint of another model to resume from.
         FloatingPointError, ValueError: see also `GuardMixin`.
 
     Example:
@@ -85,7 +87,12 @@ class LlmJepaTrainer(RunCardMixin, KernelMixin, GuardMixin, Trainer):
     samples = "pairs"
 
     def __init__(self, model: LlmJepaForCausalLM, args: LlmJepaTrainingArguments, **kwargs: Any):
+        if args.label_smoothing_factor:
+            raise ValueError(f"label_smoothing_factor={args.label_smoothing_factor} would change nothing: leave it out")
+        if args.n_gpu > 1:  # nn.DataParallel would cut up rows, but not what points into all of them
+            raise ValueError(f"one process cannot train on {args.n_gpu} GPUs: start one for each by accelerate launch")
         super().__init__(model=model, args=args, **kwargs)
+        self._sizes = _size(p for p in model.parameters() if p.requires_grad), _size(model.parameters())
         self.skipped = dict.fromkeys(getattr(self.train_dataset, "skipped", ()))
         self._terms = _Terms(self)
         self._place = (-1, 0)  # of a batch: step, number in it
@@ -100,7 +107,7 @@ class LlmJepaTrainer(RunCardMixin, KernelMixin, GuardMixin, Trainer):
             return batches, None
         tokens = sum(_learnt_tokens(batch) for batch in batches)
         pairs = sum(len(batch.get("text_index", ())) for batch in batches)
-        counts = torch.stack([torch.as_tensor(count, device=device) for count in (tokens, pairs)])
+        counts = torch.stack([torch.zeros((), device=device) + count for count in (tokens, pairs)])
         if self._counts_everywhere:
             counts = self.accelerator.reduce(counts)
         for batch in batches:
@@ -158,7 +165,7 @@ class LlmJepaTrainer(RunCardMixin, KernelMixin, GuardMixin, Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         with self._language_model_alone():
-            super()._load_from_checkpoint(resume_from_checkpoint)
+            super()._load_from_checkpoint(resume_from_checkpoint, model if self.is_fsdp_enabled else None)
 
     def _load_best_model(self) -> None:
         with self._language_model_alone():
@@ -175,6 +182,18 @@ class LlmJepaTrainer(RunCardMixin, KernelMixin, GuardMixin, Trainer):
         finally:
             self.model = whole
 
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Nothing to warn of, but weights that a checkpoint leaves as they are belong to another model."""
+        tensors = self.model.state_dict(keep_vars=True)
+        loaded = {id(value) for name, value in tensors.items() if name not in load_result.missing_keys}
+        missing = [name for name in load_result.missing_keys if id(tensors[name]) not in loaded]  # others are tied
+        if missing or load_result.unexpected_keys:
+            example = [*missing, *load_result.unexpected_keys][0]
+            raise ValueError(
+                f"the checkpoint is one of another model: {len(missing)} weights of this one are not in it, and "
+                f"{len(load_result.unexpected_keys)} in it are not of this one, for example {example}"
+            )
+
     def merge_adapters(self) -> None:
         """Fold adapters into the weights they adapt, so that an ordinary checkpoint is saved; without any, nothing."""
         if hasattr(self.model.language_model, "merge_and_unload"):
@@ -190,24 +209,22 @@ class LlmJepaTrainer(RunCardMixin, KernelMixin, GuardMixin, Trainer):
     def summary(self) -> dict[str, Any]:
         """The run in a few lines: steps, first and last losses, pairs left out."""
         rows: dict[str, Any] = {"steps": self.state.global_step}
-        for name in ("loss", "lm_loss", "jepa_loss", "true_cosine", "shuffled_cosine"):
+        for name in _LOGGED:
             if values := [entry[name] for entry in self.state.log_history if name in entry]:
                 rows |= {f"first {name}": values[0], f"last {name}": values[-1]}
         return rows | {"skipped pairs": len(self.skipped)}
 
     def card_details(self) -> dict[str, Any]:
         objective = ", ".join(f"{name} {value}" for name, value in self.config.objective().items())
-        rows = {name: f"{value:.4g}" for name, value in self.summary().items() if name.startswith("last ")}
-        trained = sum(parameter.numel() for group in self.optimizer.param_groups for parameter in group["params"])
-        return {
-            "task": "text-generation",
-            "facts": {
-                "Objective": objective,
-                "Trained values": f"{trained:,} of {self.model.num_parameters():,}",
-                "At the end": ", ".join(f"{name.removeprefix('last ')} {value}" for name, value in rows.items()),
-            },
-            "unverified": "No answer of this model was scored in this run.",
-        }
+        facts = {"Objective": objective, "Trained values": "{:,} of {:,}".format(*self._sizes)}
+        last: dict[str, float] = {}  # of what was logged
+        for entry in self.state.log_history:
+            last |= entry
+        for label, prefix in (("At the end", ""), ("On evaluation pairs", "eval_")):
+            if found := [f"{name} {last[prefix + name]:.4g}" for name in _LOGGED if prefix + name in last]:
+                facts[label] = ", ".join(found)
+        unverified = "No answer of this model was scored in this run."
+        return {"task": "text-generation", "facts": facts, "unverified": unverified}
 
 
 def drops_jepa(drawn: float, jepa_dropout: float) -> bool:
@@ -328,6 +345,11 @@ def _learnt_tokens(batch: dict[str, Any]) -> Any:
     return len(batch["label_index"]) if "label_index" in batch else (batch["labels"][:, 1:] != IGNORED).sum()
 
 
+def _size(parameters: Iterable[nn.Parameter]) -> int:
+    """How many values, also of parameters that DeepSpeed has partitioned."""
+    return sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in parameters)
+
+
 class _Report(TrainerCallback):
     """Tries the layout before the training, and prints the summary after it."""
 
@@ -337,7 +359,7 @@ class _Report(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         trainer = self.trainer
         trainer.accelerator.unwrap_model(trainer.model_wrapped).check_layout(trainer.model_wrapped)
-        trainer._terms = _Terms(trainer)
+        trainer._terms, trainer._place = _Terms(trainer), (-1, 0)
 
     def on_train_end(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
