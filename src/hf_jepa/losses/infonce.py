@@ -1,0 +1,55 @@
+"""InfoNCE: every row must find its partner among the rows of the batch, of this process or of all."""
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from hf_jepa.losses.distributed import full_precision, gather_rows, process_count, rows_by_process
+
+
+def infonce(
+    queries: torch.Tensor, keys: torch.Tensor, temperature: float = 0.07, symmetric: bool = False, gather: bool = False
+) -> torch.Tensor:
+    """Cross-entropy of each query's similarities to all keys, where the key of the same row is the right one.
+
+    The mean over rows is the loss of 1807.03748 (section 2.3) with the cosine similarity over a temperature as score.
+    With `gather` each process asks for its own rows among the keys of all, and gradients flow back to the process that
+    a key came from: averaged over processes, the gradient of the mean over the rows of all of them is that of one
+    process with the whole batch.
+
+    Args:
+        queries, keys: (B, D), rows in pairs. With `gather` B may differ between processes, and all must call.
+        temperature: of the similarities, above 0.
+        symmetric: also ask for the query of each key, and take the mean of both directions (2103.00020).
+        gather: negatives from all processes instead of this one.
+
+    Returns:
+        (B,), float32 at least.
+
+    Raises:
+        ValueError: other shapes, or a temperature of 0 or less.
+
+    Example:
+        >>> rows = torch.eye(3)
+        >>> infonce(rows, rows, temperature=0.1).max() < 1e-3, infonce(rows, rows.roll(1, 0), temperature=0.1).min() > 9
+        (tensor(True), tensor(True))
+    """
+    if queries.ndim != 2 or queries.shape != keys.shape:
+        raise ValueError(f"queries {tuple(queries.shape)} and keys {tuple(keys.shape)} must both be (B, D)")
+    if temperature <= 0:
+        raise ValueError(f"temperature must be above 0, got {temperature}")
+    queries, keys = (nn.functional.normalize(full_precision(x), dim=-1) for x in (queries, keys))
+    losses = _to_partners(queries, keys, temperature, gather)
+    return (losses + _to_partners(keys, queries, temperature, gather)) / 2 if symmetric else losses
+
+
+def _to_partners(queries: torch.Tensor, keys: torch.Tensor, temperature: float, gather: bool) -> torch.Tensor:
+    first = 0  # row of the first key of this process among all
+    if gather and process_count() > 1:
+        first = sum(rows_by_process(len(keys), keys.device)[: dist.get_rank()])
+        keys = gather_rows(keys)
+    partners = torch.arange(first, first + len(queries), device=queries.device)
+    return nn.functional.cross_entropy(queries @ keys.T / temperature, partners, reduction="none")
+
+
+__all__ = ["infonce"]
