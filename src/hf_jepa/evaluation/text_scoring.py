@@ -170,7 +170,7 @@ def wilson_interval(correct: int, total: int, level: float = 0.95) -> tuple[floa
     share, weight = correct / total, z * z / total
     centre = (share + weight / 2) / (1 + weight)
     half = z * math.sqrt(share * (1 - share) / total + weight / (4 * total)) / (1 + weight)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return 0.0 if correct == 0 else centre - half, 1.0 if correct == total else centre + half  # there without rounding
 
 
 def find_task(name: str, scoring: str = "strict", database: str | Path | None = None) -> Task:
