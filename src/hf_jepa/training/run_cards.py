@@ -80,7 +80,7 @@ class RunCardMixin:
         facts |= details.pop("facts") | self._run_facts()
         # ZeRO-3 would partition the model that is loaded to be measured, which needs all processes.
         if any(folder.glob("model*.safetensors")) and not is_deepspeed_zero3_enabled():
-            encoder = variant.model_class(variant.base_model).from_pretrained(folder, dtype=torch.float32)
+            encoder = variant.base_class().from_pretrained(folder, dtype=torch.float32)
             found = write_fingerprint(encoder, folder)
             facts["Fingerprint"] = f"mean {found['mean']:.6f}, std {found['std']:.6f} (`fingerprint.json`)"
         card = build_card(
