@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, GenerationConfig, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
+from hf_jepa.data.text_pairs import LlmJepaPreprocessor
 from hf_jepa.evaluation.text_generation import Prompts, choose_letters, generate_answers, split_messages
 from hf_jepa.models.llm_jepa.configuration_llm_jepa import LlmJepaConfig
 from hf_jepa.models.llm_jepa.modeling_llm_jepa import LlmJepaForCausalLM
@@ -137,9 +138,15 @@ def test_prompts_start_with_one_bos_and_end_with_the_header_of_the_answer(tokeni
     assert tokenizer(tokenizer.decode(ids)).input_ids.count(0) == 2  # the template's and the tokenizer's
     without = {"messages": records[2]["messages"][:-1]}
     assert Prompts(tokenizer)(without) == ids, "the reference is never shown"
-    bare = AutoTokenizer.from_pretrained(FOLDER)
-    bare.chat_template = bare.chat_template.replace("{{ bos_token }}", "")
-    assert Prompts(bare)(records[2]) == ids
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_prompts_are_how_the_rows_of_training_begin(tokenizer, records, plain):
+    prompts, preprocess = Prompts(tokenizer, plain=plain), LlmJepaPreprocessor(tokenizer, plain=plain)
+    for record in records:
+        prompt, pair = prompts(record), preprocess(record)
+        assert pair.input_ids[: len(prompt)] == prompt and pair.labels[len(prompt) - 1] == -100
+        assert pair.labels[len(prompt) :] == pair.input_ids[len(prompt) :], "all that follows is learnt"
 
 
 def test_templates_without_system_turn_get_it_in_the_question(tokenizer, records):

@@ -25,8 +25,8 @@ TOO_LONG = ("error", "skip")
 class Prompts:
     """What a model reads before it answers: the turns before the assistant's, and the header of its own.
 
-    Starts with one BOS token where the template or the tokenizer wants one. (The official code has two, of which the
-    template writes one and the tokenizer the other.)
+    It begins as the rows of `LlmJepaPreprocessor` do, with one beginning-of-sequence token: the template's, or without
+    one the tokenizer's. (The official code has both, in training and here.)
 
     Args:
         tokenizer: with a chat template, unless `plain`.
@@ -47,8 +47,8 @@ class Prompts:
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", date_string: str | None = DATE, plain: bool = False):
         self.tokenizer = tokenizer
         self.chat = None if plain else ChatFormat(tokenizer, date_string)
-        bos = tokenizer.bos_token_id
-        self.bos = [] if bos is None or tokenizer("a").input_ids[:1] != [bos] else [bos]
+        bos = [tokenizer.bos_token_id]
+        self.bos = bos if plain and tokenizer("a").input_ids[:1] == bos else []
 
     def __call__(self, record: Mapping[str, Any]) -> list[int]:
         """Token ids of the prompt of `{"messages": [{"role": ..., "content": ...}, ...]}`.
@@ -70,9 +70,8 @@ class Prompts:
         return self.tokenizer.apply_chat_template(turns, **options)
 
     def tokens(self, text: str) -> list[int]:
-        """Token ids of a prompt, with its BOS token."""
-        ids = self.tokenizer(text, add_special_tokens=False).input_ids
-        return ids if ids[:1] == self.bos else self.bos + ids
+        """Token ids of the text of a prompt."""
+        return self.bos + self.tokenizer(text, add_special_tokens=False).input_ids
 
     def end_ids(self, model: nn.Module) -> list[int]:
         """All tokens that end an answer: those of the tokenizer, of the model's generation config, of the template."""
