@@ -62,8 +62,7 @@ def draw_embedding_geometry(
         _draw_cosines(left, found, edges)
         _draw_spectra(right, found)
         left.set_title(f"{name}: AUC {found.auc:.3f}, own Code nearest {100 * found.recall_at_1:.1f} %", fontsize=9)
-        residual = f"{found.linear_residual:.3g}"
-        right.set_title(f"RankMe {_ranks(found)}; residual of a linear map {residual}", fontsize=9)
+        right.set_title(f"{name}: residual of a linear map {found.linear_residual:.3g}", fontsize=9)
     panels[-1][0].set_xlabel("cosine of Enc(Text) and Enc(Code)", fontsize=8)
     panels[-1][1].set_xlabel("rank of the singular value", fontsize=8)
     if title:
@@ -88,14 +87,12 @@ def _draw_spectra(panel: "Axes", found: "EmbeddingGeometry") -> None:
     for name, (label, color) in _SPECTRA.items():
         values = found.spectra[name].cpu().numpy()
         kept = values > _FLOOR * max(spectrum[0].item() for spectrum in found.spectra.values())
-        panel.plot(1 + np.flatnonzero(kept), values[kept], color=color, linewidth=1.4, label=label)
+        style = {"color": color, "linewidth": 1.2, "marker": ".", "markersize": 3}  # one value alone is no line
+        label = f"{label}, RankMe {found.ranks[name]:.1f}"
+        panel.plot(1 + np.flatnonzero(kept), values[kept], label=label, **style)
     panel.set_yscale("log")
     panel.set_ylabel("singular value", fontsize=8)
     _finish(panel)
-
-
-def _ranks(found: "EmbeddingGeometry") -> str:
-    return ", ".join(f"{name} {found.ranks[name]:.1f}" for name in _SPECTRA)
 
 
 def _finish(panel: "Axes") -> None:
