@@ -70,6 +70,11 @@ class Variant:
         """A model class of the variant; the pretraining model unless another is named."""
         return getattr(self.module("modeling"), name or self.pretraining_model)
 
+    @property
+    def stock(self) -> bool:
+        """Whether stock transformers loads the checkpoints."""
+        return self.native or self.base_model is None
+
     def base_class(self):
         """The class that loads the encoder of a checkpoint."""
         from transformers import AutoModel  # as late as everything heavy

@@ -35,7 +35,7 @@ DATED = (
     "<|system|>Today: {{ date_string }}{{ eos_token }}" + TRIMS
 )
 THINKS = (
-    "{% for m in messages %}<|{{ m.role }}|>{% if m.role == 'assistant' and loop.index > 1 %}<think></think>{% endif %}"
+    "{% for m in messages %}<|{{ m.role }}|>{% if loop.index > 1 %}<think></think>{% endif %}"
     "{{ m.content.split('</think>')[-1] }}{{ eos_token }}{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )

@@ -57,6 +57,8 @@ def open_text_pairs(
     """
     import datasets
 
+    if (text_column is None) != (code_column is None):
+        raise ValueError(f"two columns need both: text_column={text_column!r} and code_column={code_column!r}")
     path, base = Path(source).expanduser(), split.split("[")[0]
     if path.is_dir():
         files = _files_of_split(path, base)
@@ -79,7 +81,7 @@ def open_text_pairs(
             if file.suffix == ".jsonl":
                 _check_lines(file)
         raise
-    columns = ["messages"] if text_column is None and code_column is None else [text_column, code_column]
+    columns = ["messages"] if text_column is None else [text_column, code_column]
     if missing := [column for column in columns if column not in records.column_names]:
         raise ValueError(
             f"there is no column {missing[0]!r} among {sorted(records.column_names)}; records hold 'messages', or two "
@@ -114,14 +116,14 @@ def _files_of_split(folder: Path, split: str) -> list[Path]:
 
 def _check_lines(file: Path) -> None:
     """Name the first line of a JSONL file that is no JSON object."""
-    with file.open(encoding="utf-8") as lines:
+    with file.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             try:
-                record = json.loads(line) if line.strip() else {}
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{file}, line {number} is not JSON: {error.msg} at column {error.colno}") from None
+                record = json.loads(line.strip() or b"{}")
+            except (json.JSONDecodeError, UnicodeDecodeError) as error:
+                raise ValueError(f"{file}, line {number} is not JSON: {getattr(error, 'msg', error)}") from error
             if not isinstance(record, dict):
-                raise ValueError(f"{file}, line {number} must be a JSON object, got {line.strip()[:80]}")
+                raise ValueError(f"{file}, line {number} must be a JSON object, got {record!r:.80}")
 
 
 class TextPairDataset(Dataset):

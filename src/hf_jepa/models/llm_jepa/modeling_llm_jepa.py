@@ -98,7 +98,14 @@ class LlmJepaForCausalLM(PreTrainedModel):
         self.language_model = language_model
         config.text_config = self.causal_lm.config  # one object, so that a resized vocabulary is known to both
         self._check_layout()
+        self._leave_weights()
         self.post_init()
+
+    def _leave_weights(self) -> None:
+        """The language model has initialised itself, and its adapters: they are not to be initialised again."""
+        if self.device.type != "meta":
+            for part in self.modules():
+                part._is_hf_initialized = True
 
     # --- the language model -------------------------------------------------------------------------------------
 
