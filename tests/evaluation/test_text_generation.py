@@ -99,7 +99,8 @@ def test_an_answer_ends_at_any_end_token(model, tokenizer, records, expected, mo
     whole = one_by_one(model, tokenizer, records[0], new=12, ends=())
     assert whole == text and len(ids) > 4  # it does not end by itself
     end = ids[3]
-    monkeypatch.setattr(model, "generation_config", GenerationConfig(eos_token_id=[400, end]))
+    settings = GenerationConfig(eos_token_id=[400, end], min_length=500, min_new_tokens=12)  # no minimum is kept to
+    monkeypatch.setattr(model, "generation_config", settings)
     cut = one_by_one(model, tokenizer, records[0], new=12, ends=(end,))
     assert answer(model, tokenizer, records[:1]) == [cut] and len(cut) < len(text)
 
@@ -123,10 +124,12 @@ def test_a_checkpoint_cannot_make_it_sample(model, tokenizer, records, expected,
     assert answer(model, tokenizer, records) == expected
 
 
-def test_the_model_is_left_as_it_was(model, tokenizer, records):
+def test_a_model_in_training_answers_without_dropout_and_goes_on(model, tokenizer, records, expected, monkeypatch):
+    for layer in model.model.layers:
+        monkeypatch.setattr(layer.self_attn, "attention_dropout", 0.9)
     model.train()
     model.model.layers[0].eval()
-    answer(model, tokenizer, records[:2], max_new_tokens=2)
+    assert answer(model, tokenizer, records[:2]) == expected[:2]
     assert model.training and not model.model.layers[0].training
     model.eval()
 

@@ -270,7 +270,7 @@ def _greedy(
 
     # What is not said here would come from the checkpoint, such as a penalty of repetition.
     plain = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
-    unused = {"temperature": 1.0, "top_p": 1.0, "top_k": 50, "min_length": 0, "min_new_tokens": 0}
+    unused = {"temperature": 1.0, "top_p": 1.0, "top_k": 50, "min_new_tokens": 0}
     pad = tokenizer.pad_token_id
     return GenerationConfig(
         **plain,
