@@ -22,6 +22,8 @@ _SHARED = {
     "hf_jepa.data.images": ("ImageCollator", "ImageDataset", "IterableImageDataset"),
     "hf_jepa.data.moving_digits": ("MovingDigits",),
     "hf_jepa.data.sources": ("load_images",),
+    "hf_jepa.data.text_layouts": ("LlmJepaDataCollator", "lay_out"),
+    "hf_jepa.data.text_pairs": ("TextPair",),
     "hf_jepa.data.transforms": ("evaluation_transform", "pretraining_transform"),
     "hf_jepa.data.video_readers": ("VideoError", "VideoReader", "open_video"),
     "hf_jepa.data.video_sampling": ("ClipSampling", "anticipation_indices", "clip_indices"),

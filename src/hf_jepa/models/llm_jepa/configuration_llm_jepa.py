@@ -1,5 +1,7 @@
 """LLM-JEPA configuration: that of any causal language model, and what the objective adds to it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any, ClassVar
 
@@ -82,28 +84,33 @@ class LlmJepaConfig(PreTrainedConfig):
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
         """As in transformers, also of the file of a language model."""
-        if config_dict.get("model_type") != cls.model_type:
-            settings = config_dict.get(SETTINGS_KEY, {})
-            text = {name: value for name, value in config_dict.items() if name != SETTINGS_KEY}
-            if "model_type" not in text:
-                raise ValueError("the config has no model_type: it is not that of a language model of transformers")
-            config_dict = {**settings, "text_config": text}
         known = {name: kwargs.pop(name) for name in list(kwargs) if name in objective_fields(cls)}
-        return super().from_dict(config_dict | known, **kwargs)
+        return super().from_dict(_own_form(config_dict) | known, **kwargs)
+
+    @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path, **kwargs) -> tuple[dict[str, Any], dict[str, Any]]:
+        """As in transformers, also of the file of a language model."""
+        config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        return _own_form(config_dict), kwargs
 
     def objective(self) -> dict[str, Any]:
         """The fields of the objective, without those of the language model."""
         return {name: getattr(self, name) for name in objective_fields(type(self))}
 
-    def language_model_config(self) -> PreTrainedConfig:
-        """`text_config`, which also says the fields of the objective, as it is saved."""
+    @contextmanager
+    def told_to_language_model(self) -> Iterator[PreTrainedConfig]:
+        """`text_config` while it is saved: it says the fields of the objective, too."""
         setattr(self.text_config, SETTINGS_KEY, self.objective())
-        return self.text_config
+        try:
+            yield self.text_config
+        finally:
+            delattr(self.text_config, SETTINGS_KEY)
 
     def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs):
         """Write the config file of the language model, see the class."""
         self.validate()
-        self.language_model_config().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+        with self.told_to_language_model() as config:
+            config.save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
         return self.text_config.get_text_config(decoder=decoder, encoder=encoder)
@@ -124,6 +131,16 @@ class LlmJepaConfig(PreTrainedConfig):
 
 
 _GENERAL = {field.name for field in fields(PreTrainedConfig)} | {"_name_or_path", "model_type", "attn_implementation"}
+
+
+def _own_form(config_dict: dict[str, Any]) -> dict[str, Any]:
+    """The fields of this class, of a file that is a language model's."""
+    if config_dict.get("model_type") == LlmJepaConfig.model_type:
+        return config_dict
+    if "model_type" not in config_dict:
+        raise ValueError("the config has no model_type: it is not that of a language model of transformers")
+    text = {name: value for name, value in config_dict.items() if name != SETTINGS_KEY}
+    return {**config_dict.get(SETTINGS_KEY, {}), "text_config": text, "model_type": LlmJepaConfig.model_type}
 
 
 def objective_fields(config_class: type[PreTrainedConfig] = LlmJepaConfig) -> list[str]:

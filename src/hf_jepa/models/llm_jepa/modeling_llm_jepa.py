@@ -411,8 +411,8 @@ class LlmJepaForCausalLM(PreTrainedModel):
         """
         if state_dict is not None:
             state_dict = {key.removeprefix("language_model."): value for key, value in state_dict.items()}
-        self.config.language_model_config()
-        self.language_model.save_pretrained(save_directory, state_dict=state_dict, **kwargs)
+        with self.config.told_to_language_model():
+            self.language_model.save_pretrained(save_directory, state_dict=state_dict, **kwargs)
 
 
 __all__ = ["LlmJepaForCausalLM", "LlmJepaOutput"]
