@@ -247,13 +247,14 @@ def test_checkpoints_in_between_are_ordinary_ones(tmp_path):
 @pytest.mark.parametrize("adapters", [False, True])
 def test_the_best_of_several_checkpoints_is_the_one_at_the_end(adapters, tmp_path):
     each = {"save_strategy": "steps", "save_steps": 1, "eval_strategy": "steps", "eval_steps": 1, "max_steps": 3}
-    worse = {"learning_rate": 5.0, "eval_pairs": draw_pairs(4, 1), "load_best_model_at_end": True}
+    # The "best" is the largest loss, so not the last.
+    best = {"eval_pairs": draw_pairs(4, 1), "load_best_model_at_end": True, "metric_for_best_model": "eval_loss"}
     model = with_adapters() if adapters else None
-    trainer = make_text_trainer(tmp_path, draw_pairs(8), model=model, **each, **worse)
+    trainer = make_text_trainer(tmp_path, draw_pairs(8), model=model, greater_is_better=True, **each, **best)
     trainer.train()
     losses = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
-    assert trainer.evaluate()["eval_loss"] == pytest.approx(min(losses), abs=1e-6)
-    assert min(losses) < losses[-1]
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(max(losses), abs=1e-6)
+    assert max(losses) > losses[-1]
 
 
 @pytest.mark.parametrize("fields", [{"num_hidden_layers": 1}, {"hidden_size": 16}])

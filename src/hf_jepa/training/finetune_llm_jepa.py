@@ -1,7 +1,7 @@
 """The program behind the LLM-JEPA script: recipe and text pairs in, trained language model out."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ from transformers.utils import logging
 from hf_jepa.data.text_layouts import LlmJepaDataCollator
 from hf_jepa.data.text_pairs import LlmJepaPreprocessor
 from hf_jepa.data.text_sources import TextPairDataset, open_text_pairs
-from hf_jepa.data.text_tokens import add_predictor_tokens
+from hf_jepa.data.text_tokens import PERCEPTION_TOKEN, add_predictor_tokens, token_ids
 from hf_jepa.models.llm_jepa.configuration_llm_jepa import LlmJepaConfig
 from hf_jepa.models.llm_jepa.modeling_llm_jepa import LlmJepaForCausalLM
 from hf_jepa.training.llm_jepa import LlmJepaTrainer, LlmJepaTrainingArguments, add_adapters, require_mergeable
@@ -121,20 +121,32 @@ class TextPairArguments:
         make = regex_pairs if self.dataset == "regex" else regex_paraphrases
         return make(split, self.generated_pairs if split == self.train_split else max(1, self.generated_pairs // 10))
 
+    def contents(self, records: Sequence[dict]) -> Iterator[str]:
+        """All texts of records."""
+        for record in records:
+            if self.text_column is None:
+                yield from (turn["content"] for turn in record["messages"])
+            else:
+                yield from (record[self.text_column], record[self.code_column])
 
-def load_tokenizer(arguments: LanguageModelArguments, records: Sequence[dict]) -> PreTrainedTokenizerBase:
-    """The tokenizer of the checkpoint, the one that is named, or one that is trained on the records.
+
+def load_tokenizer(arguments: LanguageModelArguments, contents: Iterable[str]) -> PreTrainedTokenizerBase:
+    """The tokenizer of the checkpoint, the one that is named, or one that is trained on these texts.
 
     A tokenizer without padding token pads with the end of sequence, which nothing sees.
+
+    Raises:
+        ValueError: a tokenizer that has neither.
     """
     source = arguments.tokenizer_name_or_path or arguments.model_name_or_path
     if source is None:
         from hf_jepa.data.pair_tokenizer import train_pair_tokenizer
 
-        texts = [turn["content"] for record in records for turn in record["messages"]]
-        return train_pair_tokenizer(texts, vocab_size=arguments.tokenizer_size)
+        return train_pair_tokenizer(contents, vocab_size=arguments.tokenizer_size)
     tokenizer = AutoTokenizer.from_pretrained(source)
     if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise ValueError(f"the tokenizer {source} has neither a padding token nor one for the end: give it one")
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
@@ -152,11 +164,18 @@ def build_model(
         objective: fields of `LlmJepaConfig`.
         tokenizer: with its predictor tokens.
         training: which say whether weights are cut up.
+
+    Raises:
+        ValueError: a fresh model with fewer embeddings than tokens.
     """
     attention = {} if arguments.attn_implementation is None else {"attn_implementation": arguments.attn_implementation}
     if arguments.model_config is not None:
         tokens = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-        text_config = AutoConfig.for_model(**(tokens | {"vocab_size": len(tokenizer)} | arguments.model_config))
+        dtype = {} if arguments.dtype == "auto" else {"dtype": arguments.dtype}
+        fields = tokens | {"vocab_size": len(tokenizer)} | dtype | arguments.model_config
+        if fields["vocab_size"] < len(tokenizer):
+            raise ValueError(f"model_config: {fields['vocab_size']} rows of embeddings for {len(tokenizer)} tokens")
+        text_config = AutoConfig.for_model(**fields)
         with whole_models(training):
             return LlmJepaForCausalLM(LlmJepaConfig(text_config=text_config, **attention, **objective))
     model = LlmJepaForCausalLM.from_pretrained(
@@ -187,14 +206,15 @@ def finetune(argv: Sequence[str], description: str | None = None) -> LlmJepaTrai
     begin(training)
     require_mergeable(language_model.lora_rank > 0 and language_model.merge_adapters)
     records = data.records(data.train_split)
-    tokenizer = load_tokenizer(language_model, records)
+    tokenizer = load_tokenizer(language_model, data.contents(records))
     config = LlmJepaConfig(**_of_checkpoint(language_model, objective))
     add_predictor_tokens(tokenizer, config.num_predictor_tokens, data.plain)
     preprocess = data.preprocessor(tokenizer, config)
     model = build_model(language_model, objective.given(), tokenizer, training)
     if language_model.lora_rank:
         adapters = (language_model.lora_rank, language_model.lora_alpha, language_model.lora_dropout)
-        add_adapters(model, list(preprocess.predictor_ids), *adapters)
+        new = [*preprocess.predictor_ids, *token_ids(tokenizer, [PERCEPTION_TOKEN] * data.plain)]
+        add_adapters(model, new, *adapters)
     trainer = LlmJepaTrainer(
         model,
         training,
@@ -213,6 +233,8 @@ def finetune(argv: Sequence[str], description: str | None = None) -> LlmJepaTrai
     )
     trainer.recipe = given_fields(types, argv)
     trainer.train(resume_from_checkpoint=resume_point(training))
+    if trainer.eval_dataset is not None:
+        trainer.evaluate()
     if language_model.merge_adapters:
         trainer.merge_adapters()
     start = language_model.model_name_or_path

@@ -214,6 +214,10 @@ class LlmJepaTrainer(RunCardMixin, KernelMixin, GuardMixin, Trainer):
                 rows |= {f"first {name}": values[0], f"last {name}": values[-1]}
         return rows | {"skipped pairs": len(self.skipped)}
 
+    def run_settings(self) -> dict[str, Any]:
+        """Also the objective, which the config of the checkpoint says, but nothing beside adapters."""
+        return super().run_settings() | {"objective": self.config.objective()}
+
     def card_details(self) -> dict[str, Any]:
         objective = ", ".join(f"{name} {value}" for name, value in self.config.objective().items())
         facts = {"Objective": objective, "Trained values": "{:,} of {:,}".format(*self._sizes)}
