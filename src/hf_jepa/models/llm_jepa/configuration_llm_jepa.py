@@ -75,21 +75,36 @@ class LlmJepaConfig(PreTrainedConfig):
         for name in ("architectures", "transformers_version", "dtype", "torch_dtype"):
             kwargs.pop(name, None)
         require_model_fields(type(self), [name for name in kwargs if name not in _GENERAL])
-        if isinstance(self.text_config, PreTrainedConfig):  # of a model that exists, which goes on as it does
-            kwargs.setdefault("attn_implementation", self.text_config._attn_implementation)
+        # What is not said of the attention here is as the language model has it, not unset.
+        text = self.text_config
+        attention = text.get("attn_implementation") if isinstance(text, dict) else text and text._attn_implementation
+        kwargs["attn_implementation"] = kwargs.get("attn_implementation") or attention
         super().__post_init__(**kwargs)
 
     @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+    def get_config_dict(cls, pretrained_model_name_or_path, **kwargs) -> tuple[dict[str, Any], dict[str, Any]]:
         """As in transformers, also of the file of a language model."""
-        if config_dict.get("model_type") != cls.model_type:
-            settings = config_dict.get(SETTINGS_KEY, {})
-            text = {name: value for name, value in config_dict.items() if name != SETTINGS_KEY}
-            if "model_type" not in text:
-                raise ValueError("the config has no model_type: it is not that of a language model of transformers")
-            config_dict = {**settings, "text_config": text}
-        known = {name: kwargs.pop(name) for name in list(kwargs) if name in objective_fields(cls)}
-        return super().from_dict(config_dict | known, **kwargs)
+        config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        if "model_type" not in config_dict:
+            raise ValueError(
+                f"the config of {pretrained_model_name_or_path} has no model_type: it is not that of a language model "
+                "of transformers"
+            )
+        return cls._of_language_model(config_dict), kwargs
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+        """As in transformers, also of the fields of a language model; those of the objective are checked together."""
+        given = {name: kwargs.pop(name) for name in objective_fields(cls) if name in kwargs}
+        return super().from_dict(cls._of_language_model(config_dict) | given, **kwargs)
+
+    @classmethod
+    def _of_language_model(cls, config_dict: dict[str, Any]) -> dict[str, Any]:
+        """The fields of a language model, as those of this class that say the same."""
+        if config_dict.get("model_type") in (None, cls.model_type):
+            return config_dict
+        text = dict(config_dict)
+        return {"model_type": cls.model_type, **text.pop(SETTINGS_KEY, {}), "text_config": text}
 
     def objective(self) -> dict[str, Any]:
         """The fields of the objective, without those of the language model."""
@@ -123,7 +138,14 @@ class LlmJepaConfig(PreTrainedConfig):
             raise ValueError("layout='fused' appends the predictor tokens to Text: use predictor_position='append'")
 
 
-_GENERAL = {field.name for field in fields(PreTrainedConfig)} | {"_name_or_path", "model_type", "attn_implementation"}
+# What every config of transformers takes, as a field or by the way.
+_GENERAL = {field.name for field in fields(PreTrainedConfig)} | {
+    "_name_or_path",
+    "attn_implementation",
+    "experts_implementation",
+    "model_type",
+    "output_attentions",
+}
 
 
 def objective_fields(config_class: type[PreTrainedConfig] = LlmJepaConfig) -> list[str]:
