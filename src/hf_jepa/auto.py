@@ -89,7 +89,7 @@ def _models(auto_class: str) -> dict:
             keys += [next(cls for cls in keys[0].__mro__ if cls.__module__.startswith("transformers."))]
         else:
             classes |= {"AutoModel": variant.base_model} | variant.heads
-        if auto_class in classes:
+        if classes.get(auto_class) is not None:
             found |= dict.fromkeys(keys, variant.model_class(classes[auto_class]))
     return found
 

@@ -15,7 +15,7 @@ class Variant:
         paper: arXiv identifier.
         modality: "image", "video", "audio", "text", ...
         config: config class, in `configuration_<name>.py`.
-        base_model: encoder class, in `modeling_<name>.py`.
+        base_model: encoder class, in `modeling_<name>.py`; None where it is a stock model of any type (LLM-JEPA).
         pretraining_model: class with the objective, in `modeling_<name>.py`.
         heads: further model classes, Auto class -> class in `modeling_<name>.py`.
         parts: further public names, module suffix -> names.
@@ -24,7 +24,8 @@ class Variant:
             and `PROBES`, a `ProbeLayout`, where there are official probes too.
         weights_license: licence of converted official weights.
         inputs: what the pretraining model is called with: "masks" (a context mask and a target mask), "views" (several
-            of each image), "in_place_masks" (what is hidden is replaced, not left out), "plain" (the samples alone).
+            of each image), "in_place_masks" (what is hidden is replaced, not left out), "plain" (the samples alone),
+            "text_pairs" (two views of a text, laid out in rows).
         tiny: config fields of a model that trains in well under a second, for the behaviour suites; CONTRIBUTING.md
             says what they ask of it.
         processor_of: the variant whose processor prepares its inputs too, where it has none in its own folder.
@@ -35,7 +36,7 @@ class Variant:
     paper: str
     modality: str
     config: str
-    base_model: str
+    base_model: str | None = None
     pretraining_model: str
     heads: dict[str, str] = field(default_factory=dict)
     parts: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -57,7 +58,8 @@ class Variant:
     def public_names(self) -> dict[str, str]:
         """Public name -> module that defines it."""
         kinds = {"configuration": (self.config,), **self.parts}
-        modeling = (self.base_model, self.pretraining_model, *self.heads.values())
+        modeling = dict.fromkeys((self.base_model, self.pretraining_model, *self.heads.values()))
+        modeling.pop(None, None)
         kinds["modeling"] = (*kinds.get("modeling", ()), *modeling)
         return {name: self.module_name(kind) for kind, names in kinds.items() for name in names}
 
@@ -67,6 +69,17 @@ class Variant:
     def model_class(self, name: str | None = None):
         """A model class of the variant; the pretraining model unless another is named."""
         return getattr(self.module("modeling"), name or self.pretraining_model)
+
+    @property
+    def stock(self) -> bool:
+        """Whether stock transformers loads the checkpoints."""
+        return self.native or self.base_model is None
+
+    def base_class(self):
+        """The class that loads the encoder of a checkpoint."""
+        from transformers import AutoModel  # as late as everything heavy
+
+        return AutoModel if self.base_model is None else self.model_class(self.base_model)
 
     @property
     def layout(self):
@@ -85,7 +98,7 @@ class Variant:
     def encoder_place(self) -> str:
         """Name of the encoder in a base model; empty where it is the base model."""
         model = self.model_class()
-        base, _, place = (model.target_encoder_name or "").partition(".")  # in the pretraining model
+        base, _, place = (getattr(model, "target_encoder_name", None) or "").partition(".")  # in the pretraining model
         return place if base == model.base_model_prefix else ""
 
     @property
@@ -449,6 +462,28 @@ VARIANTS = {
                 },
             },
             processor_of="vjepa2",
+        ),
+        Variant(
+            name="llm_jepa",
+            title="LLM-JEPA",
+            paper="2509.14252",
+            modality="text",
+            inputs="text_pairs",
+            config="LlmJepaConfig",
+            pretraining_model="LlmJepaForCausalLM",
+            heads={"AutoModelForCausalLM": "LlmJepaForCausalLM"},
+            parts={"modeling": ("LlmJepaOutput",)},
+            tiny={
+                "text_config": {
+                    "model_type": "llama",
+                    "vocab_size": 64,
+                    "hidden_size": 32,
+                    "intermediate_size": 64,
+                    "num_hidden_layers": 2,
+                    "num_attention_heads": 4,
+                    "num_key_value_heads": 2,
+                },
+            },
         ),
     )
 }

@@ -70,6 +70,8 @@ def test_every_sequence_is_found_again(layout, options, seed):
         assert sees(code) == pair.code_ids[: pair.code_index + 1]
         for i, token in enumerate(pair.input_ids):
             assert sees(flat.index(token)) == pair.input_ids[: i + 1]
+    for place in [place for place, token in enumerate(flat) if token == PAD and layout == "packed"]:
+        assert set(sees(place)) == {PAD}  # empty places are a sequence of their own
     # Every label but those of first tokens is learnt, where the token is, and nothing else is.
     learnt = [label for pair in pairs for label in pair.labels[1:] if label != IGNORED]
     places, labels = batch["label_index"], batch["labels"].flatten()

@@ -2,6 +2,13 @@
 
 import torch
 
+from hf_jepa.core.modeling import JepaPreTrainingMixin
+
+
+def keeps_the_contract(variant) -> bool:
+    """Whether it has encoders that the contract speaks of: not LLM-JEPA, which is any language model."""
+    return issubclass(variant.model_class(), JepaPreTrainingMixin)
+
 
 def predicts_by_masks(variant) -> bool:
     """Whether tokens are left out and predicted, and a moving average makes the targets: the plain members."""

@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from outputs import parts, predicts_by_masks, same_parts
+from outputs import keeps_the_contract, parts, predicts_by_masks, same_parts
 from safetensors.torch import load_file, save_file
 from torch.utils.data import default_collate
 from transformers import AutoModelForPreTraining
@@ -16,8 +16,10 @@ from hf_jepa.training.arguments import JepaTrainingArguments
 from hf_jepa.training.trainer import JepaTrainer
 
 
-# Those have suites of their own, which ask for more.
-pytestmark = pytest.mark.variants(condition=lambda variant: not predicts_by_masks(variant))
+# Those that predict by masks have suites of their own, which ask for more.
+pytestmark = pytest.mark.variants(
+    condition=lambda variant: keeps_the_contract(variant) and not predicts_by_masks(variant)
+)
 
 
 def test_the_loss_is_the_sum_of_its_terms_and_reaches_all_that_is_trained(model, batch):

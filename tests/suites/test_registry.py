@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from outputs import predicts_by_masks
+from outputs import keeps_the_contract, predicts_by_masks
 from transformers import AutoConfig, AutoModelForPreTraining
 
 import hf_jepa
@@ -15,8 +15,10 @@ from hf_jepa.layers.patch_embedding import pair
 from hf_jepa.training.arguments import JepaTrainingArguments
 from hf_jepa.training.finetune_anticipation import AnticipationArguments
 from hf_jepa.training.finetune_image import ClassificationArguments
+from hf_jepa.training.finetune_llm_jepa import LanguageModelArguments, ObjectiveArguments, TextPairArguments
 from hf_jepa.training.finetune_video import VideoClassificationArguments
 from hf_jepa.training.finetuning import FineTuningArguments
+from hf_jepa.training.llm_jepa import LlmJepaTrainingArguments
 from hf_jepa.training.pretrain_image import recipe_sections
 from hf_jepa.training.pretrain_video import VideoMaskArguments, VideoPretrainingArguments
 from hf_jepa.training.recipe import parse_recipe
@@ -30,6 +32,12 @@ SECTIONS = {
     ("image", True): lambda variant: (ClassificationArguments, FineTuningArguments),
     ("video", False): lambda variant: (VideoPretrainingArguments, VideoMaskArguments, JepaTrainingArguments),
     ("video", True): lambda variant: (VideoClassificationArguments, FineTuningArguments),
+    ("text", False): lambda variant: (
+        LanguageModelArguments,
+        ObjectiveArguments,
+        TextPairArguments,
+        LlmJepaTrainingArguments,
+    ),
 }
 
 
@@ -45,8 +53,10 @@ def test_variant_is_complete(variant):
         assert (folder / name).is_file(), name  # without __init__.py a wheel would lack the folder
     assert (folder / f"convert_{variant.name}.py").is_file() == variant.convertible
     assert f"models/{variant.name}/README.md" in (ROOT / "MODELS.md").read_text(encoding="utf-8")
-    assert {variant.config, variant.base_model, variant.pretraining_model} <= set(hf_jepa.__all__)
-    for name in (variant.base_model, variant.pretraining_model, *variant.heads.values()):
+    models = [variant.pretraining_model, *variant.heads.values()]
+    models += [variant.base_model] if variant.base_model else []
+    assert {variant.config, *models} <= set(hf_jepa.__all__)
+    for name in models:
         # transformers takes it from the annotation `config: ...` of the class, else from the class it inherits.
         assert variant.model_class(name).config_class is variant.config_class(), f"{name} must annotate its `config`"
     if find_spec(f"hf_jepa.training.pretrain_{variant.modality}") is None:
@@ -72,16 +82,18 @@ def test_recipes_parse(variant, tmp_path):
 
 
 def test_a_config_shows_its_fields_and_names_a_model(variant, config):
-    assert '"hidden_size": ' in repr(config) and '"loss_type": ' in repr(config)
+    assert '"hidden_size": ' in repr(config)
+    assert not keeps_the_contract(variant) or '"loss_type": ' in repr(config)
     assert type(AutoModelForPreTraining.from_config(config)).__name__ == variant.pretraining_model
 
 
-def test_config_round_trip(config, tmp_path):
+def test_config_round_trip(variant, config, tmp_path):
     config.save_pretrained(tmp_path)
     again = type(config).from_pretrained(tmp_path)
     ignored = {"transformers_version": 0, "_name_or_path": 0}
     assert again.to_dict() | ignored == config.to_dict() | ignored
-    assert AutoConfig.from_pretrained(tmp_path).model_type == config.model_type
+    stock = config.model_type if keeps_the_contract(variant) else config.text_config.model_type
+    assert AutoConfig.from_pretrained(tmp_path).model_type == stock
 
 
 @pytest.mark.variants(condition=lambda variant: "hidden_size" in variant.tiny)
@@ -90,6 +102,7 @@ def test_config_refuses_a_width_that_is_no_number(variant):  # trap T6
         variant.config_class()(**(variant.tiny | {"hidden_size": "big"}))
 
 
+@pytest.mark.variants(condition=keeps_the_contract)
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -119,7 +132,7 @@ def test_config_takes_ints_for_floats_and_pairs_for_sizes(variant, config):  # t
     assert variant.config_class()(**(variant.tiny | fields)).grid_size[-2:] == (8, 4)
 
 
-@pytest.mark.variants(condition=lambda variant: "backbone_config" not in variant.tiny)
+@pytest.mark.variants(condition=lambda variant: not {"backbone_config", "text_config"} & variant.tiny.keys())
 def test_aliases_of_fields_reach_what_is_derived_from_them(variant):  # trap T4
     config_class = variant.config_class()
     aliases = {f"other_{name}": name for name in variant.tiny}

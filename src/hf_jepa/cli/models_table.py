@@ -17,7 +17,7 @@ Written by `make models-table` from `src/hf_jepa/registry.py`; edit the registry
 
 
 def row(variant: Variant, root: Path) -> str:
-    classes = [variant.config, variant.base_model, variant.pretraining_model, *variant.heads.values()]
+    classes = dict.fromkeys((variant.config, variant.base_model, variant.pretraining_model, *variant.heads.values()))
     recipes = sorted((root / "training_scripts/configs" / variant.name).glob("*.yaml"))
     cases = sorted(path.name for path in (root / "tests/fixtures/golden" / variant.name).glob("*") if path.is_dir())
     conversion = f"[`convert_{variant.name}.py`](conversion/convert_{variant.name}.py)" if variant.convertible else "-"
@@ -25,7 +25,7 @@ def row(variant: Variant, root: Path) -> str:
         f"[{variant.title}](src/hf_jepa/models/{variant.name}/README.md)",
         f"[{variant.paper}](https://arxiv.org/abs/{variant.paper})",
         variant.modality,
-        " ".join(f"`{name}`" for name in classes),
+        " ".join(f"`{name}`" for name in classes if name),
         " ".join(f"[{path.stem}]({path.relative_to(root).as_posix()})" for path in recipes),
         conversion,
         " ".join(f"`{case}`" for case in cases),

@@ -266,6 +266,7 @@ class LlmJepaDataCollator:
         pad_token_id: of empty places.
         layout, packing, padding_side, last_token: see `lay_out`.
         pad_to_multiple_of: of the length of rows, where shapes should not vary much (`torch.compile`).
+        views: False for batches of the LM rows alone.
         with_lm_only: also the batch of a step without JEPA loss, as "lm_only" (see `LlmJepaTrainer`).
         preprocessor: makes pairs of what is no `TextPair`, such as an `LlmJepaPreprocessor` of records.
 
@@ -281,12 +282,13 @@ class LlmJepaDataCollator:
     padding_side: str = "right"
     pad_to_multiple_of: int | None = None
     last_token: int | None = None
+    views: bool = True
     with_lm_only: bool = False
     preprocessor: Any = None
 
     def __call__(self, examples: Iterable[Any]) -> dict[str, Any]:
         pairs = [self._pair(example) for example in examples]
-        batch: dict[str, Any] = self._lay_out(pairs)
+        batch: dict[str, Any] = self._lay_out(pairs, self.views)
         if self.with_lm_only:
             batch["lm_only"] = self._lay_out(pairs, views=False)
         return batch
@@ -303,7 +305,7 @@ class LlmJepaDataCollator:
             )
         return self.preprocessor(example)
 
-    def _lay_out(self, pairs: list[TextPair], views: bool = True) -> Batch:
+    def _lay_out(self, pairs: list[TextPair], views: bool) -> Batch:
         options = {
             "pad_token_id": self.pad_token_id,
             "padding_side": self.padding_side,

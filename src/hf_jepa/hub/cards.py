@@ -96,6 +96,21 @@ answers = model(clip, anticipation_times=torch.tensor([1.0]))  # a second after 
 print({{name: logits.softmax(-1).topk(2) for name, logits in answers.items()}})
 ```"""
 
+TEXT_GENERATION_USE = """Stock transformers loads the language model:
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("{repo}")
+model = AutoModelForCausalLM.from_pretrained("{repo}")
+chat = [{{"role": "user", "content": "Hello"}}]
+inputs = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+answer = model.generate(**inputs, max_new_tokens=16)[0, inputs["input_ids"].shape[1] :]
+print(tokenizer.decode(answer))
+```
+
+With `hf_jepa`, `{pretraining_model}.from_pretrained("{repo}")` continues training with the same objective."""
+
 # Encoders, by modality, and models with heads, by what they are for.
 ENCODER_USES = {
     "image": FEATURES_USE,
@@ -107,6 +122,7 @@ USES = {
     "image-classification": CLASSIFICATION_USE,
     "video-classification": VIDEO_CLASSIFICATION_USE,
     "action-anticipation": ACTION_ANTICIPATION_USE,
+    "text-generation": TEXT_GENERATION_USE,
 }
 PIPELINE_TAGS = {"action-anticipation": "video-classification"}  # where the Hub has no tag of that name
 
@@ -197,7 +213,7 @@ def build_card(
     metadata = ModelCardData(
         license=license,
         language=language,
-        library_name="transformers" if variant.native else "hf_jepa",
+        library_name="transformers" if variant.stock else "hf_jepa",
         pipeline_tag=PIPELINE_TAGS.get(task, task),
         tags=list(dict.fromkeys(["hf_jepa", "jepa", variant.name, *tags])),
         base_model=base_model,
@@ -206,13 +222,13 @@ def build_card(
         eval_results=list(results) or None,
     )
     use = use.format(
-        loader="Stock transformers" if variant.native else "transformers, with `hf_jepa` installed,",
-        imports="" if variant.native else "import hf_jepa  # registers the classes\n",
+        loader="Stock transformers" if variant.stock else "transformers, with `hf_jepa` installed,",
+        imports="" if variant.stock else "import hf_jepa  # registers the classes\n",
         repo=repo,
         channels=getattr(config, "num_channels", None),
         height=height,
         width=width,
-        hidden=config.hidden_size,
+        hidden=getattr(config, "hidden_size", None),
         frames=getattr(config, "frames_per_clip", None),
         loaded="the target encoder and the predictor" if with_predictor else "the target encoder",
         call="clip, skip_predictor=True" if with_predictor else "clip",

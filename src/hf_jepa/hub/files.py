@@ -217,8 +217,8 @@ def read_config(config_class: type[PreTrainedConfig], folder: Path) -> PreTraine
     if not path.is_file():
         raise FileNotFoundError(f"{folder} has no config.json: it is not a checkpoint")
     fields = read_json(path, "a config")
-    if fields.get("model_type") != config_class.model_type:
-        found = fields.get("model_type")
+    found = fields.get("model_type")
+    if found != config_class.model_type and config_class.model_type not in fields:  # or it has a section of its own
         raise ConversionError(f"{path} is of a model of type {found!r}, expected {config_class.model_type!r}")
     try:
         config = config_class.from_dict(fields)

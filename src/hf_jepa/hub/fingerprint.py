@@ -88,7 +88,7 @@ def load_target_encoder(variant: Variant, folder: str | Path) -> PreTrainedModel
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # what does not fit is told below, in one line
     try:
-        model, report = variant.model_class(variant.base_model).from_pretrained(
+        model, report = variant.base_class().from_pretrained(
             folder, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
         )
     finally:

@@ -56,6 +56,9 @@ def variant_of_folder(path: Path) -> Variant:
     if not (path / "config.json").is_file():
         raise FileNotFoundError(f"{path} has no config.json: it is not a checkpoint")
     fields = read_json(path / "config.json", "a config")
+    for variant in VARIANTS.values():  # of LLM-JEPA the file is that of the language model, with a section of its own
+        if isinstance(fields.get(variant.name), Mapping):
+            return variant
     return find_variant(str(fields.get("model_type")), str(path))
 
 

@@ -31,10 +31,9 @@ def infonce(
 
     Example:
         >>> rows = torch.eye(3)
-        >>> infonce(rows, rows, temperature=0.1).max() < 1e-3
-        tensor(True)
-        >>> infonce(rows, rows.roll(1, 0), temperature=0.1).min() > 9
-        tensor(True)
+        >>> right, wrong = infonce(rows, rows, temperature=0.1), infonce(rows, rows.roll(1, 0), temperature=0.1)
+        >>> right.max().item() < 1e-3, wrong.min().item() > 9
+        (True, True)
     """
     if queries.ndim != 2 or queries.shape != keys.shape:
         raise ValueError(f"queries {tuple(queries.shape)} and keys {tuple(keys.shape)} must both be (B, D)")

@@ -1,14 +1,40 @@
 """How every training program begins and ends."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from transformers import Trainer, TrainingArguments, set_seed
+from transformers.integrations.deepspeed import (
+    is_deepspeed_zero3_enabled,
+    set_hf_deepspeed_config,
+    unset_hf_deepspeed_config,
+)
 
 
 def begin(training: TrainingArguments) -> None:
     """Readable logs from the first process, and the seed."""
     logging.basicConfig(level=logging.INFO if training.should_log else logging.WARNING)
     set_seed(training.seed)
+
+
+@contextmanager
+def whole_models(training: TrainingArguments) -> Iterator[None]:
+    """While a fresh model is made: whole in every process, also where ZeRO-3 would cut it up at once.
+
+    Weights that are drawn part by part are others than those of a run without ZeRO-3; cut up later, by the engine, they
+    are the same.
+    """
+    if not is_deepspeed_zero3_enabled():
+        yield
+        return
+    # From a file of DeepSpeed's own (--deepspeed), or from Accelerate.
+    config = getattr(training, "hf_deepspeed_config", None) or training.deepspeed_plugin.dschf
+    unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        set_hf_deepspeed_config(config)
 
 
 def resume_point(training: TrainingArguments) -> str | bool | None:
@@ -43,4 +69,4 @@ def finish(trainer: Trainer, card: dict[str, str | None]) -> None:
     trainer.accelerator.end_training()
 
 
-__all__ = ["begin", "finish", "resume_point"]
+__all__ = ["begin", "finish", "resume_point", "whole_models"]

@@ -18,7 +18,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 import hf_jepa
 from hf_jepa.hub.cards import build_card
 from hf_jepa.hub.files import new_name
-from hf_jepa.hub.fingerprint import write_fingerprint
+from hf_jepa.hub.fingerprint import load_target_encoder, write_fingerprint
 from hf_jepa.registry import find_variant
 
 
@@ -80,8 +80,7 @@ class RunCardMixin:
         facts |= details.pop("facts") | self._run_facts()
         # ZeRO-3 would partition the model that is loaded to be measured, which needs all processes.
         if any(folder.glob("model*.safetensors")) and not is_deepspeed_zero3_enabled():
-            encoder = variant.model_class(variant.base_model).from_pretrained(folder, dtype=torch.float32)
-            found = write_fingerprint(encoder, folder)
+            found = write_fingerprint(load_target_encoder(variant, folder), folder)
             facts["Fingerprint"] = f"mean {found['mean']:.6f}, std {found['std']:.6f} (`fingerprint.json`)"
         card = build_card(
             variant,

@@ -152,6 +152,15 @@ def test_models_that_packed_rows_leak_in_are_found(family):
     assert_same(trained(three_pass, pairs, padding_side="left"), trained(three_pass, pairs))
 
 
+def test_a_fresh_model_is_found_to_leak_a_little():
+    model = language_model("xglm")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter *= 0.08 if parameter.ndim > 1 else 1
+    with pytest.raises(ValueError, match=r"changes by [0-2]\.\d% with tokens"):
+        of(model).check_layout()
+
+
 def test_falcon_with_alibi_is_a_three_pass_model():
     model, pairs = language_model("falcon", "eager", alibi=True), make_pairs()
     for layout in ("additive_mask", "fused"):

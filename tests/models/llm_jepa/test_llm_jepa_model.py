@@ -178,6 +178,13 @@ def test_the_loss_is_the_weighted_sum_of_both(distance):
     assert out.text_embedding.shape == (3, 32)
 
 
+def test_a_first_token_is_learnt_by_nobody():
+    model, ids = llm_jepa(), torch.arange(3, 13).view(2, 5)
+    loss = model(ids, labels=ids).loss
+    assert torch.equal(loss, model(ids, labels=ids.index_fill(1, torch.tensor([0]), -100)).loss)
+    torch.testing.assert_close(loss, model.causal_lm(ids, labels=ids).loss)
+
+
 def test_embeddings_are_the_states_behind_the_last_norm():
     model, batch = llm_jepa("llama", "three_pass").eval(), lay_out(make_pairs(), "three_pass")
     out = model(**batch, output_hidden_states=True)

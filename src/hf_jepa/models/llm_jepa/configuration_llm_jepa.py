@@ -1,5 +1,7 @@
 """LLM-JEPA configuration: that of any causal language model, and what the objective adds to it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any, ClassVar
 
@@ -82,43 +84,35 @@ class LlmJepaConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+        """As in transformers, also of the file of a language model."""
+        known = {name: kwargs.pop(name) for name in list(kwargs) if name in objective_fields(cls)}
+        return super().from_dict(_own_form(config_dict) | known, **kwargs)
+
+    @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs) -> tuple[dict[str, Any], dict[str, Any]]:
         """As in transformers, also of the file of a language model."""
         config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
-        if "model_type" not in config_dict:
-            raise ValueError(
-                f"the config of {pretrained_model_name_or_path} has no model_type: it is not that of a language model "
-                "of transformers"
-            )
-        return cls._of_language_model(config_dict), kwargs
-
-    @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
-        """As in transformers, also of the fields of a language model; those of the objective are checked together."""
-        given = {name: kwargs.pop(name) for name in objective_fields(cls) if name in kwargs}
-        return super().from_dict(cls._of_language_model(config_dict) | given, **kwargs)
-
-    @classmethod
-    def _of_language_model(cls, config_dict: dict[str, Any]) -> dict[str, Any]:
-        """The fields of a language model, as those of this class that say the same."""
-        if config_dict.get("model_type") in (None, cls.model_type):
-            return config_dict
-        text = dict(config_dict)
-        return {"model_type": cls.model_type, **text.pop(SETTINGS_KEY, {}), "text_config": text}
+        return _own_form(config_dict), kwargs
 
     def objective(self) -> dict[str, Any]:
         """The fields of the objective, without those of the language model."""
         return {name: getattr(self, name) for name in objective_fields(type(self))}
 
-    def language_model_config(self) -> PreTrainedConfig:
-        """`text_config`, which also says the fields of the objective, as it is saved."""
+    @contextmanager
+    def told_to_language_model(self) -> Iterator[PreTrainedConfig]:
+        """`text_config` while it is saved: it says the fields of the objective, too."""
         setattr(self.text_config, SETTINGS_KEY, self.objective())
-        return self.text_config
+        try:
+            yield self.text_config
+        finally:
+            delattr(self.text_config, SETTINGS_KEY)
 
     def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs):
         """Write the config file of the language model, see the class."""
         self.validate()
-        self.language_model_config().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+        with self.told_to_language_model() as config:
+            config.save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
         return self.text_config.get_text_config(decoder=decoder, encoder=encoder)
@@ -146,6 +140,16 @@ _GENERAL = {field.name for field in fields(PreTrainedConfig)} | {
     "model_type",
     "output_attentions",
 }
+
+
+def _own_form(config_dict: dict[str, Any]) -> dict[str, Any]:
+    """The fields of this class, of a file that is a language model's."""
+    if config_dict.get("model_type") == LlmJepaConfig.model_type:
+        return config_dict
+    if "model_type" not in config_dict:
+        raise ValueError("the config has no model_type: it is not that of a language model of transformers")
+    text = {name: value for name, value in config_dict.items() if name != SETTINGS_KEY}
+    return {**config_dict.get(SETTINGS_KEY, {}), "text_config": text, "model_type": LlmJepaConfig.model_type}
 
 
 def objective_fields(config_class: type[PreTrainedConfig] = LlmJepaConfig) -> list[str]:

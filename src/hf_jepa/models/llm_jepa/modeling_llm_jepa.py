@@ -104,7 +104,14 @@ class LlmJepaForCausalLM(PreTrainedModel):
         self._takes_positions = "position_ids" in inspect.signature(type(self.causal_lm).forward).parameters
         self._require_class()
         self._tried: tuple | None = None  # with which settings `check_layout` found nothing wrong
+        self._leave_weights()
         self.post_init()
+
+    def _leave_weights(self) -> None:
+        """The language model has initialised itself, and its adapters: they are not to be initialised again."""
+        if self.device.type != "meta":
+            for part in self.modules():
+                part._is_hf_initialized = True
 
     # --- the language model -------------------------------------------------------------------------------------
 
@@ -473,8 +480,8 @@ class LlmJepaForCausalLM(PreTrainedModel):
         """
         if state_dict is not None:
             state_dict = {key.removeprefix("language_model."): value for key, value in state_dict.items()}
-        self.config.language_model_config()
-        self.language_model.save_pretrained(save_directory, state_dict=state_dict, **kwargs)
+        with self.config.told_to_language_model():
+            self.language_model.save_pretrained(save_directory, state_dict=state_dict, **kwargs)
 
 
 __all__ = ["LlmJepaForCausalLM", "LlmJepaOutput"]

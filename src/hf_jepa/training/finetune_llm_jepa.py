@@ -1,0 +1,243 @@
+"""The program behind the LLM-JEPA script: recipe and text pairs in, trained language model out."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from torch.utils.data import Dataset
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from hf_jepa.data.text_layouts import LlmJepaDataCollator
+from hf_jepa.data.text_pairs import LlmJepaPreprocessor
+from hf_jepa.data.text_sources import TextPairDataset, open_text_pairs
+from hf_jepa.data.text_tokens import add_predictor_tokens
+from hf_jepa.models.llm_jepa.configuration_llm_jepa import LlmJepaConfig
+from hf_jepa.models.llm_jepa.modeling_llm_jepa import LlmJepaForCausalLM
+from hf_jepa.training.llm_jepa import LlmJepaTrainer, LlmJepaTrainingArguments, add_adapters, require_mergeable
+from hf_jepa.training.program import begin, finish, resume_point, whole_models
+from hf_jepa.training.recipe import given_fields, parse_recipe
+from hf_jepa.training.run_cards import base_license, dataset_names
+
+
+logger = logging.get_logger(__name__)
+
+GENERATED = ("regex", "regex_paraphrases")  # data sets that the package makes itself
+
+
+@dataclass(kw_only=True)
+class LanguageModelArguments:
+    """The language model of a run: a checkpoint, or a fresh one."""
+
+    model_name_or_path: str | None = field(default=None, metadata={"help": "Any causal language model."})
+    model_config: dict | str | None = field(
+        default=None, metadata={"help": "Fields of a fresh one (JSON) with its model_type; of the tokenizer's size."}
+    )
+    tokenizer_name_or_path: str | None = field(
+        default=None, metadata={"help": "That of the checkpoint unless given; for a fresh model, else one is trained."}
+    )
+    tokenizer_size: int = field(default=512, metadata={"help": "Tokens of a tokenizer that is trained on the data."})
+    dtype: str = field(default="float32", metadata={"help": "Of the weights; 'auto': as in the checkpoint."})
+    attn_implementation: str | None = field(default=None, metadata={"help": "sdpa, eager, flash_attention_2, ..."})
+    lora_rank: int = field(default=0, metadata={"help": "Train LoRA adapters of this rank; 0: all weights."})
+    lora_alpha: float | None = field(default=None, metadata={"help": "Their scale; twice the rank unless given."})
+    lora_dropout: float = field(default=0.1, metadata={"help": "Dropout of adapters."})
+    merge_adapters: bool = field(default=True, metadata={"help": "Save an ordinary checkpoint, not adapters."})
+    license: str | None = field(
+        default=None, metadata={"help": "Licence of the weights, for the card; that of the checkpoint unless given."}
+    )
+
+    def __post_init__(self):
+        if isinstance(self.model_config, str):
+            self.model_config = json.loads(self.model_config)
+        if (self.model_name_or_path is None) == (self.model_config is None):
+            raise ValueError("say either model_name_or_path, a checkpoint, or model_config, those of a fresh model")
+        if self.model_config is not None and "model_type" not in self.model_config:
+            raise ValueError("model_config needs a model_type, such as 'llama'")
+        if self.lora_rank and self.model_config is not None:
+            raise ValueError("lora_rank adapts a checkpoint; a fresh model learns nothing by adapters alone")
+
+
+@dataclass(kw_only=True)
+class ObjectiveArguments:
+    """Fields of `LlmJepaConfig`; those of the checkpoint, else its defaults, unless given."""
+
+    layout: str | None = field(default=None, metadata={"help": "packed, three_pass, additive_mask or fused."})
+    distance: str | None = field(default=None, metadata={"help": "cosine, l2, mse or infonce."})
+    jepa_weight: float | None = field(default=None, metadata={"help": "lambda; 0: the language-model loss alone."})
+    lm_weight: float | None = field(default=None, metadata={"help": "gamma."})
+    num_predictor_tokens: int | None = field(default=None, metadata={"help": "k."})
+    predictor_position: str | None = field(default=None, metadata={"help": "append or prepend."})
+    reverse: bool | None = field(default=None, metadata={"help": "Predict Text from Code."})
+    stop_gradient: str | None = field(default=None, metadata={"help": "text or code: no gradient into this view."})
+    jepa_dropout: float | None = field(default=None, metadata={"help": "Share of batches without JEPA loss."})
+    infonce_temperature: float | None = field(default=None, metadata={"help": "Of infonce."})
+    infonce_symmetric: bool | None = field(default=None, metadata={"help": "infonce in both directions."})
+    infonce_gather: bool | None = field(default=None, metadata={"help": "infonce: negatives of all processes."})
+
+    def given(self) -> dict[str, Any]:
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@dataclass(kw_only=True)
+class TextPairArguments:
+    """The data of a run, and how it becomes tokens; see `LlmJepaPreprocessor`."""
+
+    dataset: str = field(metadata={"help": "JSONL, parquet, folder, Hub id; generated: 'regex', 'regex_paraphrases'."})
+    train_split: str = field(default="train", metadata={"help": "Split to train on."})
+    eval_split: str | None = field(default=None, metadata={"help": "Split to measure the losses on."})
+    generated_pairs: int = field(default=4000, metadata={"help": "Training pairs of a generated data set."})
+    text_column: str | None = field(default=None, metadata={"help": "Of records without messages."})
+    code_column: str | None = field(default=None, metadata={"help": "Of records without messages."})
+    system_prompt: str | None = field(default=None, metadata={"help": "Of records without messages."})
+    label_mode: str | None = field(default=None, metadata={"help": "assistant_eot, assistant or official."})
+    last_token: int | None = field(default=None, metadata={"help": "Embedding position from the end, -2 for example."})
+    max_length: int = field(default=512, metadata={"help": "Tokens of a row."})
+    on_truncation: str = field(default="error", metadata={"help": "Longer records: error, skip or truncate."})
+    date_string: str = field(default="26 Jul 2024", metadata={"help": "For chat templates that show a date."})
+    fold_system: bool | None = field(
+        default=None, metadata={"help": "System prompt in the user turn; tried unless given."}
+    )
+    plain: bool = field(default=False, metadata={"help": "Rows without chat template."})
+    train_all: bool = field(default=False, metadata={"help": "plain: learn the whole user turn (paraphrases)."})
+    official: bool = field(default=False, metadata={"help": "Prepare data as the official code does."})
+    packing: str = field(default="balanced", metadata={"help": "packed: balanced, pairs or single rows."})
+    pad_to_multiple_of: int | None = field(default=None, metadata={"help": "Of the length of rows."})
+
+    def preprocessor(self, tokenizer: PreTrainedTokenizerBase, config: LlmJepaConfig) -> LlmJepaPreprocessor:
+        names = ("text_column", "code_column", "system_prompt", "label_mode", "last_token", "max_length")
+        names += ("on_truncation", "date_string", "fold_system", "plain", "train_all", "official")
+        options = {name: getattr(self, name) for name in names}
+        objective = ("num_predictor_tokens", "predictor_position", "reverse")
+        return LlmJepaPreprocessor(tokenizer, **{name: getattr(config, name) for name in objective}, **options)
+
+    def records(self, split: str) -> Sequence[dict]:
+        """The records of a split."""
+        if self.dataset not in GENERATED:
+            return open_text_pairs(self.dataset, split, self.text_column, self.code_column)
+        from hf_jepa.data.regex_pairs import regex_pairs, regex_paraphrases
+
+        make = regex_pairs if self.dataset == "regex" else regex_paraphrases
+        return make(split, self.generated_pairs if split == self.train_split else max(1, self.generated_pairs // 10))
+
+
+def load_tokenizer(arguments: LanguageModelArguments, records: Sequence[dict]) -> PreTrainedTokenizerBase:
+    """The tokenizer of the checkpoint, the one that is named, or one that is trained on the records.
+
+    A tokenizer without padding token pads with the end of sequence, which nothing sees.
+    """
+    source = arguments.tokenizer_name_or_path or arguments.model_name_or_path
+    if source is None:
+        from hf_jepa.data.pair_tokenizer import train_pair_tokenizer
+
+        texts = [turn["content"] for record in records for turn in record["messages"]]
+        return train_pair_tokenizer(texts, vocab_size=arguments.tokenizer_size)
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def build_model(
+    arguments: LanguageModelArguments,
+    objective: dict[str, Any],
+    tokenizer: PreTrainedTokenizerBase,
+    training: LlmJepaTrainingArguments,
+) -> LlmJepaForCausalLM:
+    """The model, with a row of embeddings for every token; embeddings never shrink.
+
+    Args:
+        arguments: of the language model.
+        objective: fields of `LlmJepaConfig`.
+        tokenizer: with its predictor tokens.
+        training: which say whether weights are cut up.
+    """
+    attention = {} if arguments.attn_implementation is None else {"attn_implementation": arguments.attn_implementation}
+    if arguments.model_config is not None:
+        tokens = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        text_config = AutoConfig.for_model(**(tokens | {"vocab_size": len(tokenizer)} | arguments.model_config))
+        with whole_models(training):
+            return LlmJepaForCausalLM(LlmJepaConfig(text_config=text_config, **attention, **objective))
+    model = LlmJepaForCausalLM.from_pretrained(
+        arguments.model_name_or_path, dtype=arguments.dtype, **attention, **objective
+    )
+    if len(tokenizer) > (size := model.causal_lm.config.get_text_config().vocab_size):
+        logger.info(f"{len(tokenizer) - size} rows of embeddings are new")
+        model.resize_token_embeddings(len(tokenizer))
+    return model
+
+
+def finetune(argv: Sequence[str], description: str | None = None) -> LlmJepaTrainer:
+    """Run a recipe.
+
+    Args:
+        argv: `[recipe.yaml] [--field value ...]`, fields of `LanguageModelArguments`, `ObjectiveArguments`,
+            `TextPairArguments` and `LlmJepaTrainingArguments`.
+        description: for `--help`.
+
+    Returns:
+        the trainer, after training and saving.
+
+    Raises:
+        ValueError: as the parts do.
+    """
+    types = (LanguageModelArguments, ObjectiveArguments, TextPairArguments, LlmJepaTrainingArguments)
+    language_model, objective, data, training = parse_recipe(types, argv, description)
+    begin(training)
+    require_mergeable(language_model.lora_rank > 0 and language_model.merge_adapters)
+    records = data.records(data.train_split)
+    tokenizer = load_tokenizer(language_model, records)
+    config = LlmJepaConfig(**_of_checkpoint(language_model, objective))
+    add_predictor_tokens(tokenizer, config.num_predictor_tokens, data.plain)
+    preprocess = data.preprocessor(tokenizer, config)
+    model = build_model(language_model, objective.given(), tokenizer, training)
+    if language_model.lora_rank:
+        adapters = (language_model.lora_rank, language_model.lora_alpha, language_model.lora_dropout)
+        add_adapters(model, list(preprocess.predictor_ids), *adapters)
+    trainer = LlmJepaTrainer(
+        model,
+        training,
+        train_dataset=TextPairDataset(records, preprocess),
+        eval_dataset=_eval_pairs(data, preprocess),
+        data_collator=LlmJepaDataCollator(
+            tokenizer.pad_token_id,
+            layout=config.layout,
+            packing=data.packing,
+            pad_to_multiple_of=data.pad_to_multiple_of,
+            last_token=data.last_token,
+            with_lm_only=config.jepa_dropout > 0,
+            views=config.jepa_weight > 0,
+        ),
+        processing_class=tokenizer,
+    )
+    trainer.recipe = given_fields(types, argv)
+    trainer.train(resume_from_checkpoint=resume_point(training))
+    if language_model.merge_adapters:
+        trainer.merge_adapters()
+    start = language_model.model_name_or_path
+    card = {"finetuned_from": start, "license": language_model.license or base_license(start)}
+    names = {"dataset": data.dataset} if data.dataset in GENERATED else dataset_names(data.dataset)
+    finish(trainer, names | card)
+    return trainer
+
+
+def _of_checkpoint(arguments: LanguageModelArguments, objective: ObjectiveArguments) -> dict[str, Any]:
+    """The fields of the objective, before the model is there."""
+    if arguments.model_name_or_path is None:
+        return objective.given()
+    return LlmJepaConfig.from_pretrained(arguments.model_name_or_path, **objective.given()).objective()
+
+
+def _eval_pairs(data: TextPairArguments, preprocess: LlmJepaPreprocessor) -> Dataset | None:
+    return None if data.eval_split is None else TextPairDataset(data.records(data.eval_split), preprocess)
+
+
+__all__ = [
+    "LanguageModelArguments",
+    "ObjectiveArguments",
+    "TextPairArguments",
+    "build_model",
+    "finetune",
+    "load_tokenizer",
+]

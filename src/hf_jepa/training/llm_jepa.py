@@ -1,0 +1,353 @@
+"""`LlmJepaTrainer`: transformers' `Trainer` for the two losses of an LLM-JEPA."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.integrations import is_deepspeed_zero3_enabled
+
+from hf_jepa.masking.counter_rng import uniform
+from hf_jepa.models.llm_jepa.modeling_llm_jepa import IGNORED, LlmJepaForCausalLM, LlmJepaOutput
+from hf_jepa.training.guards import GuardMixin
+from hf_jepa.training.kernels import KernelArguments, KernelMixin
+from hf_jepa.training.reports import format_table
+from hf_jepa.training.run_cards import RunCardMixin
+
+
+_DROPOUT = 0x11A  # tells these random numbers from others with the same seed
+
+
+@dataclass
+class LlmJepaTrainingArguments(KernelArguments, TrainingArguments):
+    """`TrainingArguments` with the defaults of the paper: AdamW without decay, the learning rate falls linearly to 0.
+
+    Example:
+        >>> LlmJepaTrainingArguments(output_dir="runs/example", use_cpu=True).learning_rate
+        2e-05
+    """
+
+    learning_rate: float = field(default=2e-5, metadata={"help": "Learning rate at the first step."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "The collator needs them all."})
+    # The filter would show a loss of NaN as 0; the trainer stops there instead.
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Keep NaN losses out of the logs."})
+    hub_strategy: str = field(default="end", metadata={"help": "When to upload, with push_to_hub."})
+
+
+class LlmJepaTrainer(RunCardMixin, KernelMixin, GuardMixin, Trainer):
+    """Trains an LLM-JEPA on batches of an `LlmJepaDataCollator`.
+
+    Both losses are means over all that an optimizer step is made of: learnt tokens and pairs are counted over
+    accumulated batches and processes first. So eight pairs at a time give the gradient of four times two, whatever the
+    lengths of the answers. (The official trainer multiplies gradients by the number of accumulated batches.)
+
+    With `config.jepa_dropout` some batches consist of their LM rows alone. Which ones depends on the seed, the step
+    and the place of the batch in it, so it is the same in all processes and after a resume; the collator must make
+    those rows (`with_lm_only=True`).
+
+    Checkpoints are those of the language model, also in between; with adapters, theirs, until `merge_adapters`.
+
+    Evaluation reports both losses over all tokens and pairs; with several processes the samples that fill up the last
+    batch count twice.
+
+    Args:
+        model: with adapters, from `add_adapters`.
+        args: `LlmJepaTrainingArguments`.
+        kwargs: as for `Trainer`; `processing_class` is the tokenizer, which is saved beside the weights.
+
+    Raises:
+        ValueError: jepa_dropout with a collator that makes no such rows.
+        FloatingPointError, ValueError: see also `GuardMixin`.
+
+    Example:
+        >>> import tempfile
+        >>> from hf_jepa import LlmJepaConfig, LlmJepaDataCollator, TextPair
+        >>> llama = {"model_type": "llama", "vocab_size": 32, "hidden_size": 16, "intermediate_size": 32,
+        ...     "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2}
+        >>> pair = TextPair([1, 5, 6, 7, 2], [-100, -100, -100, 7, 2], [1, 5, 6, 9], 3, [1, 7], 1, 2, (9,))
+        >>> options = {"max_steps": 2, "per_device_train_batch_size": 2, "use_cpu": True, "save_strategy": "no"}
+        >>> trainer = LlmJepaTrainer(
+        ...     LlmJepaForCausalLM(LlmJepaConfig(text_config=llama)),
+        ...     LlmJepaTrainingArguments(tempfile.mkdtemp(), report_to="none", disable_tqdm=True, **options),
+        ...     train_dataset=[pair] * 8,
+        ...     data_collator=LlmJepaDataCollator(pad_token_id=0),
+        ... )
+        >>> trainer.train().global_step  # doctest: +ELLIPSIS
+        {'train_runtime...
+        2
+    """
+
+    samples = "pairs"
+
+    def __init__(self, model: LlmJepaForCausalLM, args: LlmJepaTrainingArguments, **kwargs: Any):
+        super().__init__(model=model, args=args, **kwargs)
+        self.skipped = dict.fromkeys(getattr(self.train_dataset, "skipped", ()))
+        self._terms = _Terms(self)
+        self._place = (-1, 0)  # of a batch: step, number in it
+        self.add_callback(_Report(self))
+
+    # --- a step -------------------------------------------------------------------------------------------------
+
+    def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device):
+        """The batches of an optimizer step, and how many tokens are learnt in them, in all processes together."""
+        batches = list(islice(epoch_iterator, num_batches))
+        if not batches:
+            return batches, None
+        tokens = sum(_learnt_tokens(batch) for batch in batches)
+        pairs = sum(len(batch.get("text_index", ())) for batch in batches)
+        counts = torch.stack([torch.as_tensor(count, device=device) for count in (tokens, pairs)])
+        if self._counts_everywhere:
+            counts = self.accelerator.reduce(counts)
+        for batch in batches:
+            if "text_index" in batch:
+                batch["num_pairs_in_batch"] = counts[1]
+        return batches, counts[0]
+
+    @property
+    def _counts_everywhere(self) -> bool:
+        return self.args.average_tokens_across_devices and self.args.world_size > 1
+
+    def training_step(self, model, inputs: dict[str, Any], num_items_in_batch=None) -> torch.Tensor:
+        step, number = self._place
+        self._place = step, number = self.state.global_step, number + 1 if step == self.state.global_step else 0
+        lm_only = inputs.pop("lm_only", None)
+        dropout = self.config.jepa_dropout
+        if dropout > 0 and drops_jepa(float(uniform(_DROPOUT, self.args.seed, step, number)), dropout):
+            if lm_only is None:
+                raise ValueError(f"jepa_dropout={dropout} needs LlmJepaDataCollator(with_lm_only=True)")
+            inputs = lm_only
+        return super().training_step(model, inputs, num_items_in_batch)
+
+    @property
+    def config(self):
+        """Of the model."""
+        return self.accelerator.unwrap_model(self.model).config
+
+    def compute_loss(self, model, inputs, return_outputs: bool = False, num_items_in_batch=None):
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
+        if self.model.training:
+            self._terms.add(outputs)
+        return (loss, outputs) if return_outputs else loss
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        inputs = self._prepare_inputs(inputs)
+        inputs.pop("lm_only", None)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            outputs = model(**inputs)
+        self._measured.add(outputs, _learnt_tokens(inputs), len(inputs.get("text_index", ())))
+        return outputs.loss.detach(), None, None
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any):
+        self._measured = _Terms(self)
+        found = super().evaluation_loop(*args, **kwargs)
+        prefix = kwargs.get("metric_key_prefix", "eval")
+        found.metrics.update({f"{prefix}_{name}": value for name, value in self._measured.means().items()})
+        config = self.config
+        found.metrics[f"{prefix}_loss"] = sum(
+            weight * found.metrics.get(f"{prefix}_{name}", 0.0)
+            for name, weight in (("lm_loss", config.lm_weight), ("jepa_loss", config.jepa_weight))
+        )
+        return found
+
+    # --- checkpoints --------------------------------------------------------------------------------------------
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        with self._language_model_alone():
+            super()._load_from_checkpoint(resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        with self._language_model_alone():
+            super()._load_best_model()
+
+    @contextmanager
+    def _language_model_alone(self) -> Iterator[None]:
+        """While weights of a checkpoint are read, which are those of the language model."""
+        whole = self.model
+        if not self.is_fsdp_enabled:  # whose checkpoints are its own, of the whole
+            self.model = whole.language_model
+        try:
+            yield
+        finally:
+            self.model = whole
+
+    def merge_adapters(self) -> None:
+        """Fold adapters into the weights they adapt, so that an ordinary checkpoint is saved; without any, nothing."""
+        if hasattr(self.model.language_model, "merge_and_unload"):
+            self.model.language_model = self.model.language_model.merge_and_unload()
+
+    # --- what people read ---------------------------------------------------------------------------------------
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            logs |= self._terms.of_steps()
+        super().log(logs, start_time)
+
+    def summary(self) -> dict[str, Any]:
+        """The run in a few lines: steps, first and last losses, pairs left out."""
+        rows: dict[str, Any] = {"steps": self.state.global_step}
+        for name in ("loss", "lm_loss", "jepa_loss", "true_cosine", "shuffled_cosine"):
+            if values := [entry[name] for entry in self.state.log_history if name in entry]:
+                rows |= {f"first {name}": values[0], f"last {name}": values[-1]}
+        return rows | {"skipped pairs": len(self.skipped)}
+
+    def card_details(self) -> dict[str, Any]:
+        objective = ", ".join(f"{name} {value}" for name, value in self.config.objective().items())
+        rows = {name: f"{value:.4g}" for name, value in self.summary().items() if name.startswith("last ")}
+        trained = sum(parameter.numel() for group in self.optimizer.param_groups for parameter in group["params"])
+        return {
+            "task": "text-generation",
+            "facts": {
+                "Objective": objective,
+                "Trained values": f"{trained:,} of {self.model.num_parameters():,}",
+                "At the end": ", ".join(f"{name.removeprefix('last ')} {value}" for name, value in rows.items()),
+            },
+            "unverified": "No answer of this model was scored in this run.",
+        }
+
+
+def drops_jepa(drawn: float, jepa_dropout: float) -> bool:
+    """Whether a batch goes without JEPA loss (2509.14252, section 4.4): the share of such batches is `jepa_dropout`.
+
+    Args:
+        drawn: uniform in [0, 1).
+        jepa_dropout: in [0, 1).
+
+    Example:
+        >>> drops_jepa(0.6, 0.5), drops_jepa(0.4, 0.5)
+        (True, False)
+    """
+    return drawn > 1 - jepa_dropout
+
+
+def add_adapters(
+    model: LlmJepaForCausalLM, token_ids: list[int], rank: int = 16, alpha: float | None = None, dropout: float = 0.1
+) -> None:
+    """Give the language model LoRA adapters on all linear layers but its head, and make some embeddings trainable.
+
+    The official code leaves the embeddings of its predictor tokens at their random start.
+
+    Args:
+        model: changed in place.
+        token_ids: tokens that are new to the language model: the predictor tokens.
+        rank, alpha, dropout: of the adapters; `alpha` is twice the rank unless given, as in the paper.
+
+    Example:
+        >>> from hf_jepa import LlmJepaConfig
+        >>> llama = {"model_type": "llama", "vocab_size": 32, "hidden_size": 16, "intermediate_size": 32,
+        ...     "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2}
+        >>> model = LlmJepaForCausalLM(LlmJepaConfig(text_config=llama))
+        >>> add_adapters(model, token_ids=[31], rank=4)
+        >>> sum(p.numel() for p in model.parameters() if p.requires_grad)
+        1104
+    """
+    causal_lm, embedding = model.causal_lm, model.get_input_embeddings()
+    place = next(name for name, module in causal_lm.named_modules() if module is embedding).rpartition(".")[2]
+    lora = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=rank,
+        lora_alpha=2 * rank if alpha is None else alpha,
+        lora_dropout=dropout,
+        target_modules="all-linear",
+        trainable_token_indices={place: list(token_ids)} if token_ids else None,
+    )
+    model.language_model = get_peft_model(causal_lm, lora)
+
+
+def require_mergeable(merge: bool) -> None:
+    """Refuse what would fold adapters into weights that no process holds as a whole.
+
+    Raises:
+        ValueError: under ZeRO-3.
+    """
+    if merge and is_deepspeed_zero3_enabled():
+        raise ValueError(
+            "adapters cannot be merged into weights that ZeRO-3 has partitioned: set merge_adapters=false, which "
+            "saves the adapters, or take ZeRO-2"
+        )
+
+
+class _Terms:
+    """Sums of the two losses and of the cosines of pairs, on the device until somebody wants to read them."""
+
+    def __init__(self, trainer: LlmJepaTrainer):
+        self.trainer, self.step = trainer, trainer.state.global_step
+        self.sums: torch.Tensor | None = None
+
+    @torch.no_grad()
+    def add(self, outputs: LlmJepaOutput, tokens: Any = 1, pairs: Any = 1) -> None:
+        """Of a batch; the losses weighted by what they are the mean of, where they are such means."""
+        loss = outputs.loss.detach().float()
+        zero = loss.new_zeros(())
+        lm, jepa = (zero if term is None else term.float() for term in (outputs.lm_loss, outputs.jepa_loss))
+        rows = [lm * tokens, zero + tokens, jepa * pairs, zero + pairs, zero, zero, zero, zero]
+        if outputs.text_embedding is not None:
+            text, code = outputs.text_embedding.float(), outputs.code_embedding.float()
+            rows[4:6] = nn.functional.cosine_similarity(text, code).sum(), zero + len(text)
+            if len(text) > 1:
+                rows[6:] = nn.functional.cosine_similarity(text, code.roll(1, 0)).sum(), zero + len(text)
+        rows = torch.stack(rows)
+        self.sums = rows if self.sums is None else self.sums + rows
+
+    def _reduced(self) -> list[float]:
+        return self.trainer.accelerator.reduce(self.sums).tolist()
+
+    def means(self) -> dict[str, float]:
+        """Over all that was added, in all processes."""
+        lm, tokens, jepa, pairs, *cosines = self._reduced()
+        losses = {"lm_loss": (lm, tokens), "jepa_loss": (jepa, pairs)} | _cosines(cosines)
+        return {name: total / count for name, (total, count) in losses.items() if count}
+
+    def of_steps(self) -> dict[str, float]:
+        """Per optimizer step since the last call, where what was added are shares of a step's mean."""
+        if self.sums is None:
+            return {}
+        steps = self.trainer.state.global_step - self.step
+        if not self.trainer._counts_everywhere:  # every process has a mean of its own
+            steps *= self.trainer.args.world_size
+        lm, _, jepa, _, *cosines = self._reduced()
+        terms = {"lm_loss": lm / steps}
+        if cosines[1]:
+            terms["jepa_loss"] = jepa / steps
+        terms |= {name: total / count for name, (total, count) in _cosines(cosines).items() if count}
+        self.sums, self.step = None, self.trainer.state.global_step
+        return terms
+
+
+def _cosines(sums: list[float]) -> dict[str, tuple[float, float]]:
+    true, true_count, shuffled, shuffled_count = sums
+    return {"true_cosine": (true, true_count), "shuffled_cosine": (shuffled, shuffled_count)}
+
+
+def _learnt_tokens(batch: dict[str, Any]) -> Any:
+    """How many; on the device where the batch does not say where they are."""
+    return len(batch["label_index"]) if "label_index" in batch else (batch["labels"][:, 1:] != IGNORED).sum()
+
+
+class _Report(TrainerCallback):
+    """Tries the layout before the training, and prints the summary after it."""
+
+    def __init__(self, trainer: LlmJepaTrainer):
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        trainer = self.trainer
+        trainer.accelerator.unwrap_model(trainer.model_wrapped).check_layout(trainer.model_wrapped)
+        trainer._terms = _Terms(trainer)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            print("\n" + format_table(self.trainer.summary()))
+
+
+__all__ = [
+    "LlmJepaTrainer",
+    "LlmJepaTrainingArguments",
+    "add_adapters",
+    "drops_jepa",
+    "require_mergeable",
+]
