@@ -1,6 +1,6 @@
 """Runs of `LlmJepaTrainer` over the processes that torchrun starts; what they found, for a test to compare.
 
-    torchrun --nproc_per_node 2 tests/text_processes.py FOLDER
+torchrun --nproc_per_node 2 tests/text_processes.py FOLDER
 """
 
 import json

@@ -36,7 +36,9 @@ def draw_pairs(count: int, seed: int = 0) -> list[TextPair]:
         row = [*text, *code, 2]
         labels = [-100] * len(text) + [*code, 2]
         pairs.append(
-            TextPair(row, labels, [*text, PREDICTOR, 2], len(text), [1, *code, 2], len(code), len(text) - 1, (PREDICTOR,))
+            TextPair(
+                row, labels, [*text, PREDICTOR, 2], len(text), [1, *code, 2], len(code), len(text) - 1, (PREDICTOR,)
+            )
         )
     return pairs
 

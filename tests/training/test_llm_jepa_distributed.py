@@ -92,14 +92,11 @@ def check_own_means(found: dict[str, torch.Tensor], logged: dict[str, float], fo
 
 @pytest.fixture
 def places(tmp_path, monkeypatch) -> Path:
-    """16 conversations and a language model of bytes in the working folder, as are tests for imports."""
+    """16 conversations and a language model of bytes, in the working folder."""
     monkeypatch.chdir(tmp_path)
-    rows = [("user", "write x {} times"), ("assistant", "")]
-    lines = []
-    for n in range(1, 17):
-        contents = (f"write x {n} times", "x" * n)
-        lines.append(json.dumps({"messages": [{"role": r, "content": c} for (r, _), c in zip(rows, contents)]}))
-    (tmp_path / "train.jsonl").write_text("\n".join(lines))
+    turns = [(("user", f"write x {n} times"), ("assistant", "x" * n)) for n in range(1, 17)]
+    records = [{"messages": [{"role": role, "content": content} for role, content in pair]} for pair in turns]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, records)))
     tokenizer = byte_tokenizer()
     torch.manual_seed(0)
     LlamaForCausalLM(LlamaConfig(**(LLAMA | {"vocab_size": len(tokenizer)}))).save_pretrained(tmp_path / "base")
@@ -120,13 +117,15 @@ def options(output: str, **named) -> list[str]:
 
 def zero(stage: int, *arguments: str, cwd: Path) -> str:
     start = ["accelerate.commands.launch", "--config_file", CONFIGS / f"zero{stage}.yaml", "--num_processes", "2"]
-    start += ["--mixed_precision", "no", ROOT / "tests/without_shared_memory.py", SCRIPT]
+    start += [ROOT / "tests/without_shared_memory.py", SCRIPT]
     return launch(*start, *arguments, "--ddp_backend=gloo", cwd=cwd)
 
 
 def compare(output: str, single: str) -> None:
-    """The folders of two runs: the same losses, weights, settings and facts."""
-    found, expected = (json.loads(Path(name, "trainer_state.json").read_text())["log_history"] for name in (output, single))
+    """The folders of two runs: the same losses (of all steps, also those before a resume), weights and facts."""
+    found, expected = (
+        json.loads(Path(name, "trainer_state.json").read_text())["log_history"] for name in (output, single)
+    )
     torch.testing.assert_close(losses(found), losses(expected), rtol=0, atol=1e-5)
     evaluated = [[entry["eval_loss"] for entry in log if "eval_loss" in entry] for log in (found, expected)]
     assert evaluated[0] == pytest.approx(evaluated[1], abs=1e-5) and evaluated[0]
@@ -138,12 +137,15 @@ def compare(output: str, single: str) -> None:
     assert model.generate(**tokenizer("<s>write", return_tensors="pt"), max_new_tokens=2).shape[1] > 6
 
 
+@pytest.mark.slow  # half a minute each
 @pytest.mark.parametrize("start", [BASE, FRESH], ids=["checkpoint", "fresh"])
 @pytest.mark.parametrize("stage", [2, 3])
 def test_zero_gives_the_losses_of_one_process(stage, start, places):
     each = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
     zero(stage, *options("zero", **start, **each), cwd=places)
-    finetune([*options("single", **start, per_device_train_batch_size=2, gradient_accumulation_steps=4), "--use_cpu=1"])
+    finetune(
+        [*options("single", **start, per_device_train_batch_size=2, gradient_accumulation_steps=4), "--use_cpu=1"]
+    )
     compare("zero", "single")
 
 
@@ -152,3 +154,18 @@ def test_ddp_of_the_program_gives_the_losses_of_one_process(places):
     torchrun(SCRIPT, *options("ddp", **BASE, per_device_train_batch_size=4), "--use_cpu=1", cwd=places)
     finetune([*options("single", **BASE, per_device_train_batch_size=8), "--use_cpu=1"])
     compare("ddp", "single")
+
+
+@pytest.mark.slow
+def test_zero_3_resumes_with_checkpointing_and_dropped_losses(places):
+    each = {"per_device_train_batch_size": 2, "save_strategy": "steps", "save_steps": 2, "max_steps": 4}
+    each |= {"gradient_checkpointing": True, "jepa_dropout": 0.5, "seed": 1}
+    zero(3, *options("whole", **BASE, **each), cwd=places)
+    zero(3, *options("part", **BASE, **each, resume_from_checkpoint="whole/checkpoint-2"), cwd=places)
+    compare("part", "whole")
+
+
+def test_adapters_that_zero_3_cannot_merge_are_refused_before_anything_is_loaded(places, monkeypatch):
+    monkeypatch.setattr("hf_jepa.training.llm_jepa.is_deepspeed_zero3_enabled", lambda: True)
+    with pytest.raises(ValueError, match="cannot be merged into weights that ZeRO-3 has partitioned"):
+        finetune([*options("run", model_name_or_path="nowhere", lora_rank=4), "--use_cpu=1"])

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import fields
 from pathlib import Path
 
@@ -39,16 +40,24 @@ def messages(number: int) -> dict:
     return {"messages": [{"role": role, "content": content} for role, content in turns]}
 
 
-@pytest.fixture(autouse=True)
-def places(tmp_path, monkeypatch):
-    """Two splits of conversations, two columns of text, and a language model of bytes, in the working folder."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "data").mkdir()
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory) -> Path:
+    """Two splits of conversations, two columns of text, and a language model of bytes."""
+    folder = tmp_path_factory.mktemp("prepared")
+    (folder / "data").mkdir()
     for split, numbers in (("train", range(1, 13)), ("test", range(13, 18))):
-        (tmp_path / f"data/{split}.jsonl").write_text("".join(json.dumps(messages(n)) + "\n" for n in numbers))
+        (folder / f"data/{split}.jsonl").write_text("".join(json.dumps(messages(n)) + "\n" for n in numbers))
     rows = [json.dumps({"question": f"{n} times x", "query": "x" * n}) + "\n" for n in range(1, 9)]
-    (tmp_path / "columns.jsonl").write_text("".join(rows))
-    make_base(tmp_path / "base")
+    (folder / "columns.jsonl").write_text("".join(rows))
+    make_base(folder / "base")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def places(prepared, tmp_path, monkeypatch):
+    """The working folder holds copies of them."""
+    shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
 
 
 def make_base(folder: Path, rows: int | None = None) -> None:
@@ -271,7 +280,9 @@ DATA = {
 
 @pytest.mark.parametrize("from_file", [True, False])
 def test_every_field_arrives(from_file):
-    assert OBJECTIVE.keys() == {field.name for field in fields(ObjectiveArguments)} == LlmJepaConfig().objective().keys()
+    assert (
+        OBJECTIVE.keys() == {field.name for field in fields(ObjectiveArguments)} == LlmJepaConfig().objective().keys()
+    )
     values = OBJECTIVE | DATA | {"dataset": "columns.jsonl", "model_name_or_path": "base"}
     Path("recipe.yaml").write_text(yaml.safe_dump(values))
     if from_file:
@@ -288,7 +299,9 @@ def test_every_field_arrives(from_file):
     assert trainer.args.learning_rate == 2e-5
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "training_scripts/configs/llm_jepa").glob("*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "training_scripts/configs/llm_jepa").glob("*.yaml")), ids=lambda p: p.stem
+)
 def test_recipes_parse(path):
     language_model, objective, data, training = parse_recipe(TYPES, [str(path), "--dataset", "x", "--use_cpu", "true"])
     LlmJepaConfig(**objective.given())
@@ -302,7 +315,10 @@ def test_recipes_parse(path):
         ({}, "say either model_name_or_path"),
         ({"model_config": '{"hidden_size": 32}'}, "model_config needs a model_type"),
         ({"model_config": SHAPE, "lora_rank": 4}, "lora_rank adapts a checkpoint"),
-        ({"model_config": SHAPE[:-1] + ', "vocab_size": 9}', "tokenizer_name_or_path": "base"}, "9 rows of embeddings"),
+        (
+            {"model_config": SHAPE[:-1] + ', "vocab_size": 9}', "tokenizer_name_or_path": "base"},
+            "9 rows of embeddings",
+        ),
         ({"model_name_or_path": "base", "layout": "packd"}, "layout='packd' is not one of"),
         ({"model_name_or_path": "base", "eval_split": "dev"}, "has no split 'dev'"),
         ({"model_name_or_path": "base", "dataset": "nowhere.jsonl"}, "no such file or folder"),

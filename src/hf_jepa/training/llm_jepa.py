@@ -88,7 +88,9 @@ class LlmJepaTrainer(RunCardMixin, KernelMixin, GuardMixin, Trainer):
 
     def __init__(self, model: LlmJepaForCausalLM, args: LlmJepaTrainingArguments, **kwargs: Any):
         if args.label_smoothing_factor:
-            raise ValueError(f"label_smoothing_factor={args.label_smoothing_factor} would change nothing: leave it out")
+            raise ValueError(
+                f"label_smoothing_factor={args.label_smoothing_factor} would change nothing: leave it out"
+            )
         if args.n_gpu > 1:  # nn.DataParallel would cut up rows, but not what points into all of them
             raise ValueError(f"one process cannot train on {args.n_gpu} GPUs: start one for each by accelerate launch")
         super().__init__(model=model, args=args, **kwargs)

@@ -22,8 +22,8 @@ def begin(training: TrainingArguments) -> None:
 def whole_models(training: TrainingArguments) -> Iterator[None]:
     """While a fresh model is made: whole in every process, also where ZeRO-3 would cut it up at once.
 
-    Weights that are drawn part by part are others than those of a run without ZeRO-3; cut up later, by the engine, they
-    are the same.
+    Weights that are drawn part by part are others than those of a run without ZeRO-3; cut up later, by the engine,
+    they are the same.
     """
     if not is_deepspeed_zero3_enabled():
         yield
