@@ -126,7 +126,7 @@ def test_a_fresh_model_of_a_tokenizer():
     assert stock.config.eos_token_id == tokenizer.eos_token_id
 
 
-@pytest.mark.parametrize("columns", [False, True])
+@pytest.mark.parametrize("columns", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_fresh_model_with_a_tokenizer_of_its_own(columns):
     two = {"dataset": "columns.jsonl", "text_column": "question", "code_column": "query"} if columns else {}
     trainer = run(model_config=SHAPE, tokenizer_size=300, **two)
@@ -188,7 +188,7 @@ def test_adapters_are_merged():
     assert inspect_checkpoint("run")[1]
 
 
-@pytest.mark.parametrize("rows", [None, 320])
+@pytest.mark.parametrize("rows", [None, pytest.param(320, marks=pytest.mark.slow)])
 def test_adapters_that_are_not_merged_are_stock_ones(rows):
     make_base(Path("base"), rows)
     trainer = run(lora_rank=4, merge_adapters=False, learning_rate=0.01)

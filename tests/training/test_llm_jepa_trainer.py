@@ -174,6 +174,7 @@ def test_what_remains_is_not_scaled_up(tmp_path, monkeypatch):
     assert jepa_loss == pytest.approx(first.jepa_loss.item() * 2 / 6, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_decisions_depend_on_seed_and_step_alone(tmp_path, slots):
     def decisions(**options) -> list[bool]:
         slots.clear()
@@ -330,7 +331,7 @@ def test_saved_adapters_are_stock_ones(tmp_path):
         torch.testing.assert_close(stock.eval()(**batch).logits, expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("k", [0, 1])
+@pytest.mark.parametrize("k", [0, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("reentrant", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_gradient_checkpointing_changes_nothing(k, reentrant, tmp_path):
     found = []
