@@ -138,21 +138,27 @@ def _inspect_folder(path: Path, keys: bool) -> tuple[str, bool]:
     variant = variant_of_folder(path)
     config = read_config(variant.config_class(), path)
     sizes, broken = _read(stored_tensors(path))
-    lines = [f"{variant.title} ({', '.join(map(str, config.architectures or ['unknown class']))}), {_sizes(config)}"]
+    classes = config.architectures or _described(config).architectures or ["unknown class"]
+    lines = [f"{variant.title} ({', '.join(map(str, classes))}), {_sizes(config)}"]
     agrees, verdict = (False, []) if broken else _check_fingerprint(variant, path)
     model = variant.model_class()
-    held = [place for place in (model.target_encoder_name, model.predictor_name) if place]
+    held = [place for name in ("target_encoder_name", "predictor_name") if (place := getattr(model, name, None))]
     return "\n".join([*lines, *_tensors(sizes, keys, held), _finite(broken), *verdict]), agrees
 
 
 def _sizes(config: PreTrainedConfig, unknown: Collection[str] = ()) -> str:
-    """The sizes of a model, those that it has and that are known; of views those of its backbone."""
-    config = getattr(config, "backbone_config", config)
+    """The sizes of a model, those that it has and that are known; else those of its backbone or language model."""
+    config = _described(config)
     video = hasattr(config, "frames_per_clip")
     names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "crop_size" if video else "image_size")
     names += ("patch_size", *(("frames_per_clip", "tubelet_size") if video else ()))
     shown = [name for name in names if name not in unknown and hasattr(config, name)]
     return ", ".join(f"{name} {getattr(config, name)}" for name in shown)
+
+
+def _described(config: PreTrainedConfig) -> PreTrainedConfig:
+    """The config that says what the model is: its own, that of its backbone, or that of its language model."""
+    return getattr(config, "backbone_config", getattr(config, "text_config", config))
 
 
 def _told(layout: OfficialLayout, official: Mapping) -> str:

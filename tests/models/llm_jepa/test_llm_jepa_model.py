@@ -303,3 +303,11 @@ def test_attention_can_be_changed():
     model.set_attn_implementation("eager")
     assert model.causal_lm.config._attn_implementation == "eager" == model.config._attn_implementation
     torch.testing.assert_close(model(**BATCH).loss, expected, rtol=0, atol=1e-5)
+
+
+def test_a_padding_token_without_embedding_does_not_stop_the_trial():
+    """Llama's embedding of padding is zero, and so is every state of a row that begins with it."""
+    model = llm_jepa()
+    with torch.no_grad():
+        model.get_input_embeddings().weight[1] = 0.0
+    model.check_layout()
