@@ -205,6 +205,11 @@ def test_adapters_that_are_not_merged_are_stock_ones(rows):
         for model in models:
             torch.testing.assert_close(model.eval()(input_ids=tokens).logits, expected, rtol=0, atol=1e-5)
     assert json.loads(Path("run/run.json").read_text())["objective"] == trainer.config.objective()
+    card = Path("run/README.md").read_text()
+    (snippet,) = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
+    names: dict = {}
+    exec(snippet, names)
+    assert 1 <= len(names["answer"]) <= 16 and "pipeline_tag: text-generation\n" in card
 
 
 def test_the_embeddings_of_all_new_tokens_are_trained_with_adapters():

@@ -111,6 +111,24 @@ print(tokenizer.decode(answer))
 
 With `hf_jepa`, `{pretraining_model}.from_pretrained("{repo}")` continues training with the same objective."""
 
+# The rows of new tokens come with the adapters, but the language model has to have places for them.
+ADAPTED_GENERATION_USE = """These are adapters of `{starts_from}`, which peft puts into stock transformers' model:
+
+```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("{repo}")
+base = AutoModelForCausalLM.from_pretrained("{starts_from}")
+if len(tokenizer) > base.config.vocab_size:
+    base.resize_token_embeddings(len(tokenizer))
+model = PeftModel.from_pretrained(base, "{repo}")
+chat = [{{"role": "user", "content": "Hello"}}]
+inputs = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+answer = model.generate(**inputs, max_new_tokens=16)[0, inputs["input_ids"].shape[1] :]
+print(tokenizer.decode(answer))
+```"""
+
 # Encoders, by modality, and models with heads, by what they are for.
 ENCODER_USES = {
     "image": FEATURES_USE,
@@ -123,8 +141,10 @@ USES = {
     "video-classification": VIDEO_CLASSIFICATION_USE,
     "action-anticipation": ACTION_ANTICIPATION_USE,
     "text-generation": TEXT_GENERATION_USE,
+    "text-generation-adapters": ADAPTED_GENERATION_USE,
 }
-PIPELINE_TAGS = {"action-anticipation": "video-classification"}  # where the Hub has no tag of that name
+# Where the Hub has no tag of that name.
+PIPELINE_TAGS = {"action-anticipation": "video-classification", "text-generation-adapters": "text-generation"}
 
 TEXT = """---
 {metadata}
@@ -182,6 +202,7 @@ def build_card(
     recipe: dict | None = None,
     results: Sequence[EvalResult] = (),
     base_model: str | None = None,
+    starts_from: str | None = None,
     datasets: Sequence[str] = (),
     tags: Sequence[str] = (),
     language: str | None = None,
@@ -200,6 +221,7 @@ def build_card(
         recipe: fields of the run that made the weights.
         results: measured scores, for the Hub's model index.
         base_model: Hub id of the checkpoint that was fine-tuned.
+        starts_from: that checkpoint, for the snippet of adapters, also where it is a folder.
         datasets: Hub ids of the training data.
         tags, language: further metadata.
 
@@ -235,6 +257,7 @@ def build_card(
         feature=_feature(variant),
         pretraining_model=variant.pretraining_model,
         base_model=variant.base_model,
+        starts_from=starts_from,
         classifier=variant.heads.get("AutoModelForVideoClassification"),
         anticipation=next(iter(variant.parts.get("anticipation", ())), None),
     )

@@ -84,7 +84,7 @@ class LlmJepaTrainer(RunCardMixin, KernelMixin, GuardMixin, Trainer):
         2
     """
 
-    samples = "pairs"
+    samples, left_out = "pairs", "were too long"
 
     def __init__(self, model: LlmJepaForCausalLM, args: LlmJepaTrainingArguments, **kwargs: Any):
         if args.label_smoothing_factor:
@@ -230,7 +230,8 @@ class LlmJepaTrainer(RunCardMixin, KernelMixin, GuardMixin, Trainer):
             if found := [f"{name} {last[prefix + name]:.4g}" for name in _LOGGED if prefix + name in last]:
                 facts[label] = ", ".join(found)
         unverified = "No answer of this model was scored in this run."
-        return {"task": "text-generation", "facts": facts, "unverified": unverified}
+        task = "text-generation-adapters" if hasattr(self.model.language_model, "peft_config") else "text-generation"
+        return {"task": task, "facts": facts, "unverified": unverified}
 
 
 def drops_jepa(drawn: float, jepa_dropout: float) -> bool:

@@ -41,6 +41,7 @@ class RunCardMixin:
     """
 
     recipe: dict[str, Any] | None = None
+    left_out = "could not be read"  # what the card says of `skipped`
 
     def card_details(self) -> dict[str, Any]:
         """Arguments of `build_card`: at least `facts` and `unverified`."""
@@ -91,6 +92,7 @@ class RunCardMixin:
             repo=self.args.hub_model_id or folder.name,
             recipe=public_recipe(self.recipe) if self.recipe else None,
             base_model=finetuned_from if finetuned_from and not os.path.exists(finetuned_from) else None,
+            starts_from=_shown(finetuned_from),
             datasets=_listed(dataset_tags),
             tags=_listed(tags),
             language=language,
@@ -132,7 +134,7 @@ class RunCardMixin:
         return {
             "Optimizer steps": f"{state.global_step:,} of {batch} {self.samples}, {args.world_size} process(es)",
             "Precision of training": precision,
-            f"{self.samples.capitalize()} that could not be read": str(len(self.skipped)),
+            f"{self.samples.capitalize()} that {self.left_out}": str(len(self.skipped)),
             "Software": f"hf_jepa {hf_jepa.__version__}, transformers {transformers.__version__}, "
             f"torch {torch.__version__}",
         }
