@@ -327,6 +327,10 @@ def test_recipes_parse(path):
         ({"model_name_or_path": "base", "layout": "packd"}, "layout='packd' is not one of"),
         ({"model_name_or_path": "base", "eval_split": "dev"}, "has no split 'dev'"),
         ({"model_name_or_path": "base", "dataset": "nowhere.jsonl"}, "no such file or folder"),
+        (
+            {"model_name_or_path": "base", "lora_rank": 4, "push_to_hub": True, "hub_strategy": "every_save"},
+            "would upload",
+        ),
         ({"model_name_or_path": "base", "max_length": 10}, "row 0: .*max_length"),
     ],
 )

@@ -204,7 +204,7 @@ def finetune(argv: Sequence[str], description: str | None = None) -> LlmJepaTrai
     types = (LanguageModelArguments, ObjectiveArguments, TextPairArguments, LlmJepaTrainingArguments)
     language_model, objective, data, training = parse_recipe(types, argv, description)
     begin(training)
-    require_mergeable(language_model.lora_rank > 0 and language_model.merge_adapters)
+    require_mergeable(language_model.lora_rank > 0 and language_model.merge_adapters, training)
     records = data.records(data.train_split)
     tokenizer = load_tokenizer(language_model, data.contents(records))
     config = LlmJepaConfig(**_of_checkpoint(language_model, objective))

@@ -13,9 +13,10 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from hf_jepa.masking.counter_rng import uniform
-from hf_jepa.models.llm_jepa.modeling_llm_jepa import IGNORED, LlmJepaForCausalLM, LlmJepaOutput
+from hf_jepa.models.llm_jepa.modeling_llm_jepa import IGNORED, LlmJepaForCausalLM
 from hf_jepa.training.guards import GuardMixin
 from hf_jepa.training.kernels import KernelArguments, KernelMixin
+from hf_jepa.training.llm_jepa_terms import LossTerms
 from hf_jepa.training.reports import format_table
 from hf_jepa.training.run_cards import RunCardMixin
 
@@ -96,7 +97,7 @@ class LlmJepaTrainer(RunCardMixin, KernelMixin, GuardMixin, Trainer):
         super().__init__(model=model, args=args, **kwargs)
         self._sizes = _size(p for p in model.parameters() if p.requires_grad), _size(model.parameters())
         self.skipped = dict.fromkeys(getattr(self.train_dataset, "skipped", ()))
-        self._terms = _Terms(self)
+        self._terms = LossTerms(self)
         self._place = (-1, 0)  # of a batch: step, number in it
         self.add_callback(_Report(self))
 
@@ -152,7 +153,7 @@ class LlmJepaTrainer(RunCardMixin, KernelMixin, GuardMixin, Trainer):
         return outputs.loss.detach(), None, None
 
     def evaluation_loop(self, *args: Any, **kwargs: Any):
-        self._measured = _Terms(self)
+        self._measured = LossTerms(self)
         found = super().evaluation_loop(*args, **kwargs)
         prefix = kwargs.get("metric_key_prefix", "eval")
         found.metrics.update({f"{prefix}_{name}": value for name, value in self._measured.means().items()})
@@ -282,69 +283,22 @@ def add_adapters(
     model.language_model = get_peft_model(causal_lm, lora)
 
 
-def require_mergeable(merge: bool) -> None:
-    """Refuse what would fold adapters into weights that no process holds as a whole.
+def require_mergeable(merge: bool, training: LlmJepaTrainingArguments) -> None:
+    """Refuse adapters that cannot be merged, or would be uploaded before.
 
     Raises:
-        ValueError: under ZeRO-3.
+        ValueError: under ZeRO-3, where no process holds the weights as a whole; uploads during the training.
     """
+    if merge and training.push_to_hub and training.hub_strategy != "end":
+        raise ValueError(
+            f"hub_strategy={training.hub_strategy.value} would upload adapters beside the merged weights, which then "
+            "nobody could load: use hub_strategy=end, or merge_adapters=false"
+        )
     if merge and is_deepspeed_zero3_enabled():
         raise ValueError(
             "adapters cannot be merged into weights that ZeRO-3 has partitioned: set merge_adapters=false, which "
             "saves the adapters, or take ZeRO-2"
         )
-
-
-class _Terms:
-    """Sums of the two losses and of the cosines of pairs, on the device until somebody wants to read them."""
-
-    def __init__(self, trainer: LlmJepaTrainer):
-        self.trainer, self.step = trainer, trainer.state.global_step
-        self.sums: torch.Tensor | None = None
-
-    @torch.no_grad()
-    def add(self, outputs: LlmJepaOutput, tokens: Any = 1, pairs: Any = 1) -> None:
-        """Of a batch; the losses weighted by what they are the mean of, where they are such means."""
-        loss = outputs.loss.detach().float()
-        zero = loss.new_zeros(())
-        lm, jepa = (zero if term is None else term.float() for term in (outputs.lm_loss, outputs.jepa_loss))
-        rows = [lm * tokens, zero + tokens, jepa * pairs, zero + pairs, zero, zero, zero, zero]
-        if outputs.text_embedding is not None:
-            text, code = outputs.text_embedding.float(), outputs.code_embedding.float()
-            rows[4:6] = nn.functional.cosine_similarity(text, code).sum(), zero + len(text)
-            if len(text) > 1:
-                rows[6:] = nn.functional.cosine_similarity(text, code.roll(1, 0)).sum(), zero + len(text)
-        rows = torch.stack(rows)
-        self.sums = rows if self.sums is None else self.sums + rows
-
-    def _reduced(self) -> list[float]:
-        return self.trainer.accelerator.reduce(self.sums).tolist()
-
-    def means(self) -> dict[str, float]:
-        """Over all that was added, in all processes."""
-        lm, tokens, jepa, pairs, *cosines = self._reduced()
-        losses = {"lm_loss": (lm, tokens), "jepa_loss": (jepa, pairs)} | _cosines(cosines)
-        return {name: total / count for name, (total, count) in losses.items() if count}
-
-    def of_steps(self) -> dict[str, float]:
-        """Per optimizer step since the last call, where what was added are shares of a step's mean."""
-        if self.sums is None:
-            return {}
-        steps = self.trainer.state.global_step - self.step
-        if not self.trainer._counts_everywhere:  # every process has a mean of its own
-            steps *= self.trainer.args.world_size
-        lm, _, jepa, _, *cosines = self._reduced()
-        terms = {"lm_loss": lm / steps}
-        if cosines[1]:
-            terms["jepa_loss"] = jepa / steps
-        terms |= {name: total / count for name, (total, count) in _cosines(cosines).items() if count}
-        self.sums, self.step = None, self.trainer.state.global_step
-        return terms
-
-
-def _cosines(sums: list[float]) -> dict[str, tuple[float, float]]:
-    true, true_count, shuffled, shuffled_count = sums
-    return {"true_cosine": (true, true_count), "shuffled_cosine": (shuffled, shuffled_count)}
 
 
 def _learnt_tokens(batch: dict[str, Any]) -> Any:
@@ -366,7 +320,7 @@ class _Report(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         trainer = self.trainer
         trainer.accelerator.unwrap_model(trainer.model_wrapped).check_layout(trainer.model_wrapped)
-        trainer._terms, trainer._place = _Terms(trainer), (-1, 0)
+        trainer._terms, trainer._place = LossTerms(trainer), (-1, 0)
 
     def on_train_end(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
