@@ -28,6 +28,7 @@ class Variant:
             "text_pairs" (two views of a text, laid out in rows).
         tiny: config fields of a model that trains in well under a second, for the behaviour suites; CONTRIBUTING.md
             says what they ask of it.
+        program: the module of `hf_jepa.training` whose `finetune` trains it, where its modality has no program for it.
         processor_of: the variant whose processor prepares its inputs too, where it has none in its own folder.
     """
 
@@ -46,6 +47,7 @@ class Variant:
     tiny: dict
     inputs: str = "masks"
     processor_of: str | None = None
+    program: str | None = None
 
     def module_name(self, kind: str) -> str:
         """Name of the module `<kind>_<name>` of the variant's folder."""
@@ -473,6 +475,7 @@ VARIANTS = {
             pretraining_model="LlmJepaForCausalLM",
             heads={"AutoModelForCausalLM": "LlmJepaForCausalLM"},
             parts={"modeling": ("LlmJepaOutput",)},
+            program="finetune_llm_jepa",
             tiny={
                 "text_config": {
                     "model_type": "llama",

@@ -15,6 +15,7 @@ from peft import PeftModel
 from tiny_pairs import LLAMA
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from hf_jepa.cli.main import main
 from hf_jepa.data.byte_tokenizer import byte_tokenizer
 from hf_jepa.hub.inspect import inspect_checkpoint
 from hf_jepa.models.llm_jepa.configuration_llm_jepa import LlmJepaConfig
@@ -165,6 +166,11 @@ def test_plain_rows_of_two_columns():
     trainer = run(plain=True, **columns)
     row = trainer.processing_class.decode(trainer.train_dataset[2].input_ids)
     assert row == "3 times x<|perception|>xxx</s>"
+    card = Path("run/README.md").read_text()
+    (snippet,) = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
+    names: dict = {}
+    exec(snippet, names)  # no chat template, which the model has not seen
+    assert "Hello<|perception|>" in snippet and 1 <= len(names["answer"]) <= 16
     with pytest.raises(ValueError, match="no column 'messages'"):
         run(dataset="columns.jsonl")
 
@@ -360,3 +366,14 @@ def test_help_names_every_field(capsys):
         finetune(["--help"], "what it does")
     shown = capsys.readouterr().out
     assert all(f"--{field.name}" in shown for kind in TYPES[:3] for field in fields(kind))
+
+
+def test_a_gradient_can_be_given_back():
+    assert ObjectiveArguments(stop_gradient="none").given() == {"stop_gradient": None}
+    assert ObjectiveArguments(stop_gradient="text").given() == {"stop_gradient": "text"}
+    assert ObjectiveArguments().given() == {}
+
+
+def test_the_command_finds_the_program(capsys):
+    assert main(["train", "llm_jepa", "--help"]) == 0
+    assert "usage: hf-jepa train llm_jepa" in capsys.readouterr().out

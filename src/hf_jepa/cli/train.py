@@ -23,11 +23,14 @@ def parser() -> argparse.ArgumentParser:
 
 
 def program(variant: Variant) -> Callable:
-    """The pretraining program of the variant's modality.
+    """The training program of the variant, or of its modality.
 
     Raises:
         ValueError: there is none.
     """
+    if variant.program is not None:
+        finetune = import_module(f"hf_jepa.training.{variant.program}").finetune
+        return lambda name, *args, **kwargs: finetune(*args, **kwargs)
     name = f"hf_jepa.training.pretrain_{variant.modality}"
     if find_spec(name) is None:
         raise ValueError(

@@ -111,6 +111,15 @@ print(tokenizer.decode(answer))
 
 With `hf_jepa`, `{pretraining_model}.from_pretrained("{repo}")` continues training with the same objective."""
 
+# Rows without a chat template, as they were trained on.
+PLAIN_GENERATION_USE = TEXT_GENERATION_USE.replace(
+    """chat = [{{"role": "user", "content": "Hello"}}]
+inputs = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+""",
+    """inputs = tokenizer("Hello<|perception|>", return_tensors="pt", return_token_type_ids=False)
+""",
+)
+
 # The rows of new tokens come with the adapters, but the language model has to have places for them.
 ADAPTED_GENERATION_USE = """These are adapters of `{starts_from}`, which peft puts into stock transformers' model:
 
@@ -142,9 +151,14 @@ USES = {
     "action-anticipation": ACTION_ANTICIPATION_USE,
     "text-generation": TEXT_GENERATION_USE,
     "text-generation-adapters": ADAPTED_GENERATION_USE,
+    "text-generation-plain": PLAIN_GENERATION_USE,
 }
 # Where the Hub has no tag of that name.
-PIPELINE_TAGS = {"action-anticipation": "video-classification", "text-generation-adapters": "text-generation"}
+PIPELINE_TAGS = {
+    "action-anticipation": "video-classification",
+    "text-generation-adapters": "text-generation",
+    "text-generation-plain": "text-generation",
+}
 
 TEXT = """---
 {metadata}

@@ -70,14 +70,16 @@ class ObjectiveArguments:
     num_predictor_tokens: int | None = field(default=None, metadata={"help": "k."})
     predictor_position: str | None = field(default=None, metadata={"help": "append or prepend."})
     reverse: bool | None = field(default=None, metadata={"help": "Predict Text from Code."})
-    stop_gradient: str | None = field(default=None, metadata={"help": "text or code: no gradient into this view."})
+    stop_gradient: str | None = field(default=None, metadata={"help": "No gradient into: text, code or none of them."})
     jepa_dropout: float | None = field(default=None, metadata={"help": "Share of batches without JEPA loss."})
     infonce_temperature: float | None = field(default=None, metadata={"help": "Of infonce."})
     infonce_symmetric: bool | None = field(default=None, metadata={"help": "infonce in both directions."})
     infonce_gather: bool | None = field(default=None, metadata={"help": "infonce: negatives of all processes."})
 
     def given(self) -> dict[str, Any]:
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        """As fields of the config."""
+        fields = {name: value for name, value in asdict(self).items() if value is not None}
+        return fields | ({"stop_gradient": None} if self.stop_gradient == "none" else {})
 
 
 @dataclass(kw_only=True)
@@ -187,13 +189,13 @@ def build_model(
     return model
 
 
-def finetune(argv: Sequence[str], description: str | None = None) -> LlmJepaTrainer:
+def finetune(argv: Sequence[str], description: str | None = None, prog: str | None = None) -> LlmJepaTrainer:
     """Run a recipe.
 
     Args:
         argv: `[recipe.yaml] [--field value ...]`, fields of `LanguageModelArguments`, `ObjectiveArguments`,
             `TextPairArguments` and `LlmJepaTrainingArguments`.
-        description: for `--help`.
+        description, prog: for `--help`.
 
     Returns:
         the trainer, after training and saving.
@@ -202,7 +204,7 @@ def finetune(argv: Sequence[str], description: str | None = None) -> LlmJepaTrai
         ValueError: as the parts do.
     """
     types = (LanguageModelArguments, ObjectiveArguments, TextPairArguments, LlmJepaTrainingArguments)
-    language_model, objective, data, training = parse_recipe(types, argv, description)
+    language_model, objective, data, training = parse_recipe(types, argv, description, prog)
     begin(training)
     require_mergeable(language_model.lora_rank > 0 and language_model.merge_adapters, training)
     records = data.records(data.train_split)

@@ -231,7 +231,11 @@ class LlmJepaTrainer(RunCardMixin, KernelMixin, GuardMixin, Trainer):
             if found := [f"{name} {last[prefix + name]:.4g}" for name in _LOGGED if prefix + name in last]:
                 facts[label] = ", ".join(found)
         unverified = "No answer of this model was scored in this run."
-        task = "text-generation-adapters" if hasattr(self.model.language_model, "peft_config") else "text-generation"
+        task = "text-generation"
+        if hasattr(self.model.language_model, "peft_config"):
+            task += "-adapters"
+        elif getattr(getattr(self.train_dataset, "preprocess", None), "plain", False):
+            task += "-plain"
         return {"task": task, "facts": facts, "unverified": unverified}
 
 
