@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
+from tokenizers import AddedToken
 from transformers import AutoTokenizer
 
 from hf_jepa.data.byte_tokenizer import byte_tokenizer
@@ -263,6 +264,30 @@ def test_views_of_their_own():
         preprocess(item | {"code": []})
 
 
+def test_views_of_their_own_with_a_folded_system_prompt():
+    preprocess = LlmJepaPreprocessor(bytes_with(REFUSES), 1)
+    item = record("He sat.\nA) here", "A", "Choose.") | {
+        "text": [{"role": "user", "content": "He sat."}],
+        "code": [{"role": "assistant", "content": "here"}],
+    }
+    pair = preprocess(item)
+    assert upto(preprocess, pair.input_ids, pair.text_end) == "<s><|user|>user\nChoose.\n\nHe sat."
+
+
+def test_what_is_no_view_or_system_prompt():
+    preprocess = LlmJepaPreprocessor(bytes_with(), 1)
+    assert preprocess(record() | {"text": "a column of something else"}) == preprocess(record())
+    assert preprocess(record(system="")) == preprocess(record())
+
+
+def test_official_labels_leave_out_the_padding_token():
+    tokenizer = bytes_with()
+    preprocess = LlmJepaPreprocessor(tokenizer, 1, label_mode="official")
+    assert learnt(preprocess, preprocess(record("q", "a"))) == "<s><|user|>q</s><|assistant|>a</s>"
+    tokenizer.pad_token = None
+    assert learnt(preprocess, preprocess(record("q", "a"))) == "<s><|user|>q<|assistant|>a"
+
+
 def test_two_columns_equal_messages():
     tokenizer = bytes_with()
     columns = LlmJepaPreprocessor(tokenizer, 1, text_column="q", code_column="a", system_prompt="Be brief.")
@@ -285,6 +310,42 @@ def test_plain_format():
     assert (learnt(preprocess, pair), pair.text_index, pair.code_index, pair.text_end) == ("a</s>", 1, 0, 0)
     everything = LlmJepaPreprocessor(bytes_with(), 1, plain=True, train_all=True)
     assert learnt(everything, everything(record("q", "a"))) == "q</s>"
+
+
+def test_plain_format_begins_as_the_tokenizer_begins_texts(golden):
+    tokenizer = golden["llama"][3]
+    pair = LlmJepaPreprocessor(tokenizer, 1, plain=True)(record())
+    for ids in (pair.input_ids, pair.text_ids, pair.code_ids):
+        assert ids[0] == tokenizer.bos_token_id and tokenizer.bos_token_id not in ids[1:]
+
+
+def test_content_that_the_tokenizer_removes():
+    from tokenizers import normalizers
+
+    tokenizer = bytes_with()
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace("a", "")
+    with pytest.raises(ValueError, match="row 1: the tokenizer leaves nothing of the content of the Code view"):
+        LlmJepaPreprocessor(tokenizer, 1)(record("q", "a"), 1)
+    own = record("q", "a") | {"text": record("q")["messages"][:1], "code": record("q", "b")["messages"][1:]}
+    with pytest.raises(ValueError, match="row 1: the answer has no token to learn"):
+        LlmJepaPreprocessor(tokenizer, 1, label_mode="assistant")(own, 1)
+
+
+def test_template_that_says_more_about_some_contents():
+    preprocess = LlmJepaPreprocessor(bytes_with(TRIMS + "{% if 'z' in messages[-1].content %}!{% endif %}"), 1)
+    assert preprocess(record("q", "a"))
+    with pytest.raises(ValueError, match="does not leave the contents as they are"):
+        preprocess(record("q", "z"))
+
+
+def test_markup_that_is_no_special_token():
+    tokenizer = byte_tokenizer()
+    tokenizer.add_tokens(["<turn>", "<table>"])
+    tokenizer.chat_template = TRIMS.replace("[", "<turn>[")
+    preprocess = LlmJepaPreprocessor(tokenizer, 0)
+    assert preprocess(record("a <table>"))
+    with pytest.raises(ValueError, match="a content holds '<turn>'"):
+        preprocess(record("a <turn>"))
 
 
 def test_too_long():
@@ -389,6 +450,18 @@ def test_adding_predictor_tokens_never_shrinks():
     assert add_predictor_tokens(tokenizer, 4) == 0 and len(tokenizer) == size  # it has ten
     assert add_predictor_tokens(tokenizer, 12, plain=True) == 2 and len(tokenizer) == size + 2
     assert tokenizer.decode(tokenizer("a<|predictor_12|>")["input_ids"], skip_special_tokens=True) == "a"
+    tokenizer = byte_tokenizer()
+    tokenizer.add_tokens([AddedToken("<|predictor_1|>", lstrip=True)])
+    assert add_predictor_tokens(tokenizer, 1) == 0
+    assert tokenizer.added_tokens_decoder[len(tokenizer) - 1].lstrip  # as it was
+
+
+def test_predictor_tokens_that_fall_into_pieces():
+    tokenizer = bytes_with()
+    preprocess = LlmJepaPreprocessor(tokenizer, 1)
+    tokenizer.split_special_tokens = True
+    with pytest.raises(ValueError, match="row 3: the Text view has the tokens .* where predictor tokens"):
+        preprocess(record(), 3)
 
 
 def test_pickles():

@@ -37,6 +37,8 @@ def test_jsonl_file(tmp_path):
     path = write(tmp_path / "pairs_test.jsonl", rows(4))
     assert open_text_pairs(path).to_list() == rows(4)  # the name of a single file says nothing
     assert len(open_text_pairs(str(path), "train[:2]")) == 2
+    with pytest.raises(ValueError, match="Unknown split"):
+        open_text_pairs(path, "test")
 
 
 def test_parquet_and_two_columns(tmp_path):

@@ -16,6 +16,8 @@ COMMANDS = {
     "train": "pretrain from a recipe (YAML) with overrides",
     "embed": "write the features of images or videos to a data set, parquet or safetensors file",
     "probe": "judge a checkpoint's features by k-NN and a linear probe",
+    "score": "count the answers of a language model that are right: text, numbers, SQL, letters",
+    "geometry": "measure and draw how a language model's embeddings of Text lie to those of Code",
     "diagnose": "read a pretraining run and name the likely cause of its trouble, with the evidence",
     "masks": "draw context and target masks over an image or a video",
     "convert": "turn an official checkpoint into an ordinary one, and back",

@@ -285,6 +285,8 @@ class LlmJepaPreprocessor:
             found = tuple(view.ids[max(start, 0) : start + len(predictors)])
             if found != predictors:
                 raise ValueError(f"the {name} view has the tokens {found} where predictor tokens {predictors} belong")
+        if not inside and not self.official:
+            raise ValueError(f"the tokenizer leaves nothing of the content of the {name} view")
         index = inside.stop - 1 if self.last_token is None else len(view.ids) + self.last_token
         if index < 0:
             raise ValueError(f"the {name} view has {len(view.ids)} tokens, so last_token={self.last_token} is outside")

@@ -76,7 +76,7 @@ def open_text_pairs(
         source = kinds.pop()
     try:
         records = datasets.load_dataset(str(source), split=split, **load_options)
-    except datasets.exceptions.DatasetGenerationError:
+    except (datasets.exceptions.DatasetGenerationError, ValueError):
         for file in files:
             if file.suffix == ".jsonl":
                 _check_lines(file)
