@@ -3,9 +3,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DEEPSPEED := $(VENV)/.deepspeed
 CODE := src tests conversion training_scripts benchmarks examples
 
-# One CPU thread per process keeps parallel test processes from fighting over the cores.
+# One CPU thread per process keeps parallel test processes from fighting over the cores. DeepSpeed would print into the
+# examples of docstrings that it looked for a GPU.
+TEST = OMP_NUM_THREADS=1 DS_ACCELERATOR=cpu $(BIN)/python -m pytest -q
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_DISABLE_TELEMETRY := 1
 
@@ -21,6 +24,11 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --upgrade-strategy only-if-needed -c constraints.txt -e ".[dev]"
 	touch $(STAMP)
 
+# Only tests need it: it is an extra of the package.
+$(DEEPSPEED): $(STAMP)
+	$(BIN)/python -m pip install --quiet --upgrade-strategy only-if-needed -c constraints.txt -e ".[dev,deepspeed]"
+	touch $(DEEPSPEED)
+
 quickstart: $(STAMP)  ## pretrain a tiny I-JEPA on bundled photographs, evaluate it, write pictures to runs/quickstart
 	$(BIN)/hf-jepa quickstart --output-dir runs/quickstart
 
@@ -30,11 +38,11 @@ example-video: $(STAMP)  ## pretrain a tiny V-JEPA 2 on moving digits, probe it,
 example-objectives: $(STAMP)  ## every objective for images on one tiny encoder; table and picture in runs/compare_objectives
 	$(BIN)/python examples/compare_objectives.py --output-dir runs/compare_objectives
 
-test: $(STAMP) quality  ## code quality, the default test-suite and the docstring examples
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --doctest-modules src/hf_jepa tests
+test: $(DEEPSPEED) quality  ## code quality, the default test-suite and the docstring examples
+	$(TEST) -n 2 --dist loadfile --doctest-modules src/hf_jepa tests
 
-test-slow: $(STAMP)  ## the long tests only
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow tests
+test-slow: $(DEEPSPEED)  ## the long tests only
+	$(TEST) -m slow tests
 
 quality: $(STAMP)  ## check formatting, lint, the dependency rule and MODELS.md
 	$(BIN)/ruff check $(CODE)

@@ -13,6 +13,7 @@ from pathlib import Path
 import bench_losses
 import bench_masks
 import bench_model
+import bench_text
 import bench_video
 import bench_views
 import torch
@@ -28,6 +29,7 @@ PARTS = {
     "video": bench_video,
     "losses": bench_losses,
     "views": bench_views,
+    "text": bench_text,
 }
 RESULTS = Path(__file__).parent / "results/cpu.md"
 INTRODUCTION = """# CPU

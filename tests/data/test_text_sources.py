@@ -66,6 +66,13 @@ def test_folder_with_splits(tmp_path):
         open_text_pairs(tmp_path)
 
 
+def test_folder_of_different_columns(tmp_path):
+    write(tmp_path / "a.jsonl", rows(1))
+    write(tmp_path / "b.jsonl", [{"q": "a", "a": "b"}])
+    with pytest.raises(ValueError, match="have different columns: open each of them by itself"):
+        open_text_pairs(tmp_path)
+
+
 def test_folder_without_splits(tmp_path):
     write(tmp_path / "a.jsonl", rows(3))
     write(tmp_path / "b.jsonl", rows(2))

@@ -97,11 +97,29 @@ def test_an_endless_query_is_stopped(cities, query):
     assert time.monotonic() - start < 2
 
 
+def test_slow_functions_do_not_outlive_the_clock(cities):
+    slow = "instr(hex(zeroblob(98000)), substr(hex(zeroblob(98000)), 1, 96000 + i % 9) || '1')"
+    start = time.monotonic()
+    assert run_query(cities, ENDLESS + f"max({slow}) FROM n", timeout=0.2).stopped
+    assert time.monotonic() - start < 5
+
+
+def test_rows_before_an_error_are_kept(cities):
+    result = run_query(cities, "SELECT abs(iif(id < 3, id, -9223372036854775808)) FROM city")
+    assert (
+        result.rows[0] == (1,) and len(result.rows) < 3 and result.error == "integer overflow" and not result.stopped
+    )
+
+
 def test_rows_and_strings_have_limits(cities):
     result = run_query(cities, ENDLESS + "i FROM n", max_rows=10)
     assert result.error == "more than 10 rows" and result.stopped and len(result.rows) == 10
     assert run_query(cities, "SELECT id FROM city", max_rows=3).error is None
+    blobs = "WITH RECURSIVE n(i) AS (SELECT zeroblob(190000) UNION ALL SELECT zeroblob(190000) FROM n) SELECT i FROM n"
+    result = run_query(cities, blobs)
+    assert result.error == "more than 100000000 characters" and result.stopped and not result.rows
     if hasattr(sqlite3.Connection, "setlimit"):
+        assert "pattern too complex" in run_query(cities, "SELECT name LIKE hex(zeroblob(501)) FROM city").error
         for query in ("SELECT zeroblob(1000000000)", "SELECT replace(hex(zeroblob(1000)), '0', hex(zeroblob(9999)))"):
             assert "too big" in run_query(cities, query).error
 

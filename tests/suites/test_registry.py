@@ -15,8 +15,10 @@ from hf_jepa.layers.patch_embedding import pair
 from hf_jepa.training.arguments import JepaTrainingArguments
 from hf_jepa.training.finetune_anticipation import AnticipationArguments
 from hf_jepa.training.finetune_image import ClassificationArguments
+from hf_jepa.training.finetune_llm_jepa import LanguageModelArguments, ObjectiveArguments, TextPairArguments
 from hf_jepa.training.finetune_video import VideoClassificationArguments
 from hf_jepa.training.finetuning import FineTuningArguments
+from hf_jepa.training.llm_jepa import LlmJepaTrainingArguments
 from hf_jepa.training.pretrain_image import recipe_sections
 from hf_jepa.training.pretrain_video import VideoMaskArguments, VideoPretrainingArguments
 from hf_jepa.training.recipe import parse_recipe
@@ -30,6 +32,12 @@ SECTIONS = {
     ("image", True): lambda variant: (ClassificationArguments, FineTuningArguments),
     ("video", False): lambda variant: (VideoPretrainingArguments, VideoMaskArguments, JepaTrainingArguments),
     ("video", True): lambda variant: (VideoClassificationArguments, FineTuningArguments),
+    ("text", False): lambda variant: (
+        LanguageModelArguments,
+        ObjectiveArguments,
+        TextPairArguments,
+        LlmJepaTrainingArguments,
+    ),
 }
 
 

@@ -65,7 +65,7 @@ def load_images(
         source, options = _folder_options(path, split.split("[")[0])
     elif path.is_file():
         source, options = _file_options(path)
-    elif _is_hub_id(str(name_or_path)):
+    elif is_hub_id(str(name_or_path)):
         source, options = str(name_or_path), {}
     else:
         raise FileNotFoundError(f"no such file or folder: {name_or_path}")
@@ -73,7 +73,7 @@ def load_images(
     return standard_columns(dataset, image_column, label_column)
 
 
-def _is_hub_id(name: str) -> bool:
+def is_hub_id(name: str) -> bool:
     parts = name.split("/")
     return len(parts) <= 2 and all(parts) and not name.startswith((".", "~")) and not name.endswith(".parquet")
 

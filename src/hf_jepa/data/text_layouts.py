@@ -6,6 +6,7 @@ LM row), the Text view and the Code view. A layout says how they become rows of 
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from heapq import heapreplace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -163,11 +164,11 @@ def _packed(pairs: Sequence[TextPair], packing: str, **places: Any) -> Batch:
 
 def _spread(lengths: Sequence[int], count: int) -> list[int]:
     """The row of each segment: longest first, each into the row that is shortest so far."""
-    filled, row_of = [0] * count, [0] * len(lengths)
+    shortest, row_of = [(0, row) for row in range(count)], [0] * len(lengths)
     for number in sorted(range(len(lengths)), key=lambda number: -lengths[number]):
-        row = min(range(count), key=filled.__getitem__)
+        filled, row = shortest[0]
         row_of[number] = row
-        filled[row] += lengths[number]
+        heapreplace(shortest, (filled + lengths[number], row))
     return row_of
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import Dataset
 
-from hf_jepa.data.sources import SPLIT_FOLDERS, _is_hub_id
+from hf_jepa.data.sources import SPLIT_FOLDERS, is_hub_id
 from hf_jepa.data.text_pairs import LlmJepaPreprocessor, TextPair
 
 
@@ -64,7 +64,7 @@ def open_text_pairs(
         files = _files_of_split(path, base)
     elif path.is_file():
         files = [path]
-    elif path.suffix in SUFFIXES or not _is_hub_id(str(source)):
+    elif path.suffix in SUFFIXES or not is_hub_id(str(source)):
         raise FileNotFoundError(f"no such file or folder: {source}")
     else:
         files = []
@@ -76,7 +76,9 @@ def open_text_pairs(
         source = kinds.pop()
     try:
         records = datasets.load_dataset(str(source), split=split, **load_options)
-    except (datasets.exceptions.DatasetGenerationError, ValueError):
+    except (datasets.exceptions.DatasetGenerationError, ValueError) as error:
+        if isinstance(error.__cause__, datasets.table.CastError):
+            raise ValueError(f"files of {path} have different columns: open each of them by itself") from error
         for file in files:
             if file.suffix == ".jsonl":
                 _check_lines(file)

@@ -16,11 +16,13 @@ import torch
 
 from hf_jepa.evaluation.metrics import alpha_req, effective_rank, lidar, rankme
 from hf_jepa.evaluation.results import confusion_matrix, topk_accuracy
+from hf_jepa.evaluation.text_scoring import score_texts
 
 
 EMBEDDINGS = {"embeddings": datasets.List(datasets.Value("float32"))}
 SCORES = {"predictions": datasets.List(datasets.Value("float32")), "references": datasets.Value("int64")}
 CLASSES = {"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}
+TEXTS = {"predictions": datasets.Value("string"), "references": datasets.Value("string")}
 
 
 def _info(description: str, inputs: str, features: dict[str, Any], citation: str = "") -> evaluate.MetricInfo:
@@ -141,4 +143,22 @@ class ConfusionMatrix(evaluate.Metric):
         return {"confusion_matrix": counts.tolist()}
 
 
-__all__ = ["AlphaReQ", "ConfusionMatrix", "EffectiveRank", "LiDAR", "RankMe", "TopKAccuracy"]
+class TextAccuracy(evaluate.Metric):
+    """Share of right answers of a language model, see `score_texts`; `compute` needs the `task`.
+
+    Example:
+        >>> TextAccuracy().compute(predictions=["a", "b"], references=["a", "c"], task="exact")["accuracy"]
+        0.5
+    """
+
+    def _info(self) -> evaluate.MetricInfo:
+        inputs = "predictions, references: texts; task, scoring, users, database: see score_texts"
+        return _info("Accuracy of generated texts", inputs, TEXTS, "arXiv:2509.14252")
+
+    def _compute(self, predictions: Any, references: Any, task: str, **options: Any) -> dict[str, float]:
+        scores = score_texts(task, predictions, references, **options)
+        low, high = scores.interval
+        return {"accuracy": scores.accuracy, "accuracy_low": low, "accuracy_high": high}
+
+
+__all__ = ["AlphaReQ", "ConfusionMatrix", "EffectiveRank", "LiDAR", "RankMe", "TextAccuracy", "TopKAccuracy"]

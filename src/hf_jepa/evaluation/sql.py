@@ -11,8 +11,12 @@ from pathlib import Path
 
 TIMEOUT = 10.0  # seconds
 MAX_ROWS = 1_000_000
-_MAX_LENGTH = 1_000_000  # bytes of a string or blob, so that no single step of SQLite takes long
-_STEPS = 1000  # of SQLite's virtual machine between two looks at the clock
+MAX_TEXT = 100_000_000  # characters of all rows
+# The clock is looked at between the steps of SQLite's virtual machine, so each must be short: one that searches a
+# string takes as long as the string times what is searched.
+_MAX_LENGTH = 200_000  # bytes of a string, blob or row
+_MAX_PATTERN = 1000  # bytes of what LIKE and GLOB look for
+_STEPS = 100  # between two looks at the clock
 _HEADER = b"SQLite format 3\0"
 _ALLOWED = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
 _FORBIDDEN_FUNCTIONS = {"load_extension", "fts3_tokenizer"}  # those that reach outside of SQL
@@ -25,7 +29,8 @@ class SqlResult:
     """What a query gave.
 
     Args:
-        rows: the rows in the order in which they came; those before the error where there was one.
+        rows: the rows in the order in which they came; those before the error where there was one, of which Python
+            keeps back the last.
         error: why it failed; None where it did not.
         statements: how many statements there were.
         stopped: whether the error is that a limit was reached.
@@ -42,9 +47,10 @@ def run_query(database: str | Path, query: str, timeout: float = TIMEOUT, max_ro
 
     The file is opened read-only, and an authorizer lets pass only what reads its tables: no writing (not even to
     temporary tables), no ATTACH, no PRAGMA, no transaction, no extension. A query that takes longer than `timeout` or
-    gives more rows than `max_rows` is stopped, and strings have at most a million bytes (Python 3.10 cannot set that
-    limit: there SQLite's own billion holds). Several statements run one after another until one fails, as in the
-    sqlite3 program; its dot commands are no SQL and fail.
+    gives more rows than `max_rows`, or more than `MAX_TEXT` characters, is stopped, and a string has at most 200,000
+    bytes (Python 3.10 cannot set that limit: there SQLite's own billion holds, and a query can run on for a while).
+    Several statements run one after another until one fails, as in the sqlite3 program; its dot commands are no SQL
+    and fail.
 
     Args:
         database: an SQLite file.
@@ -72,12 +78,15 @@ def run_query(database: str | Path, query: str, timeout: float = TIMEOUT, max_ro
     """
     statements = split_statements(query)
     rows: list[tuple] = []
+    size = 0
     connection = _open(Path(database), time.monotonic() + timeout)
     try:
         for statement in statements:
-            cursor = connection.execute(statement)
-            while batch := cursor.fetchmany(1000):
-                rows += batch
+            for row in connection.execute(statement):
+                rows.append(row)
+                size += sum(len(value) for value in row if isinstance(value, str | bytes))
+                if size > MAX_TEXT:
+                    return SqlResult((), f"more than {MAX_TEXT} characters", len(statements), True)
                 if len(rows) > max_rows:
                     return SqlResult(tuple(rows[:max_rows]), f"more than {max_rows} rows", len(statements), True)
     except (sqlite3.Error, sqlite3.Warning, ValueError) as error:  # ValueError: what is no text of SQL, a zero byte
@@ -99,6 +108,7 @@ def _open(database: Path, deadline: float) -> sqlite3.Connection:
     connection.text_factory = _decode
     if hasattr(connection, "setlimit"):
         connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MAX_LENGTH)
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH, _MAX_PATTERN)
         connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
     connection.set_authorizer(_authorize)
     connection.set_progress_handler(lambda: time.monotonic() > deadline, _STEPS)
@@ -213,4 +223,14 @@ def _cell(connection: sqlite3.Connection, value: object) -> str:
     return text.split("\0", 1)[0]  # the program prints up to a zero byte
 
 
-__all__ = ["SqlResult", "is_ordered", "run_query", "same_rows", "same_text", "split_statements"]
+__all__ = [
+    "MAX_ROWS",
+    "MAX_TEXT",
+    "TIMEOUT",
+    "SqlResult",
+    "is_ordered",
+    "run_query",
+    "same_rows",
+    "same_text",
+    "split_statements",
+]

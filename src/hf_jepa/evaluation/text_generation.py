@@ -12,13 +12,13 @@ from hf_jepa.core.data2vec import without_dropout
 from hf_jepa.data.text_tokens import OFFICIAL_END_TOKEN, PERCEPTION_TOKEN
 from hf_jepa.data.text_views import ChatFormat
 from hf_jepa.evaluation.inputs import check_count
+from hf_jepa.evaluation.text_scoring import LETTERS
 
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 DATE = "26 Jul 2024"  # for templates that write one, as in training
-LETTERS = ("A", "B", "C", "D")  # of HellaSwag's endings
 TOO_LONG = ("error", "skip")
 
 
@@ -310,4 +310,4 @@ def _generate(
             bar.update(len(batch))
 
 
-__all__ = ["DATE", "LETTERS", "Prompts", "choose_letters", "generate_answers", "split_messages"]
+__all__ = ["DATE", "Prompts", "choose_letters", "generate_answers", "split_messages"]

@@ -50,7 +50,9 @@ def _to_partners(queries: torch.Tensor, keys: torch.Tensor, temperature: float, 
         first = sum(rows_by_process(len(keys), keys.device)[: dist.get_rank()])
         keys = gather_rows(keys)
     partners = torch.arange(first, first + len(queries), device=queries.device)
-    return nn.functional.cross_entropy(queries @ keys.T / temperature, partners, reduction="none")
+    with torch.autocast(queries.device.type, enabled=False):  # a small temperature multiplies what 16 bits lose
+        similarities = queries @ keys.T
+    return nn.functional.cross_entropy(similarities / temperature, partners, reduction="none")
 
 
 __all__ = ["infonce"]

@@ -77,8 +77,10 @@ class LlmJepaConfig(PreTrainedConfig):
         for name in ("architectures", "transformers_version", "dtype", "torch_dtype"):
             kwargs.pop(name, None)
         require_model_fields(type(self), [name for name in kwargs if name not in _GENERAL])
-        if isinstance(self.text_config, PreTrainedConfig):  # of a model that exists, which goes on as it does
-            kwargs.setdefault("attn_implementation", self.text_config._attn_implementation)
+        # What is not said of the attention here is as the language model has it, not unset.
+        text = self.text_config
+        attention = text.get("attn_implementation") if isinstance(text, dict) else text and text._attn_implementation
+        kwargs["attn_implementation"] = kwargs.get("attn_implementation") or attention
         super().__post_init__(**kwargs)
 
     @classmethod
@@ -130,7 +132,14 @@ class LlmJepaConfig(PreTrainedConfig):
             raise ValueError("layout='fused' appends the predictor tokens to Text: use predictor_position='append'")
 
 
-_GENERAL = {field.name for field in fields(PreTrainedConfig)} | {"_name_or_path", "model_type", "attn_implementation"}
+# What every config of transformers takes, as a field or by the way.
+_GENERAL = {field.name for field in fields(PreTrainedConfig)} | {
+    "_name_or_path",
+    "attn_implementation",
+    "experts_implementation",
+    "model_type",
+    "output_attentions",
+}
 
 
 def _own_form(config_dict: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ of each is the state of one token behind the last layer, and both get gradients.
 one: it is saved, loaded, adapted and asked to generate as such.
 """
 
+import copy
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,11 +21,10 @@ from transformers.utils import ModelOutput
 from hf_jepa.core.modeling import runtime_options
 from hf_jepa.losses.pair_distance import pair_distance
 from hf_jepa.models.llm_jepa.configuration_llm_jepa import LlmJepaConfig, objective_fields
+from hf_jepa.models.llm_jepa.separation_llm_jepa import SeparationMixin
 
 
 IGNORED = -100
-# Attention for which a mask of four dimensions is a table of what may be seen.
-_DENSE_ATTENTION = ("eager", "sdpa")
 
 
 @dataclass
@@ -54,7 +54,7 @@ class LlmJepaOutput(ModelOutput):
     attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
-class LlmJepaForCausalLM(PreTrainedModel):
+class LlmJepaForCausalLM(SeparationMixin, PreTrainedModel):
     """Any causal language model of transformers with the LLM-JEPA objective.
 
     It is called with the batches of `LlmJepaDataCollator`. What is saved is the language model, with the fields of the
@@ -97,7 +97,12 @@ class LlmJepaForCausalLM(PreTrainedModel):
             language_model = AutoModelForCausalLM.from_config(config.text_config)
         self.language_model = language_model
         config.text_config = self.causal_lm.config  # one object, so that a resized vocabulary is known to both
-        self._check_layout()
+        config._attn_implementation = self.causal_lm.config._attn_implementation
+        convolutions = [part for part in self._decoder.modules() if isinstance(part, nn.Conv1d)]
+        self._is_recurrent = getattr(self.causal_lm, "_is_stateful", False) or bool(convolutions)
+        self._takes_positions = "position_ids" in inspect.signature(type(self.causal_lm).forward).parameters
+        self._require_class()
+        self._tried: tuple | None = None  # with which settings `check_layout` found nothing wrong
         self._leave_weights()
         self.post_init()
 
@@ -141,6 +146,15 @@ class LlmJepaForCausalLM(PreTrainedModel):
         """Resize those of the language model; its config knows."""
         return self.causal_lm.resize_token_embeddings(*args, **kwargs)
 
+    @property
+    def _decoder(self) -> nn.Module:
+        """The part of the language model below its head, whose states are the embeddings."""
+        model = self.causal_lm
+        decoder = model.get_decoder()  # deeper than `base_model` where that is never called, as in OPT
+        if decoder is model:  # Llama 4's for text alone, which has it where its class does not say
+            decoder = getattr(model, "model", model)
+        return decoder if isinstance(decoder, PreTrainedModel) else model.base_model
+
     # --- the objective ------------------------------------------------------------------------------------------
 
     def forward(
@@ -175,11 +189,15 @@ class LlmJepaForCausalLM(PreTrainedModel):
 
         Raises:
             ValueError: a 2-D mask with packed rows; a layout that the language model cannot tell apart; no learnt
-                token; only one of the two indices.
+                token; an index without what it belongs to.
         """
         options = runtime_options(self, kwargs)
         if (text_index is None) != (code_index is None):
             raise ValueError("text_index and code_index come together: the loss compares two embeddings")
+        if labels is None and label_index is not None:
+            raise ValueError("label_index says where labels are learnt: give the labels, too")
+        if text_index is not None and self._tried != self._settings and not torch.compiler.is_compiling():
+            self.check_layout()
         attention_mask, position_ids = self._seen(attention_mask, position_ids, text_index is not None)
         if labels is not None and label_index is None:
             label_index = self._learnt_places(labels)
@@ -256,7 +274,7 @@ class LlmJepaForCausalLM(PreTrainedModel):
         def select(module, args):
             return (args[0].flatten(0, 1)[label_index - 1].unsqueeze(0), *args[1:])
 
-        handles = [self.causal_lm.base_model.register_forward_hook(keep)]
+        handles = [self._decoder.register_forward_hook(keep)]
         if label_index is not None:
             handles.append(self.causal_lm.get_output_embeddings().register_forward_pre_hook(select))
         try:
@@ -264,103 +282,6 @@ class LlmJepaForCausalLM(PreTrainedModel):
         finally:
             for handle in handles:
                 handle.remove()
-
-    # --- what keeps sequences apart -----------------------------------------------------------------------------
-
-    def _seen(
-        self, mask: torch.Tensor | None, positions: torch.Tensor | None, has_views: bool
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """The mask in the form that the attention reads, and the positions; see `forward`."""
-        if mask is None:
-            if has_views and positions is None:
-                raise ValueError(
-                    "packed rows need position_ids that start again in each sequence: without them the views see "
-                    "each other (LlmJepaDataCollator makes them)"
-                )
-            return None, positions
-        if mask.ndim == 2:
-            if has_views and self.config.layout == "packed":
-                raise ValueError(
-                    "an attention_mask of two dimensions with packed rows would let the views see each other: leave "
-                    "it out, position_ids keep them apart; or set layout='three_pass'"
-                )
-            if positions is None:  # also right for rows that are padded on the left
-                positions = (mask.long().cumsum(-1) - 1).clamp(min=0)
-            return mask, positions
-        attention = self.causal_lm.config._attn_implementation
-        if attention not in _DENSE_ATTENTION:
-            raise ValueError(
-                f"attn_implementation={attention!r} does not read a mask of four dimensions, which "
-                f"layout={self.config.layout!r} needs: use 'sdpa', or layout='packed'"
-            )
-        self._check_windows(mask.shape[-1])
-        if attention == "eager" and mask.dtype == torch.bool:  # it is added to the scores there
-            dtype = self.get_input_embeddings().weight.dtype
-            mask = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
-        return mask, positions
-
-    def _check_windows(self, length: int) -> None:
-        """Refuse what a dense mask, which is taken as it is, would take from a model: its windows."""
-        config = self.causal_lm.config.get_text_config()
-        windows = {"sliding_window": None, "attention_chunk_size": None, "window_size": None}  # GPT-Neo's the last
-        for name in windows:
-            window = getattr(config, name, None)
-            used = getattr(config, "use_sliding_window", True) or name != "sliding_window"
-            if used and isinstance(window, int) and window < length:
-                raise ValueError(
-                    f"layout={self.config.layout!r} would switch off the {name} of {window} tokens of this model in "
-                    f"rows of {length}: use layout='packed' or 'three_pass'"
-                )
-
-    def _check_layout(self) -> None:
-        """Refuse models that the layout is wrong for, as far as their class tells; `check_layout` tries it."""
-        model, layout = self.causal_lm, self.config.layout
-        name = type(model).__name__
-        if model.get_output_embeddings() is None or model.base_model is model:
-            raise ValueError(f"{name} is no causal language model with an output head")
-        if layout == "three_pass":
-            return
-        remedy = f"layout={layout!r} is not right for {name}, %s: use layout='three_pass'"
-        if getattr(model, "_is_stateful", False):
-            raise ValueError(remedy % "whose recurrent state runs through a whole row")
-        if layout in ("packed", "fused") and "position_ids" not in inspect.signature(type(model).forward).parameters:
-            raise ValueError(remedy % "which takes no position_ids")
-        rotary = any("rotary" in type(part).__name__.lower() for part in model.modules())
-        if layout == "additive_mask" and not rotary:
-            raise ValueError(remedy.replace("'three_pass'", "'packed'") % "whose positions are absolute")
-
-    @torch.no_grad()
-    def check_layout(self, model: nn.Module | None = None) -> None:
-        """Try whether the language model keeps packed sequences apart: their states must be those of each alone.
-
-        Args:
-            model: this model as it is trained, wrapped for several processes; itself unless given.
-
-        Raises:
-            ValueError: it does not, with the largest difference.
-        """
-        if self.config.layout != "packed":
-            return
-        device = self.get_input_embeddings().weight.device
-        last = min(self.causal_lm.config.get_text_config().vocab_size, 20) - 1
-        tokens = torch.arange(1, 17, device=device).clamp(max=last)
-        positions = torch.arange(8, device=device).repeat(2)
-        packed = {"input_ids": tokens[None], "position_ids": positions[None]}
-        alone = {"input_ids": tokens.view(2, 8), "position_ids": positions.view(2, 8)}
-        index = {"text_index": torch.tensor([7], device=device), "code_index": torch.tensor([15], device=device)}
-        run, training = model or self, self.training
-        run.eval()
-        try:
-            found, expected = run(**packed, **index), run(**alone, **index)
-        finally:
-            run.train(training)
-        difference = (found.code_embedding - expected.code_embedding).float().abs().max()
-        scale = expected.code_embedding.float().abs().max()
-        if not difference <= scale * (1e-3 if found.code_embedding.dtype == torch.float32 else 5e-2):
-            raise ValueError(
-                f"{type(self.causal_lm).__name__} does not keep packed sequences apart: the state of a token changes "
-                f"by {difference:.2g} (of {scale:.2g}) with the sequence before its own. Use layout='three_pass'"
-            )
 
     # --- checkpoints --------------------------------------------------------------------------------------------
 
@@ -390,8 +311,10 @@ class LlmJepaForCausalLM(PreTrainedModel):
             found = {name: kwargs[name] for name in hub if name in kwargs}
             config = LlmJepaConfig.from_pretrained(pretrained_model_name_or_path, **found, **objective)
         else:
+            config = copy.deepcopy(config)
             for name, value in objective.items():
                 setattr(config, name, value)
+            config.validate()  # before the weights are read
         language_model, info = AutoModelForCausalLM.from_pretrained(
             pretrained_model_name_or_path,
             *model_args,
