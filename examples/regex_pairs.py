@@ -22,23 +22,23 @@ from hf_jepa.cli.tables import table
 from hf_jepa.models.llm_jepa.modeling_llm_jepa import LlmJepaForCausalLM
 from hf_jepa.training.comparison import markdown_table
 from hf_jepa.training.kept import write_text
-from hf_jepa.training.text_comparison import OBJECTIVES, TRIES, TextComparison, geometry, plan, run_all
+from hf_jepa.training.text_comparison import OBJECTIVES, SAME_STEPS, TRIES, TextComparison, geometry, plan, run_all
 from hf_jepa.visualization.embedding_geometry import draw_embedding_geometry
 from hf_jepa.visualization.text_comparison import draw_text_comparison
 
 
-SAME_STEPS = "language model alone, same steps"
-SHARES, ROWS = ("exact", "equivalent", "recall_at_1"), {name: each.title for name, each in OBJECTIVES.items()}
+ROWS = {"same_steps": SAME_STEPS.title} | {name: each.title for name, each in OBJECTIVES.items()}
+SHARES = ("exact", "equivalent", "recall_at_1")
 COLUMNS = {
     "exact": "exact match",
     "equivalent": "equivalent",
     "lm_loss": "test loss",
     "true_mean": "cosine, own Code",
     "shuffled_mean": "cosine, other Code",
+    "auc": "AUC of the cosine",
     "recall_at_1": "own Code nearest",
-    "linear_residual": "linear residual",
 }
-PANELS = {"exact": "exact match", "equivalent": "equivalent on all probe lines", "recall_at_1": "own Code is nearest"}
+PANELS = {"exact": "exact match", "equivalent": "equivalent on all probe lines", "auc": "AUC of the cosine"}
 TRIES_SEED, TRIES_STEPS, TRIES_PAIRS = 100, 300, 300
 
 
@@ -65,23 +65,21 @@ def run(args: argparse.Namespace) -> dict:
     shared, found = TextComparison(args.pairs, args.test_pairs), {}
     with one_thread():
         for steps in args.jepa_steps:
-            planned = {"lm_same_steps": (OBJECTIVES["lm"], steps), **plan(OBJECTIVES, shared, steps)}
+            planned = {"same_steps": (SAME_STEPS, steps), **plan(OBJECTIVES, shared, steps)}
             found[steps] = run_all(planned, shared, range(args.seeds), folder / "runs" / str(steps))
         last = folder / "runs" / str(args.jepa_steps[-1])
         geometries = {
             OBJECTIVES[name].title: geometry(LlmJepaForCausalLM.from_pretrained(last / f"{name}-0"), shared, views)
             for name, views in (("lm", False), ("jepa", True))
         }
-    titles = {"lm_same_steps": SAME_STEPS, **ROWS}
-    lines = [[titles[name], *cells(seeds)] for rows in found.values() for name, seeds in rows.items()]
+    lines = [[ROWS[name], *cells(seeds)] for rows in found.values() for name, seeds in rows.items()]
     header = ["", "steps", "TFLOP", *COLUMNS.values(), "CPU s"]
     verdicts = [paired(name, rows, steps) for steps, rows in found.items() for name in rows if name != "lm"]
     write_text(folder / "table.md", markdown_table(header, lines) + "\n" + "".join(f"- {line}\n" for line in verdicts))
     results = {"shared": vars(shared), "budgets": found, "verdicts": verdicts}
     results["seconds"] = round(time.perf_counter() - start, 1)
     write_text(folder / "results.json", json.dumps(results, indent=2) + "\n")
-    runs = {title: [run for rows in found.values() for run in rows[name]] for name, title in ROWS.items()}
-    runs[ROWS["lm"]] += [run for rows in found.values() for run in rows["lm_same_steps"]]
+    runs = {ROWS[name]: [run for rows in found.values() for run in rows[name]] for name in found[args.jepa_steps[0]]}
     title = f"{args.seeds} seeds, {args.pairs} pairs to learn from, {args.test_pairs} to answer"
     draw_text_comparison(runs, PANELS, folder / "comparison.png", title)
     draw_embedding_geometry(geometries, folder / "geometry.png", "test pairs, first seed, largest budget")
@@ -124,9 +122,8 @@ def paired(name: str, rows: dict[str, list[dict]], steps: int) -> str:
     """What a row has more or less than the baseline of the same cost, seed by seed, in points of exact match."""
     pairs = zip(rows[name], rows["lm"], strict=True)
     points = [100 * (run["exact"] - baseline["exact"]) for run, baseline in pairs]
-    title = SAME_STEPS if name == "lm_same_steps" else ROWS[name]
     shown = ", ".join(f"{point:+.1f}" for point in points)
-    line = f"budget of {steps} steps of LLM-JEPA: {title} has {fmean(points):+.1f} points ({shown})"
+    line = f"budget of {steps} steps of LLM-JEPA: {ROWS[name]} has {fmean(points):+.1f} points ({shown})"
     if len(points) == 1:
         return f"{line}; one seed says nothing about the spread"
     if max(points) < 0 or min(points) > 0:

@@ -14,7 +14,7 @@ from transformers import set_seed
 
 from hf_jepa.data.text_layouts import LlmJepaDataCollator
 from hf_jepa.training import text_comparison
-from hf_jepa.training.text_comparison import OBJECTIVES, TextComparison
+from hf_jepa.training.text_comparison import OBJECTIVES, SAME_STEPS, TextComparison
 from hf_jepa.training.text_flops import training_flops
 from hf_jepa.visualization.text_comparison import draw_text_comparison
 
@@ -31,11 +31,6 @@ def script():
     sys.path.remove(str(ROOT / "examples"))
 
 
-@pytest.fixture
-def short_answers(monkeypatch):
-    monkeypatch.setattr(text_comparison, "NEW_TOKENS", 2)
-
-
 @pytest.mark.parametrize("views", [True, False])
 def test_operations_are_those_that_pytorch_counts(views):
     data = text_comparison.prepare(SHORT)
@@ -43,6 +38,7 @@ def test_operations_are_those_that_pytorch_counts(views):
     model.causal_lm.set_attn_implementation("eager")
     collator = LlmJepaDataCollator(data.tokenizer.pad_token_id, packing="pairs", views=views)
     batch = collator([data.train[0]])  # one row, so that there is no padding
+    model(**batch)  # the first forward also tries the layout
     with FlopCounterMode(display=False) as counter:
         model(**batch).loss.backward()
     length, config = batch["input_ids"].shape[1], model.causal_lm.config
@@ -70,32 +66,16 @@ def test_objectives_differ_in_the_objective_alone():
     assert len(text_comparison.TRIES["lm"]) == len(text_comparison.TRIES["jepa"])
     chosen = [(each.learning_rate, each.jepa_weight) for tried in text_comparison.TRIES.values() for each in tried]
     assert {(each.learning_rate, each.jepa_weight) for each in (ALONE, JEPA)} <= set(chosen)
+    assert (SAME_STEPS.learning_rate, SAME_STEPS.jepa_weight) == (rate, 0)
 
 
-def test_all_rows_start_alike_and_see_the_pairs_in_one_order(tmp_path, monkeypatch, short_answers):
-    starts, orders = [], []
-    call = LlmJepaDataCollator.__call__
-
-    def seen(collator, examples):
-        if len(examples) == SHORT.batch_size:  # those of training
-            orders[-1].append([tuple(pair.input_ids) for pair in examples])
-        return call(collator, examples)
-
-    monkeypatch.setattr(LlmJepaDataCollator, "__call__", seen)
-    found = {}
-    for name, objective in OBJECTIVES.items():
+def test_all_rows_start_alike():
+    starts = []
+    for objective in OBJECTIVES.values():
         set_seed(7)
-        model = text_comparison.fresh_model(text_comparison.prepare(SHORT).tokenizer, objective)
-        starts.append({key: value.clone() for key, value in model.state_dict().items()})
-        orders.append([])
-        found[name] = text_comparison.train_language_model(objective, SHORT, 3, 7, tmp_path / name, name)
-    for start, order in zip(starts[1:], orders[1:], strict=True):
+        starts.append(text_comparison.fresh_model(text_comparison.prepare(SHORT).tokenizer, objective).state_dict())
+    for start in starts[1:]:
         assert all(torch.equal(start[key], value) for key, value in starts[0].items())
-        assert order[:3] == orders[0][:3] and len({*order[0], *order[1], *order[2]}) > 20
-    assert "train_jepa_loss" not in found["lm"] and found["jepa"]["train_jepa_loss"] > 0
-    assert found["jepa"]["gflops"] > 1.7 * found["lm"]["gflops"]
-    assert found["jepa_quarter"]["gflops"] < found["jepa"]["gflops"]  # some batches went without views
-    assert found["lm"]["train_lm_loss"] != found["jepa"]["train_lm_loss"]
 
 
 def test_settings_are_chosen_on_training_pairs():
@@ -108,23 +88,41 @@ def test_settings_are_chosen_on_training_pairs():
         TextComparison(pairs=0)
 
 
-def test_the_example_keeps_runs(script, tmp_path, monkeypatch, capfd, short_answers):
+def test_the_example_trains_in_one_order_and_keeps_runs(script, tmp_path, monkeypatch, capfd):
+    orders = []
+    call, train = LlmJepaDataCollator.__call__, text_comparison.train_language_model
+
+    def seen(collator, examples):
+        if len(examples) == 32 and orders:  # those of training
+            orders[-1].append([tuple(pair.input_ids) for pair in examples])
+        return call(collator, examples)
+
+    def begun(*args):
+        orders.append([])
+        return train(*args)
+
+    monkeypatch.setattr(LlmJepaDataCollator, "__call__", seen)
+    monkeypatch.setattr(text_comparison, "train_language_model", begun)
+    monkeypatch.setattr(text_comparison, "NEW_TOKENS", 2)
+    monkeypatch.setattr(script, "OBJECTIVES", {name: OBJECTIVES[name] for name in ("lm", "jepa", "jepa_quarter")})
     out = tmp_path / "out"
     script.main(["--quick", "--output-dir", str(out)])
     printed = capfd.readouterr().out
     rows = json.loads((out / "results.json").read_text())["budgets"]["3"]
-    assert list(rows) == ["lm_same_steps", *OBJECTIVES] and "one seed says nothing" in printed
-    assert rows["lm_same_steps"][0]["steps"] == rows["jepa"][0]["steps"] == 3 < rows["lm"][0]["steps"]
-    assert all(f"| {each.title} | " in (out / "table.md").read_text() for each in OBJECTIVES.values())
+    assert list(rows) == ["same_steps", "lm", "jepa", "jepa_quarter"] and "one seed says nothing" in printed
+    assert len(orders) == 4 and all(order[:3] == orders[0][:3] for order in orders)
+    assert len({*orders[0][0], *orders[0][1], *orders[0][2]}) == 96
+    (same,), (alone,), (jepa,), (quarter,) = rows.values()
+    assert same["steps"] == jepa["steps"] == 3 < quarter["steps"] < alone["steps"]
+    assert jepa["gflops"] > 1.7 * same["gflops"] and jepa["gflops"] == pytest.approx(alone["gflops"], rel=0.1)
+    assert "train_jepa_loss" not in alone and jepa["train_jepa_loss"] > 0
+    titles = [script.ROWS[name] for name in rows]
+    assert all(f"| {title} | " in (out / "table.md").read_text() and title in printed for title in titles)
     for name in ("comparison.png", "geometry.png"):
         with Image.open(out / name) as picture:
             assert min(picture.size) > 200 and len(picture.convert("L").getcolors()) > 50
-
-    def refuse(*args, **kwargs):
-        raise AssertionError("a finished run was repeated")
-
-    monkeypatch.setattr(text_comparison, "train_language_model", refuse)
     script.main(["--quick", "--output-dir", str(out)])
+    assert len(orders) == 4  # finished runs are not repeated
     with pytest.raises(SystemExit):
         script.main(["--seeds", "0"])
 
