@@ -2,7 +2,7 @@
 
     python examples/regex_pairs.py --output-dir runs/regex_pairs
 
-Needs no download: a grammar makes the pairs, a tokenizer is trained on them, and a Llama of 0.3 M weights starts from
+Needs no download: a grammar makes the pairs, a tokenizer is trained on them, and a Llama of 0.4 M weights starts from
 scratch. At each of two budgets of floating point operations it is trained by the language-model loss alone, with the
 JEPA loss of every batch, and with that of some batches; the loss alone also in as many steps as LLM-JEPA has. Each run
 answers descriptions of a test split that shares no meaning with the training split. Finished runs are kept: a second
@@ -74,7 +74,10 @@ def run(args: argparse.Namespace) -> dict:
         }
     lines = [[ROWS[name], *cells(seeds)] for rows in found.values() for name, seeds in rows.items()]
     header = ["", "steps", "TFLOP", *COLUMNS.values(), "CPU s"]
-    verdicts = [paired(name, rows, steps) for steps, rows in found.items() for name in rows if name != "lm"]
+    verdicts = []
+    for steps, rows in found.items():
+        against = [(name, "lm") for name in rows if name != "lm"] + [("jepa", "same_steps")]
+        verdicts += [f"Budget of {steps} steps of LLM-JEPA: {paired(rows, *names)}" for names in against]
     write_text(folder / "table.md", markdown_table(header, lines) + "\n" + "".join(f"- {line}\n" for line in verdicts))
     results = {"shared": vars(shared), "budgets": found, "verdicts": verdicts}
     results["seconds"] = round(time.perf_counter() - start, 1)
@@ -118,18 +121,17 @@ def spread(values: list[float], percent: bool) -> str:
     return f"{mean:{form}} ± {sd:{form}}" if len(values) > 1 else f"{mean:{form}}"
 
 
-def paired(name: str, rows: dict[str, list[dict]], steps: int) -> str:
-    """What a row has more or less than the baseline of the same cost, seed by seed, in points of exact match."""
-    pairs = zip(rows[name], rows["lm"], strict=True)
-    points = [100 * (run["exact"] - baseline["exact"]) for run, baseline in pairs]
+def paired(rows: dict[str, list[dict]], name: str, other: str) -> str:
+    """What one row has more than another, seed by seed, in points of exact match."""
+    points = [100 * (run["exact"] - base["exact"]) for run, base in zip(rows[name], rows[other], strict=True)]
     shown = ", ".join(f"{point:+.1f}" for point in points)
-    line = f"budget of {steps} steps of LLM-JEPA: {ROWS[name]} has {fmean(points):+.1f} points ({shown})"
+    line = f"{ROWS[name]} minus {ROWS[other]}: {fmean(points):+.1f} points ({shown})"
     if len(points) == 1:
-        return f"{line}; one seed says nothing about the spread"
-    if max(points) < 0 or min(points) > 0:
-        t = fmean(points) / (stdev(points) / math.sqrt(len(points))) if stdev(points) else math.inf
-        return f"{line}: the same sign with every seed, paired t = {t:.1f}"
-    return f"{line}: signs differ, so neither is ahead"
+        return f"{line}; one seed says nothing about the spread."
+    if min(points) <= 0 <= max(points):
+        return f"{line}; the signs differ, so neither is ahead."
+    t = fmean(points) / (stdev(points) / math.sqrt(len(points))) if stdev(points) else math.inf
+    return f"{line}; the same sign with every seed, paired t {t:.1f}."
 
 
 def main(argv: Sequence[str] | None = None) -> None:

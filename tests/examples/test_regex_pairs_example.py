@@ -130,10 +130,10 @@ def test_the_example_trains_in_one_order_and_keeps_runs(script, tmp_path, monkey
 def test_who_is_ahead(script):
     def line(*points):
         rows = {"jepa": [{"exact": 0.5 + point} for point in points], "lm": [{"exact": 0.5}] * len(points)}
-        return script.paired("jepa", rows, 200)
+        return script.paired(rows, "jepa", "lm")
 
-    assert "has +2.0 points (+1.0, +3.0): the same sign with every seed, paired t = 2.0" in line(0.01, 0.03)
-    assert "has -1.0 points (-3.0, +1.0): signs differ, so neither is ahead" in line(-0.03, 0.01)
+    assert "alone: +2.0 points (+1.0, +3.0); the same sign with every seed, paired t 2.0" in line(0.01, 0.03)
+    assert "alone: -1.0 points (-3.0, +1.0); the signs differ, so neither is ahead" in line(-0.03, 0.01)
     assert "one seed says nothing" in line(0.1)
 
 

@@ -43,7 +43,7 @@ def draw_text_comparison(
         raise ValueError("there is nothing to draw: give at least one objective and one figure")
     if empty := [name for name, runs in rows.items() if not runs]:
         raise ValueError(f"{empty[0]!r} has no run")
-    figure = new_figure(0.6 + 3.4 * len(panels), 3.4 + (0.3 if title else 0))
+    figure = new_figure(0.6 + 3.4 * len(panels), 3.6 + (0.3 if title else 0))
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for panel, (name, heading) in zip(axes, panels.items(), strict=True):
         for number, (label, runs) in enumerate(rows.items()):
@@ -58,7 +58,8 @@ def draw_text_comparison(
         panel.grid(color="0.9", linewidth=0.6)
         panel.set_axisbelow(True)
         panel.spines[["top", "right"]].set_visible(False)
-    axes[0].legend(fontsize=7, frameon=False, loc="best")
+    handles = axes[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=3, fontsize=7, frameon=False)
     if title:
         figure.suptitle(title, fontsize=10)
     return save_figure(figure, path)
