@@ -86,6 +86,8 @@ def test_settings_are_chosen_on_training_pairs():
     assert not answers[0] & answers[1]
     with pytest.raises(ValueError, match="pairs must be at least 1, got 0"):
         TextComparison(pairs=0)
+    with pytest.raises(ValueError, match=r"test_pairs=10 have \d+ different regular expressions"):
+        text_comparison.prepare(TextComparison(pairs=64, test_pairs=10))
 
 
 def test_the_example_trains_in_one_order_and_keeps_runs(script, tmp_path, monkeypatch, capfd):

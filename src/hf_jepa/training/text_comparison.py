@@ -18,7 +18,7 @@ from hf_jepa.data.text_layouts import LlmJepaDataCollator
 from hf_jepa.data.text_pairs import LlmJepaPreprocessor
 from hf_jepa.data.text_sources import TextPairDataset
 from hf_jepa.data.text_tokens import add_predictor_tokens
-from hf_jepa.evaluation.embedding_geometry import EmbeddingGeometry, embedding_geometry, pair_embeddings
+from hf_jepa.evaluation.embedding_geometry import MIN_PAIRS, EmbeddingGeometry, embedding_geometry, pair_embeddings
 from hf_jepa.evaluation.text_generation import generate_answers
 from hf_jepa.models.llm_jepa.configuration_llm_jepa import LlmJepaConfig
 from hf_jepa.models.llm_jepa.modeling_llm_jepa import LlmJepaForCausalLM
@@ -131,12 +131,21 @@ class _Material(NamedTuple):
 
 @lru_cache(maxsize=1)
 def prepare(comparison: TextComparison) -> _Material:
-    """Draw the pairs, train the tokenizer on those for training, and tokenize them."""
+    """Draw the pairs, train the tokenizer on those for training, and tokenize them.
+
+    Raises:
+        ValueError: too few different regular expressions among those that are judged, for the geometry.
+    """
     train, judged = comparison.records()
     tokenizer = train_pair_tokenizer([turn["content"] for record in train for turn in record["messages"]], VOCABULARY)
     add_predictor_tokens(tokenizer, 1)
     preprocess, plainly = (LlmJepaPreprocessor(tokenizer, num_predictor_tokens=count) for count in (1, 0))
     distinct = list({record["messages"][-1]["content"]: record for record in judged}.values())
+    if len(distinct) < MIN_PAIRS:
+        raise ValueError(
+            f"test_pairs={comparison.test_pairs} have {len(distinct)} different regular expressions, but geometry "
+            f"needs {MIN_PAIRS}: ask for more"
+        )
     sets = [TextPairDataset(records, preprocess) for records in (train, judged, distinct)]
     return _Material(tokenizer, *sets, TextPairDataset(distinct, plainly), judged)
 
@@ -289,7 +298,7 @@ def run_all(
 
     Example:
         >>> import tempfile
-        >>> shared = TextComparison(pairs=64, test_pairs=20, batch_size=4)
+        >>> shared = TextComparison(pairs=64, test_pairs=40, batch_size=4)
         >>> rows = {"lm": (TextObjective("language model alone", 1e-3), 1)}
         >>> found = run_all(rows, shared, [0], Path(tempfile.mkdtemp()))["lm"]
         >>> found[0]["steps"], found[0]["exact"]
