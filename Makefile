@@ -12,7 +12,7 @@ TEST = OMP_NUM_THREADS=1 DS_ACCELERATOR=cpu $(BIN)/python -m pytest -q
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help install quickstart example-video example-objectives test test-slow quality style bench models-table clean
+.PHONY: help install quickstart example-video example-objectives example-text test test-slow quality style bench models-table clean
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## / - /'
@@ -37,6 +37,9 @@ example-video: $(STAMP)  ## pretrain a tiny V-JEPA 2 on moving digits, probe it,
 
 example-objectives: $(STAMP)  ## every objective for images on one tiny encoder; table and picture in runs/compare_objectives
 	$(BIN)/python examples/compare_objectives.py --output-dir runs/compare_objectives
+
+example-text: $(STAMP)  ## a tiny language model with and without the JEPA term; table and pictures in runs/regex_pairs
+	$(BIN)/python examples/regex_pairs.py --output-dir runs/regex_pairs
 
 test: $(DEEPSPEED) quality  ## code quality, the default test-suite and the docstring examples
 	$(TEST) -n 2 --dist loadfile --doctest-modules src/hf_jepa tests
@@ -65,4 +68,4 @@ benchmarks/.site/timm:
 	$(BIN)/python -m pip install --quiet --no-deps --target benchmarks/.site timm torchvision==0.28.0
 
 clean:           ## remove what the targets above created
-	rm -rf $(VENV) benchmarks/.site runs/quickstart runs/video_digits runs/compare_objectives build .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) benchmarks/.site runs/quickstart runs/video_digits runs/compare_objectives runs/regex_pairs build .pytest_cache .ruff_cache .import_linter_cache
