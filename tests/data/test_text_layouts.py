@@ -150,10 +150,21 @@ def test_the_official_cut_of_the_rows():
 
 def test_the_language_model_alone():
     pairs = random_pairs(1, count=4)
+    tokens = sum(len(pair.input_ids) for pair in pairs)
+    learnt = sorted(label for pair in pairs for label in pair.labels[1:] if label >= 0)
     for layout in LAYOUTS:
-        batch = lay_out(pairs, layout, pad_token_id=PAD, views=False)
-        assert len(batch["input_ids"]) == 4 and not {"text_index", "code_index"} & set(batch)
-        assert batch["attention_mask"].sum() == sum(len(pair.input_ids) for pair in pairs)
+        for packing in PACKINGS:
+            batch = lay_out(pairs, layout, packing, pad_token_id=PAD, views=False)
+            assert not {"text_index", "code_index"} & set(batch)
+            assert batch["labels"].flatten()[batch["label_index"]].sort().values.tolist() == learnt
+            assert (batch["input_ids"] != PAD).sum() == tokens
+            if layout == "packed":
+                assert "attention_mask" not in batch and (batch["position_ids"] == 0).sum() >= 4
+                longest = max(len(pair.input_ids) for pair in pairs)
+                assert packing != "balanced" or longest <= batch["input_ids"].shape[1] < 2 * longest
+                assert packing == "pairs" or batch["input_ids"].numel() < 4 * longest
+            else:
+                assert len(batch["input_ids"]) == 4 and batch["attention_mask"].sum() == tokens
 
 
 def test_wrong_arguments_are_named():
@@ -186,7 +197,8 @@ def test_the_collator_lays_out(layout):
     assert length % 8 == 0 and 0 <= length - shortest < 8 and alone["input_ids"].shape[1] % 8 == 0
     expected = lay_out(pairs, layout, "balanced", pad_token_id=PAD, length=length)
     assert batch.keys() == expected.keys() and all(torch.equal(batch[name], expected[name]) for name in batch)
-    assert torch.equal(alone["input_ids"][:, 0], torch.tensor([pair.input_ids[0] for pair in pairs]))
+    expected = lay_out(pairs, layout, "balanced", pad_token_id=PAD, length=alone["input_ids"].shape[1], views=False)
+    assert alone.keys() == expected.keys() and all(torch.equal(alone[name], expected[name]) for name in alone)
 
 
 def test_the_collator_takes_records_and_prepared_pairs():

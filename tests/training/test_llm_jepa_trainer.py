@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, TrainerCallback
 from hf_jepa.data.text_layouts import LlmJepaDataCollator
 from hf_jepa.models.llm_jepa.configuration_llm_jepa import LlmJepaConfig
 from hf_jepa.models.llm_jepa.modeling_llm_jepa import LlmJepaForCausalLM
-from hf_jepa.training.llm_jepa import LlmJepaTrainer, add_adapters, drops_jepa
+from hf_jepa.training.llm_jepa import COLLAPSED, LlmJepaTrainer, add_adapters, drops_jepa
 
 
 GOLDEN = Path(__file__).resolve().parents[1] / "fixtures/golden/llm_jepa"
@@ -415,3 +415,12 @@ def test_what_the_losses_do_not_know_is_refused(argument, tmp_path):
     setattr(trainer.args, argument, 2)
     with pytest.raises(ValueError, match="label_smoothing_factor=2 would|cannot train on 2 GPUs"):
         LlmJepaTrainer(trainer.model, trainer.args, train_dataset=draw_pairs(4))
+
+
+def test_the_summary_says_when_all_embeddings_are_alike(tmp_path):
+    trainer = make_text_trainer(tmp_path, draw_pairs(4))
+    for true, shuffled, alike in ((0.998, 0.997, True), (0.99, 0.9, False), (0.5, 0.5, False), (0.999, 0.96, False)):
+        trainer.state.log_history = [{"loss": 1.0, "true_cosine": true, "shuffled_cosine": shuffled}]
+        assert (trainer.summary().get("embeddings") == COLLAPSED) == alike
+    trainer.state.log_history = [{"loss": 1.0, "lm_loss": 1.0}]
+    assert "embeddings" not in trainer.summary()

@@ -90,10 +90,10 @@ def lay_out(
     if padding_side not in ("right", "left"):
         raise ValueError(f"padding_side {padding_side!r} is neither 'right' nor 'left'")
     places = {"pad_token_id": pad_token_id, "length": length}
+    if layout == "packed":
+        return _packed(pairs, packing, views, **places)
     if layout == "three_pass" or not views:
         return _three_pass(pairs, views, padding_side, **places)
-    if layout == "packed":
-        return _packed(pairs, packing, **places)
     if layout == "additive_mask":
         return _additive_mask(pairs, last_token, **places)
     return _fused(pairs, **places)
@@ -148,16 +148,20 @@ def _views(pair: TextPair) -> tuple[Segment, Segment]:
     return Segment(pair.text_ids[: pair.text_index + 1]), Segment(pair.code_ids[: pair.code_index + 1])
 
 
-def _packed(pairs: Sequence[TextPair], packing: str, **places: Any) -> Batch:
-    segments = [s for pair in pairs for s in (Segment(pair.input_ids, pair.labels), *_views(pair))]
+def _packed(pairs: Sequence[TextPair], packing: str, views: bool, **places: Any) -> Batch:
+    per_pair = [[Segment(pair.input_ids, pair.labels), *(_views(pair) if views else ())] for pair in pairs]
+    segments = [segment for segments in per_pair for segment in segments]
     lengths = [len(segment.ids) for segment in segments]
     if packing == "balanced":
-        row_of = _spread(lengths, len(pairs))
+        # LM rows alone: as many as it takes for none to be longer than the longest, by much.
+        row_of = _spread(lengths, len(pairs) if views else -(-sum(lengths) // max(lengths)))
     else:
-        row_of = [number // 3 if packing == "pairs" else 0 for number in range(len(segments))]
+        row_of = [number if packing == "pairs" else 0 for number, found in enumerate(per_pair) for _ in found]
     rows = _Rows(max(row_of) + 1, **places)
     starts = [rows.add(row, segment) for row, segment in zip(row_of, segments, strict=True)]
     batch, first = rows.tensors()
+    if not views:
+        return batch
     last = torch.tensor([first[row] + start for row, start in starts]) + torch.tensor(lengths) - 1
     return batch | {"text_index": last[1::3], "code_index": last[2::3]}
 

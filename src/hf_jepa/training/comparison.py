@@ -146,7 +146,7 @@ def train_objective(
     values = comparison.recipe(objective, seed) | {"output_dir": str(folder)}
     found = {"knn_before": _judge_start(objective, values["model_config"], comparison, seed)}
     write_text(folder / "recipe.yaml", yaml.safe_dump(values, sort_keys=False))
-    with _said_in(folder / "log.txt"), StepClock(title, comparison.steps) as clock:
+    with said_in(folder / "log.txt"), StepClock(title, comparison.steps) as clock:
         trainer = pretrain(objective.variant, [str(folder / "recipe.yaml")])
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     found |= {"first_loss": losses[0], "last_loss": losses[-1], "verdict": trainer.collapse_monitor.verdict}
@@ -170,7 +170,7 @@ def _judge_start(objective: Objective, fields: dict[str, Any], comparison: Compa
 
 
 @contextlib.contextmanager
-def _said_in(path: Path) -> Iterator[None]:
+def said_in(path: Path) -> Iterator[None]:
     """What a run prints goes to a file, and its bars for loading and saving nowhere."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
@@ -224,7 +224,7 @@ def train_supervised(comparison: Comparison, seed: int, folder: Path, title: str
     collator = ImageCollator(keep_unreadable=True)
     trainer = ClassificationTrainer(model, training, train_dataset=data, data_collator=collator)
     folder.mkdir(parents=True, exist_ok=True)
-    with _said_in(folder / "log.txt"), StepClock(title, comparison.steps) as clock:
+    with said_in(folder / "log.txt"), StepClock(title, comparison.steps) as clock:
         trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     found = {"first_loss": losses[0], "last_loss": losses[-1]}
@@ -294,6 +294,7 @@ __all__ = [
     "judge",
     "judge_baseline",
     "markdown_table",
+    "said_in",
     "train_objective",
     "train_supervised",
 ]

@@ -90,6 +90,7 @@ class TextPairArguments:
     train_split: str = field(default="train", metadata={"help": "Split to train on."})
     eval_split: str | None = field(default=None, metadata={"help": "Split to measure the losses on."})
     generated_pairs: int = field(default=4000, metadata={"help": "Training pairs of a generated data set."})
+    generated_depth: int = field(default=2, metadata={"help": "How composed generated expressions are, 1 to 3."})
     text_column: str | None = field(default=None, metadata={"help": "Of records without messages."})
     code_column: str | None = field(default=None, metadata={"help": "Of records without messages."})
     system_prompt: str | None = field(default=None, metadata={"help": "Of records without messages."})
@@ -121,7 +122,8 @@ class TextPairArguments:
         from hf_jepa.data.regex_pairs import regex_pairs, regex_paraphrases
 
         make = regex_pairs if self.dataset == "regex" else regex_paraphrases
-        return make(split, self.generated_pairs if split == self.train_split else max(1, self.generated_pairs // 10))
+        count = self.generated_pairs if split == self.train_split else max(1, self.generated_pairs // 10)
+        return make(split, count, depth=self.generated_depth)
 
     def contents(self, records: Sequence[dict]) -> Iterator[str]:
         """All texts of records."""

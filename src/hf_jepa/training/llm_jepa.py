@@ -22,6 +22,12 @@ from hf_jepa.training.run_cards import RunCardMixin
 
 
 _DROPOUT = 0x11A  # tells these random numbers from others with the same seed
+# Cosines from where on, and how near to each other, all embeddings count as one: between them lies no pair.
+_ALIKE, _APART = 0.95, 0.02
+COLLAPSED = (
+    "all alike: other pairs have the same cosine as true ones, so the JEPA term has no more to teach. Train the "
+    "baseline beside it (jepa_weight=0); distance=infonce forbids this, but asks for more"
+)
 _LOGGED = ("loss", "lm_loss", "jepa_loss", "true_cosine", "shuffled_cosine")
 
 
@@ -210,11 +216,14 @@ class LlmJepaTrainer(RunCardMixin, KernelMixin, GuardMixin, Trainer):
         super().log(logs, start_time)
 
     def summary(self) -> dict[str, Any]:
-        """The run in a few lines: steps, first and last losses, pairs left out."""
+        """The run in a few lines: steps, first and last losses, what is wrong with embeddings, pairs left out."""
         rows: dict[str, Any] = {"steps": self.state.global_step}
         for name in _LOGGED:
             if values := [entry[name] for entry in self.state.log_history if name in entry]:
                 rows |= {f"first {name}": values[0], f"last {name}": values[-1]}
+        shuffled = rows.get("last shuffled_cosine", 0.0)
+        if shuffled > _ALIKE and rows["last true_cosine"] - shuffled < _APART:
+            rows["embeddings"] = COLLAPSED
         return rows | {"skipped pairs": len(self.skipped)}
 
     def run_settings(self) -> dict[str, Any]:

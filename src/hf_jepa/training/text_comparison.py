@@ -22,7 +22,7 @@ from hf_jepa.evaluation.embedding_geometry import MIN_PAIRS, EmbeddingGeometry, 
 from hf_jepa.evaluation.text_generation import generate_answers
 from hf_jepa.models.llm_jepa.configuration_llm_jepa import LlmJepaConfig
 from hf_jepa.models.llm_jepa.modeling_llm_jepa import LlmJepaForCausalLM
-from hf_jepa.training.comparison import _said_in
+from hf_jepa.training.comparison import said_in
 from hf_jepa.training.costs import StepClock
 from hf_jepa.training.kept import kept
 from hf_jepa.training.llm_jepa import LlmJepaTrainer, LlmJepaTrainingArguments
@@ -209,7 +209,7 @@ def train_language_model(
         model, training, train_dataset=data.train, data_collator=collator, processing_class=data.tokenizer
     )
     folder.mkdir(parents=True, exist_ok=True)
-    with _said_in(folder / "log.txt"), StepClock(title, steps) as clock, counted_flops(model) as spent:
+    with said_in(folder / "log.txt"), StepClock(title, steps) as clock, counted_flops(model) as spent:
         trainer.train()
         trainer.save_model()
     last = {f"train_{name}": value for name, value in _last(trainer.state.log_history).items()}

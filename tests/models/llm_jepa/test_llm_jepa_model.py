@@ -133,11 +133,12 @@ FAMILIES = {
 def test_the_language_model_loss_is_that_of_the_stock_model(family):
     model = language_model(family, **FAMILIES[family])
     pairs, jepa = make_pairs(), of(model)
-    rows = lay_out(pairs, views=False)
+    rows = lay_out(pairs, "three_pass", views=False)
     logits = model(rows["input_ids"], attention_mask=rows["attention_mask"]).logits  # as stock, soft caps and all
     expected = model(rows["input_ids"], attention_mask=rows["attention_mask"], labels=rows["labels"]).loss
     (weights,) = torch.autograd.grad(expected, model.get_input_embeddings().weight)
     found = [jepa(**lay_out(pairs)).lm_loss, of(model, "three_pass")(**rows).loss]
+    found += [jepa(**lay_out(pairs, packing=packing, views=False)).loss for packing in PACKINGS]
     for loss in found:
         torch.testing.assert_close(loss, expected, rtol=0, atol=1e-5)
         (gradient,) = torch.autograd.grad(loss, model.get_input_embeddings().weight)

@@ -196,7 +196,8 @@ class LlmJepaForCausalLM(SeparationMixin, PreTrainedModel):
             raise ValueError("text_index and code_index come together: the loss compares two embeddings")
         if labels is None and label_index is not None:
             raise ValueError("label_index says where labels are learnt: give the labels, too")
-        if text_index is not None and self._tried != self._settings and not torch.compiler.is_compiling():
+        packed = attention_mask is None and position_ids is not None  # also LM rows alone
+        if (text_index is not None or packed) and self._tried != self._settings and not torch.compiler.is_compiling():
             self.check_layout()
         attention_mask, position_ids = self._seen(attention_mask, position_ids, text_index is not None)
         if labels is not None and label_index is None:
