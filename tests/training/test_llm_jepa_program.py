@@ -113,6 +113,20 @@ def test_a_checkpoint_of_ours_goes_on_with_its_objective():
     assert trainer.train_dataset[0].text_ids[2:4] == list(trainer.train_dataset[0].predictor_ids) == [262, 263]
 
 
+def test_wrong_settings_are_named():
+    with pytest.raises(ValueError, match="llama has no field hidden_sise"):
+        run(model_config=SHAPE.replace("hidden_size", "hidden_sise"), tokenizer_name_or_path="base")
+    with pytest.raises(ValueError, match="loss is 0 in batches of one"):
+        run(distance="infonce", per_device_train_batch_size=1)
+    Path("empty.jsonl").touch()
+    with pytest.raises(ValueError, match="empty.jsonl is empty"):
+        run(dataset="empty.jsonl")
+    Path("adapters").mkdir()
+    Path("adapters/config.json").write_text("{}")
+    with pytest.raises(ValueError, match="merge them into their language model"):
+        LlmJepaConfig.from_pretrained("adapters")
+
+
 def test_spare_rows_of_embeddings_stay():
     make_base(Path("padded"), rows=320)
     trainer = run(model_name_or_path="padded")

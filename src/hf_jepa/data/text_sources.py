@@ -72,6 +72,8 @@ def open_text_pairs(
         kinds = {SUFFIXES.get(file.suffix) for file in files}
         if len(kinds) > 1 or None in kinds:
             raise ValueError(f"{source}: text pairs come from files of one kind of {sorted(SUFFIXES)}, got {files}")
+        if not any(file.stat().st_size for file in files):
+            raise ValueError(f"{source} holds no record: {', '.join(file.name for file in files)} is empty")
         load_options["data_files"] = {base if path.is_dir() else "train": [str(file) for file in files]}
         source = kinds.pop()
     try:

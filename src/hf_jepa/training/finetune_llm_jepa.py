@@ -170,7 +170,7 @@ def build_model(
         training: which say whether weights are cut up.
 
     Raises:
-        ValueError: a fresh model with fewer embeddings than tokens.
+        ValueError: a fresh model with fewer embeddings than tokens, or with a field that its config does not have.
     """
     attention = {} if arguments.attn_implementation is None else {"attn_implementation": arguments.attn_implementation}
     if arguments.model_config is not None:
@@ -180,6 +180,11 @@ def build_model(
         if fields["vocab_size"] < len(tokenizer):
             raise ValueError(f"model_config: {fields['vocab_size']} rows of embeddings for {len(tokenizer)} tokens")
         text_config = AutoConfig.for_model(**fields)
+        # transformers keeps what it does not know, and a misspelt size would leave the default, of several billions.
+        known = AutoConfig.for_model(fields["model_type"])
+        older = {"rope_theta", "rope_scaling", "torch_dtype", "attn_implementation"}  # it takes these, too
+        if unknown := sorted(name for name in fields if not hasattr(known, name) and name not in older):
+            raise ValueError(f"model_config: {fields['model_type']} has no field {', '.join(unknown)}")
         with whole_models(training):
             return LlmJepaForCausalLM(LlmJepaConfig(text_config=text_config, **attention, **objective))
     model = LlmJepaForCausalLM.from_pretrained(

@@ -69,8 +69,8 @@ class LlmJepaTrainer(RunCardMixin, KernelMixin, GuardMixin, Trainer):
         kwargs: as for `Trainer`; `processing_class` is the tokenizer, which is saved beside the weights.
 
     Raises:
-        ValueError: jepa_dropout with a collator that makes no such rows; label smoothing; several GPUs in one process;
-            a checkpoint of another model to resume from.
+        ValueError: jepa_dropout with a collator that makes no such rows; infonce in batches of one; label smoothing;
+            several GPUs in one process; a checkpoint of another model to resume from.
         FloatingPointError, ValueError: see also `GuardMixin`.
 
     Example:
@@ -100,6 +100,12 @@ class LlmJepaTrainer(RunCardMixin, KernelMixin, GuardMixin, Trainer):
             )
         if args.n_gpu > 1:  # nn.DataParallel would cut up rows, but not what points into all of them
             raise ValueError(f"one process cannot train on {args.n_gpu} GPUs: start one for each by accelerate launch")
+        alone = args.per_device_train_batch_size * (args.world_size if model.config.infonce_gather else 1) == 1
+        if alone and model.config.distance == "infonce" and model.config.jepa_weight > 0:
+            raise ValueError(
+                "distance='infonce' tells a pair from the others of its batch, so its loss is 0 in batches of one: "
+                "raise per_device_train_batch_size"
+            )
         super().__init__(model=model, args=args, **kwargs)
         self._sizes = _size(p for p in model.parameters() if p.requires_grad), _size(model.parameters())
         self.skipped = dict.fromkeys(getattr(self.train_dataset, "skipped", ()))

@@ -147,7 +147,10 @@ def _own_form(config_dict: dict[str, Any]) -> dict[str, Any]:
     if config_dict.get("model_type") == LlmJepaConfig.model_type:
         return config_dict
     if "model_type" not in config_dict:
-        raise ValueError("the config has no model_type: it is not that of a language model of transformers")
+        raise ValueError(
+            "the config has no model_type: it is not that of a language model of transformers. A folder of LoRA "
+            "adapters has none: merge them into their language model first, as its README.md shows"
+        )
     text = {name: value for name, value in config_dict.items() if name != SETTINGS_KEY}
     return {**config_dict.get(SETTINGS_KEY, {}), "text_config": text, "model_type": LlmJepaConfig.model_type}
 
