@@ -391,3 +391,20 @@ def test_a_gradient_can_be_given_back():
 def test_the_command_finds_the_program(capsys):
     assert main(["train", "llm_jepa", "--help"]) == 0
     assert "usage: hf-jepa train llm_jepa" in capsys.readouterr().out
+
+
+def test_rows_beyond_the_table_of_positions_are_refused(tmp_path):
+    tokenizer = byte_tokenizer()
+    shape = {"model_type": "gpt2", "n_embd": 16, "n_layer": 1, "n_head": 2}
+    tokenizer.save_pretrained("tokenizer")
+    with pytest.raises(
+        ValueError, match=r"has \d+ tokens, but GPT2LMHeadModel has positions for 24: set max_length=24"
+    ):
+        run(model_config=json.dumps(shape | {"n_positions": 24}), tokenizer_name_or_path="tokenizer")
+
+
+def test_evaluation_pairs_may_lie_elsewhere():
+    arguments = TextPairArguments(dataset="columns.jsonl", eval_dataset="columns.jsonl")
+    assert arguments.eval_split == "train"
+    trainer = run(eval_dataset="data/test.jsonl", per_device_eval_batch_size=4)
+    assert len(trainer.eval_dataset) == 5 and any("eval_loss" in entry for entry in trainer.state.log_history)

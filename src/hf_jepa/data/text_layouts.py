@@ -291,6 +291,10 @@ class LlmJepaDataCollator:
     with_lm_only: bool = False
     preprocessor: Any = None
 
+    def __post_init__(self):
+        if self.pad_token_id is None:
+            raise ValueError("pad_token_id is None: give the tokenizer a pad_token, for example its eos_token")
+
     def __call__(self, examples: Iterable[Any]) -> dict[str, Any]:
         pairs = [self._pair(example) for example in examples]
         batch: dict[str, Any] = self._lay_out(pairs, self.views)

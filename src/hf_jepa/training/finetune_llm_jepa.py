@@ -1,11 +1,11 @@
 """The program behind the LLM-JEPA script: recipe and text pairs in, trained language model out."""
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from torch.utils.data import Dataset
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging
 
@@ -89,6 +89,9 @@ class TextPairArguments:
     dataset: str = field(metadata={"help": "JSONL, parquet, folder, Hub id; generated: 'regex', 'regex_paraphrases'."})
     train_split: str = field(default="train", metadata={"help": "Split to train on."})
     eval_split: str | None = field(default=None, metadata={"help": "Split to measure the losses on."})
+    eval_dataset: str | None = field(
+        default=None, metadata={"help": "Where that split is, unless in the data set; of a file it is 'train'."}
+    )
     generated_pairs: int = field(default=4000, metadata={"help": "Training pairs of a generated data set."})
     generated_depth: int = field(default=2, metadata={"help": "How composed generated expressions are, 1 to 3."})
     text_column: str | None = field(default=None, metadata={"help": "Of records without messages."})
@@ -115,13 +118,18 @@ class TextPairArguments:
         objective = ("num_predictor_tokens", "predictor_position", "reverse")
         return LlmJepaPreprocessor(tokenizer, **{name: getattr(config, name) for name in objective}, **options)
 
-    def records(self, split: str) -> Sequence[dict]:
-        """The records of a split."""
-        if self.dataset not in GENERATED:
-            return open_text_pairs(self.dataset, split, self.text_column, self.code_column)
+    def __post_init__(self):
+        if self.eval_dataset is not None and self.eval_split is None:
+            self.eval_split = "train" if os.path.isfile(self.eval_dataset) else "test"
+
+    def records(self, split: str, source: str | None = None) -> Sequence[dict]:
+        """The records of a split, of the data set unless another source is named."""
+        source = source or self.dataset
+        if source not in GENERATED:
+            return open_text_pairs(source, split, self.text_column, self.code_column)
         from hf_jepa.data.regex_pairs import regex_pairs, regex_paraphrases
 
-        make = regex_pairs if self.dataset == "regex" else regex_paraphrases
+        make = regex_pairs if source == "regex" else regex_paraphrases
         count = self.generated_pairs if split == self.train_split else max(1, self.generated_pairs // 10)
         return make(split, count, depth=self.generated_depth)
 
@@ -224,11 +232,13 @@ def finetune(argv: Sequence[str], description: str | None = None, prog: str | No
         adapters = (language_model.lora_rank, language_model.lora_alpha, language_model.lora_dropout)
         new = [*preprocess.predictor_ids, *token_ids(tokenizer, [PERCEPTION_TOKEN] * data.plain)]
         add_adapters(model, new, *adapters)
+    train, test = TextPairDataset(records, preprocess), _eval_pairs(data, preprocess)
+    model.require_places(max(_longest(train), _longest(test)))
     trainer = LlmJepaTrainer(
         model,
         training,
-        train_dataset=TextPairDataset(records, preprocess),
-        eval_dataset=_eval_pairs(data, preprocess),
+        train_dataset=train,
+        eval_dataset=test,
         data_collator=LlmJepaDataCollator(
             tokenizer.pad_token_id,
             layout=config.layout,
@@ -260,8 +270,16 @@ def _of_checkpoint(arguments: LanguageModelArguments, objective: ObjectiveArgume
     return LlmJepaConfig.from_pretrained(arguments.model_name_or_path, **objective.given()).objective()
 
 
-def _eval_pairs(data: TextPairArguments, preprocess: LlmJepaPreprocessor) -> Dataset | None:
-    return None if data.eval_split is None else TextPairDataset(data.records(data.eval_split), preprocess)
+def _eval_pairs(data: TextPairArguments, preprocess: LlmJepaPreprocessor) -> TextPairDataset | None:
+    if data.eval_split is None:
+        return None
+    return TextPairDataset(data.records(data.eval_split, data.eval_dataset), preprocess)
+
+
+def _longest(pairs: TextPairDataset | None) -> int:
+    """Tokens of the longest sequence."""
+    rows = ((pair.input_ids, pair.text_ids, pair.code_ids) for pair in pairs or ())
+    return max((len(ids) for row in rows for ids in row), default=0)
 
 
 __all__ = [

@@ -41,6 +41,7 @@ class LlmJepaTrainingArguments(KernelArguments, TrainingArguments):
     """
 
     learning_rate: float = field(default=2e-5, metadata={"help": "Learning rate at the first step."})
+    logging_steps: float = field(default=10, metadata={"help": "Steps between logs, or their share if below 1."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "The collator needs them all."})
     # The filter would show a loss of NaN as 0; the trainer stops there instead.
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Keep NaN losses out of the logs."})

@@ -312,3 +312,10 @@ def test_a_padding_token_without_embedding_does_not_stop_the_trial():
     with torch.no_grad():
         model.get_input_embeddings().weight[1] = 0.0
     model.check_layout()
+
+
+def test_a_batch_of_another_layout_is_refused():
+    pairs = make_pairs()
+    for layout in ("packed", "three_pass"):
+        with pytest.raises(ValueError, match=f"the config says layout='{layout}'"):
+            llm_jepa(layout=layout)(**lay_out(pairs, "fused"))

@@ -124,6 +124,8 @@ class LlmJepaConfig(PreTrainedConfig):
         for field in ("jepa_weight", "lm_weight", "num_predictor_tokens"):
             if getattr(self, field) < 0:
                 raise ValueError(f"{field} must not be negative, got {getattr(self, field)}")
+        if not (self.jepa_weight or self.lm_weight):
+            raise ValueError("jepa_weight and lm_weight are both 0: nothing would be learnt")
         if not 0 <= self.jepa_dropout < 1:
             raise ValueError(f"jepa_dropout must be in [0, 1), got {self.jepa_dropout}")
         if self.infonce_temperature <= 0:

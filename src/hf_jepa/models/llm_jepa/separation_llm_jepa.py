@@ -25,7 +25,12 @@ class SeparationMixin:
         self, mask: torch.Tensor | None, positions: torch.Tensor | None, has_views: bool
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """The mask in the form that the attention reads, and the positions; see `forward`."""
-        attention = self.causal_lm.config._attn_implementation
+        attention, layout = self.causal_lm.config._attn_implementation, self.config.layout
+        if mask is not None and mask.ndim == 4 and layout in ("packed", "three_pass"):
+            raise ValueError(
+                f"an attention_mask of four dimensions is of the layouts additive_mask and fused, the config says "
+                f"layout={layout!r}: let the collator have the layout of the config"
+            )
         if mask is None:
             if has_views and positions is None:
                 raise ValueError(
@@ -39,7 +44,7 @@ class SeparationMixin:
                 )
             return None, positions
         if mask.ndim == 2:
-            if has_views and self.config.layout == "packed":
+            if has_views and layout == "packed":
                 raise ValueError(
                     "an attention_mask of two dimensions with packed rows would let the views see each other: leave "
                     "it out, position_ids keep them apart; or set layout='three_pass'"
@@ -55,7 +60,7 @@ class SeparationMixin:
         if attention not in _DENSE_ATTENTION:
             raise ValueError(
                 f"attn_implementation={attention!r} does not read a mask of four dimensions, which "
-                f"layout={self.config.layout!r} needs: use 'sdpa', or layout='packed'"
+                f"layout={layout!r} needs: use 'sdpa', or layout='packed'"
             )
         self._check_windows(mask.shape[-1])
         if attention == "eager" and mask.dtype == torch.bool:  # it is added to the scores there
@@ -76,6 +81,27 @@ class SeparationMixin:
                     f"rows of {length}: use layout='packed' or 'three_pass'"
                 )
 
+    @property
+    def has_rotary_positions(self) -> bool:
+        """Whether a token is told where it stands by rotation, and not by a table that ends somewhere."""
+        return any("rotary" in type(part).__name__.lower() for part in self.causal_lm.modules())
+
+    def require_places(self, longest: int) -> None:
+        """Refuse sequences that are longer than the table of positions of the language model.
+
+        Args:
+            longest: tokens of the longest sequence.
+
+        Raises:
+            ValueError: naming both lengths.
+        """
+        places = getattr(self.causal_lm.config.get_text_config(), "max_position_embeddings", None)
+        if places is not None and longest > places and not self.has_rotary_positions:
+            raise ValueError(
+                f"the longest row has {longest} tokens, but {type(self.causal_lm).__name__} has positions for "
+                f"{places}: set max_length={places}, with on_truncation=skip for longer records"
+            )
+
     def _require_class(self) -> None:
         """Refuse models that the layout is wrong for, as far as their class tells; `check_layout` tries it."""
         model, layout = self.causal_lm, self.config.layout
@@ -91,8 +117,7 @@ class SeparationMixin:
             raise ValueError(remedy % "which takes no position_ids")
         if layout in ("fused", "additive_mask") and getattr(model.config, "alibi", False):
             raise ValueError(remedy % "whose ALiBi is made of a mask of two dimensions")
-        rotary = any("rotary" in type(part).__name__.lower() for part in model.modules())
-        if layout == "additive_mask" and not rotary:
+        if layout == "additive_mask" and not self.has_rotary_positions:
             raise ValueError(remedy.replace("'three_pass'", "'packed'") % "whose positions are absolute")
 
     @property
