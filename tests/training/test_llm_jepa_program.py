@@ -397,9 +397,7 @@ def test_rows_beyond_the_table_of_positions_are_refused(tmp_path):
     tokenizer = byte_tokenizer()
     shape = {"model_type": "gpt2", "n_embd": 16, "n_layer": 1, "n_head": 2}
     tokenizer.save_pretrained("tokenizer")
-    with pytest.raises(
-        ValueError, match=r"has \d+ tokens, but GPT2LMHeadModel has positions for 24: set max_length=24"
-    ):
+    with pytest.raises(ValueError, match=r"GPT2LMHeadModel has positions for 24: set max_length=24"):
         run(model_config=json.dumps(shape | {"n_positions": 24}), tokenizer_name_or_path="tokenizer")
 
 
