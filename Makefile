@@ -24,7 +24,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --upgrade-strategy only-if-needed -c constraints.txt -e ".[dev]"
 	touch $(STAMP)
 
-# Only tests need it: it is an extra of the package.
+# Only the long tests need it: it is an extra of the package, and takes seconds to import.
 $(DEEPSPEED): $(STAMP)
 	$(BIN)/python -m pip install --quiet --upgrade-strategy only-if-needed -c constraints.txt -e ".[dev,deepspeed]"
 	touch $(DEEPSPEED)
@@ -41,7 +41,7 @@ example-objectives: $(STAMP)  ## every objective for images on one tiny encoder;
 example-text: $(STAMP)  ## a tiny language model with and without the JEPA term; table and pictures in runs/regex_pairs
 	$(BIN)/python examples/regex_pairs.py --output-dir runs/regex_pairs
 
-test: $(DEEPSPEED) quality  ## code quality, the default test-suite and the docstring examples
+test: $(STAMP) quality  ## code quality, the default test-suite and the docstring examples
 	$(TEST) -n 2 --dist loadfile --doctest-modules src/hf_jepa tests
 
 test-slow: $(DEEPSPEED)  ## the long tests only

@@ -115,11 +115,12 @@ def test_a_command_of_two_documents_runs_once(tmp_path):
 
 
 @pytest.mark.timeout(600)  # two minutes on two cores that do nothing else
-def test_commands_run_in_the_order_of_the_readme(workspace):
+@pytest.mark.parametrize("others", [pytest.param([], id="readme"), pytest.param(DOCUMENTS, marks=pytest.mark.slow)])
+def test_commands_run_in_the_order_of_the_readme(others, workspace):
     """Commands build on one another, so all run in one folder: the README's in their order, then what others add."""
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     environment |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    lines = commands([ROOT / "README.md", *DOCUMENTS])
+    lines = commands([ROOT / "README.md", *others])
     assert lines
     for line in lines:
         done = subprocess.run(shlex.split(line), cwd=workspace, env=environment, capture_output=True, text=True)
