@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from hf_jepa.training.finetune_llm_jepa import finetune
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "training_scripts/finetune_llm_jepa.py"
 CONFIGS = ROOT / "src/hf_jepa/training/accelerate_configs"
+with_deepspeed = pytest.mark.skipif(find_spec("deepspeed") is None, reason='pip install "hf_jepa[deepspeed]"')
 
 
 def launch(*command: str | Path, cwd: Path) -> str:
@@ -137,6 +139,7 @@ def compare(output: str, single: str) -> None:
     assert model.generate(**tokenizer("<s>write", return_tensors="pt"), max_new_tokens=2).shape[1] > 6
 
 
+@with_deepspeed
 @pytest.mark.slow  # half a minute each
 @pytest.mark.parametrize("start", [BASE, FRESH], ids=["checkpoint", "fresh"])
 @pytest.mark.parametrize("stage", [2, 3])
@@ -156,6 +159,7 @@ def test_ddp_of_the_program_gives_the_losses_of_one_process(places):
     compare("ddp", "single")
 
 
+@with_deepspeed
 @pytest.mark.slow
 def test_zero_3_resumes_with_checkpointing_and_dropped_losses(places):
     each = {"per_device_train_batch_size": 2, "save_strategy": "steps", "save_steps": 2, "max_steps": 4}
