@@ -350,6 +350,7 @@ def test_what_official_code_would_compute_otherwise_is_not_written(tmp_path):
         revert_probe(encoder("vjepa2", tmp_path / "e"), tmp_path / "x.pt")
 
 
+@pytest.mark.slow
 def test_the_script_and_the_command_go_both_ways(vjepa2, tmp_path):
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
     script = [sys.executable, ROOT / "conversion/convert_vjepa2_probe.py"]

@@ -64,6 +64,7 @@ def test_an_encoder_without_a_predictor(tmp_path):
     torch.testing.assert_close(found, io["last_hidden_state"], **CLOSE)
 
 
+@pytest.mark.slow
 def test_the_script_goes_both_ways(tmp_path):
     def run(*options):
         command = [sys.executable, str(ROOT / "conversion/convert_vjepa.py"), *map(str, options)]

@@ -114,6 +114,8 @@ for auto in (AutoConfig, AutoModel, AutoModelForImageClassification, AutoModelFo
     assert run(source, loading).splitlines() == expected
 
 
+@pytest.mark.slow
+@pytest.mark.slow
 def test_it_trains_and_its_card_is_true(source, tmp_path):
     training = f"""
 import json

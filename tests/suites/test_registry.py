@@ -169,12 +169,13 @@ def test_import_is_cheap_and_brings_no_torch():
 IMPORT_ORDERS = [
     "import hf_jepa; from transformers import AutoModelForPreTraining as A",
     "from transformers import AutoModelForPreTraining as A; A._model_mapping; import hf_jepa",
-    "from hf_jepa import IJepaForPreTraining; from transformers import AutoModelForPreTraining as A",
-    "import hf_jepa; from transformers import LlamaForCausalLM, AutoModelForPreTraining as A",
 ]
 MORE_ORDERS = [
-    f"from hf_jepa import {name}; from transformers import AutoModelForPreTraining as A"
-    for name in ("IJepaConfig", "VJepaConfig", "VJepaForPreTraining")
+    "import hf_jepa; from transformers import LlamaForCausalLM, AutoModelForPreTraining as A",
+    *(
+        f"from hf_jepa import {name}; from transformers import AutoModelForPreTraining as A"
+        for name in ("IJepaForPreTraining", "IJepaConfig", "VJepaConfig", "VJepaForPreTraining")
+    ),
 ]
 ALL_REGISTERED = """
 from hf_jepa import VARIANTS

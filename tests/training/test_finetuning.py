@@ -471,7 +471,8 @@ print(type(model).__module__, len(answer), answer[0]["label"])
 """
 
 
-@pytest.mark.parametrize("mode", ["lora", *(pytest.param(mode, marks=pytest.mark.slow) for mode in ("probe", "full"))])
+@pytest.mark.slow  # the README's command does one of them
+@pytest.mark.parametrize("mode", ["lora", "probe", "full"])
 def test_the_tiny_recipe_ends_in_a_stock_classifier(pretrained, tmp_path, mode):
     from safetensors.torch import load_file, save_file
 
@@ -557,6 +558,7 @@ def test_the_program_resumes_and_its_card_says_what_was_done(pretrained, tmp_pat
     assert len(steps) == 2 and trainer.state.global_step == 2  # two batches make the second step
 
 
+@pytest.mark.slow
 def test_two_processes_measure_every_image_once(pretrained, photos, tmp_path):
     options = ["--model_name_or_path", pretrained, "--dataset", photos, "--mode", "lora", "--num_train_epochs", 1]
     options += ["--per_device_train_batch_size", 4, "--per_device_eval_batch_size", 3, "--save_strategy", "no"]

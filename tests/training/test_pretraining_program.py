@@ -53,6 +53,7 @@ def test_continued_pretraining_normalises_as_the_processor_of_the_checkpoint(pho
     torch.testing.assert_close(shifted, plain - 0.5)
 
 
+@pytest.mark.slow
 def test_two_processes_stream_past_a_corrupt_image(photos, tmp_path):
     recipe = ROOT / "training_scripts/configs/ijepa/tiny.yaml"
     options = ["--dataset", photos, "--streaming", "true", "--per_device_train_batch_size", 4, "--max_steps", 6]

@@ -332,6 +332,7 @@ def test_the_command_line_finds_the_program_of_the_modality():
 
 
 @pytest.mark.slow  # half a minute each; images are compared by default
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VIDEO)
 def test_two_processes_equal_one(tmp_path, variant):
     recipe = CONFIGS / variant / "tiny.yaml"
