@@ -8,6 +8,7 @@ import torch
 
 from hf_jepa.data.text_layouts import LAYOUTS, PACKINGS, LlmJepaDataCollator, lay_out
 from hf_jepa.data.text_pairs import TextPair
+from hf_jepa.models.llm_jepa import configuration_llm_jepa
 
 
 IGNORED, PAD, PREDICTORS = -100, 0, (901, 902)
@@ -165,6 +166,10 @@ def test_the_language_model_alone():
                 assert packing == "pairs" or batch["input_ids"].numel() < 4 * longest
             else:
                 assert len(batch["input_ids"]) == 4 and batch["attention_mask"].sum() == tokens
+
+
+def test_the_config_offers_the_layouts_that_there_are():  # data and models import nothing of each other
+    assert configuration_llm_jepa.LAYOUTS == LAYOUTS
 
 
 def test_wrong_arguments_are_named():

@@ -71,8 +71,7 @@ class SeparationMixin:
     def _check_windows(self, length: int) -> None:
         """Refuse what a dense mask, which is taken as it is, would take from a model: its windows."""
         config = self.causal_lm.config.get_text_config()
-        windows = {"sliding_window": None, "attention_chunk_size": None, "window_size": None}  # GPT-Neo's the last
-        for name in windows:
+        for name in ("sliding_window", "attention_chunk_size", "window_size"):  # the last is GPT-Neo's
             window = getattr(config, name, None)
             used = getattr(config, "use_sliding_window", True) or name != "sliding_window"
             if used and isinstance(window, int) and window < length:
