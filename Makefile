@@ -12,7 +12,7 @@ TEST = OMP_NUM_THREADS=1 DS_ACCELERATOR=cpu $(BIN)/python -m pytest -q
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help install quickstart example-video example-objectives example-text test test-slow quality style bench models-table clean
+.PHONY: help install quickstart example-video example-objectives example-text test test-distributed test-slow quality style bench models-table clean
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## / - /'
@@ -43,6 +43,9 @@ example-text: $(STAMP)  ## a tiny language model with and without the JEPA term;
 
 test: $(STAMP) quality  ## code quality, the default test-suite and the docstring examples
 	$(TEST) -n 2 --dist loadfile --doctest-modules src/hf_jepa tests
+
+test-distributed: $(DEEPSPEED)  ## training over several processes: DDP, DeepSpeed, FSDP2, resume, faults
+	$(TEST) -m distributed tests/distributed
 
 test-slow: $(DEEPSPEED)  ## the long tests only
 	$(TEST) -m slow tests

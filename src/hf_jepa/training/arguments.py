@@ -4,8 +4,8 @@ from dataclasses import dataclass, field, fields
 
 from transformers import TrainingArguments
 
-from hf_jepa.training.kernels import KernelArguments
 from hf_jepa.training.large_batch import OptimizerArguments
+from hf_jepa.training.run import RunArguments
 from hf_jepa.training.schedules import SCHEDULES
 
 
@@ -14,7 +14,7 @@ NOT_USED = ("optim", "optim_args", "lr_scheduler_type", "lr_scheduler_kwargs", "
 
 
 @dataclass
-class JepaTrainingArguments(OptimizerArguments, KernelArguments, TrainingArguments):
+class JepaTrainingArguments(OptimizerArguments, RunArguments):
     """`TrainingArguments` with the defaults of the official I-JEPA recipe (for a global batch of 2048).
 
     Learning rate: linear warm-up over `warmup_steps` from `start_learning_rate` to `learning_rate`, then a cosine or
@@ -56,10 +56,7 @@ class JepaTrainingArguments(OptimizerArguments, KernelArguments, TrainingArgumen
         metadata={"help": "Clip context encoder and predictor apart, and only after the warm-up (V-JEPA)."},
     )
     collapse_monitor: bool = field(default=True, metadata={"help": "Watch for collapse and say so in the logs."})
-    remove_unused_columns: bool = field(default=False, metadata={"help": "The collator and the masks need them all."})
     dataloader_drop_last: bool = field(default=True, metadata={"help": "Drop an incomplete last batch."})
-    # The filter reads the loss on the host at every step; the trainer checks for NaN whenever it logs instead.
-    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Keep NaN losses out of the logs."})
 
     def __post_init__(self):
         defaults = {field.name: field.default for field in fields(TrainingArguments)}

@@ -6,17 +6,16 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
-from transformers import AutoConfig, EvalPrediction, Trainer, TrainerCallback, TrainingArguments
+from transformers import AutoConfig, EvalPrediction, TrainerCallback
 from transformers.utils import logging
 
 from hf_jepa.core.configuration import model_fields as fields_of
 from hf_jepa.registry import Variant, find_variant
 from hf_jepa.training.epochs import SetEpochCallback
-from hf_jepa.training.guards import GuardMixin
-from hf_jepa.training.kernels import KernelArguments, KernelMixin
 from hf_jepa.training.optimizer import layerwise_groups
 from hf_jepa.training.reports import format_table
-from hf_jepa.training.run_cards import RunCardMixin, accuracy_results
+from hf_jepa.training.run import RunArguments, RunTrainer
+from hf_jepa.training.run_cards import accuracy_results
 from hf_jepa.training.skipped import SkippedSamplesMixin
 
 
@@ -44,7 +43,7 @@ IGNORED = -100  # label of an image or video that could not be read
 
 
 @dataclass
-class FineTuningArguments(KernelArguments, TrainingArguments):
+class FineTuningArguments(RunArguments):
     """`TrainingArguments` with the defaults of fine-tuning, and the decay of the learning rate over layers.
 
     Example:
@@ -57,9 +56,6 @@ class FineTuningArguments(KernelArguments, TrainingArguments):
     weight_decay: float = field(default=0.05, metadata={"help": "Weight decay of matrices."})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Course of the learning rate."})
     warmup_steps: float = field(default=0.05, metadata={"help": "Steps of warm-up, or their share if below 1."})
-    remove_unused_columns: bool = field(default=False, metadata={"help": "The collator needs them all."})
-    # The filter would show a loss of NaN as 0; the trainer stops there instead.
-    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Keep NaN losses out of the logs."})
     eval_strategy: str = field(default="epoch", metadata={"help": "When to measure the accuracy."})
     hub_strategy: str = field(default="end", metadata={"help": "When to upload, with push_to_hub."})
 
@@ -197,7 +193,7 @@ class ClassificationMetrics:
         return {"loss": loss.item()} | TopKAccuracy().compute(predictions=logits, references=labels)
 
 
-class FineTuningTrainer(RunCardMixin, SkippedSamplesMixin, KernelMixin, GuardMixin, Trainer):
+class FineTuningTrainer(SkippedSamplesMixin, RunTrainer):
     """transformers' `Trainer` with learning rates by layer and adapters that are merged at the end."""
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:

@@ -9,16 +9,14 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import TrainerCallback
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from hf_jepa.masking.counter_rng import uniform
 from hf_jepa.models.llm_jepa.modeling_llm_jepa import IGNORED, LlmJepaForCausalLM
-from hf_jepa.training.guards import GuardMixin
-from hf_jepa.training.kernels import KernelArguments, KernelMixin
 from hf_jepa.training.llm_jepa_terms import LossTerms
 from hf_jepa.training.reports import format_table
-from hf_jepa.training.run_cards import RunCardMixin
+from hf_jepa.training.run import RunArguments, RunTrainer
 
 
 _DROPOUT = 0x11A  # tells these random numbers from others with the same seed
@@ -32,7 +30,7 @@ _LOGGED = ("loss", "lm_loss", "jepa_loss", "true_cosine", "shuffled_cosine")
 
 
 @dataclass
-class LlmJepaTrainingArguments(KernelArguments, TrainingArguments):
+class LlmJepaTrainingArguments(RunArguments):
     """`TrainingArguments` with the defaults of the paper: AdamW without decay, the learning rate falls linearly to 0.
 
     Example:
@@ -42,13 +40,10 @@ class LlmJepaTrainingArguments(KernelArguments, TrainingArguments):
 
     learning_rate: float = field(default=2e-5, metadata={"help": "Learning rate at the first step."})
     logging_steps: float = field(default=10, metadata={"help": "Steps between logs, or their share if below 1."})
-    remove_unused_columns: bool = field(default=False, metadata={"help": "The collator needs them all."})
-    # The filter would show a loss of NaN as 0; the trainer stops there instead.
-    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Keep NaN losses out of the logs."})
     hub_strategy: str = field(default="end", metadata={"help": "When to upload, with push_to_hub."})
 
 
-class LlmJepaTrainer(RunCardMixin, KernelMixin, GuardMixin, Trainer):
+class LlmJepaTrainer(RunTrainer):
     """Trains an LLM-JEPA on batches of an `LlmJepaDataCollator`.
 
     Both losses are means over all that an optimizer step is made of: learnt tokens and pairs are counted over

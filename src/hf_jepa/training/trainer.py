@@ -12,7 +12,7 @@ import torch
 from accelerate.utils import gather_object
 from torch import nn
 from torch.utils.data import IterableDataset
-from transformers import EvalPrediction, IntervalStrategy, Trainer, TrainerCallback
+from transformers import EvalPrediction, IntervalStrategy, TrainerCallback
 from transformers.utils import logging
 
 from hf_jepa.core.clips import as_groups
@@ -27,10 +27,8 @@ from hf_jepa.training.clipping import ClippingMixin
 from hf_jepa.training.collapse import ADVICE, CollapseMonitor, CollapseSignals, collapse_signals, mean_signals
 from hf_jepa.training.diagnosis.signals import TaskSignalsMixin
 from hf_jepa.training.epochs import SetEpochCallback
-from hf_jepa.training.guards import GuardMixin
-from hf_jepa.training.kernels import KernelMixin
 from hf_jepa.training.reports import format_table
-from hf_jepa.training.run_cards import RunCardMixin
+from hf_jepa.training.run import RunTrainer
 from hf_jepa.training.schedules import context_loss_weight_at, learning_rate_at, momentum_at, weight_decay_at
 from hf_jepa.training.skipped import SkippedSamplesMixin
 
@@ -40,9 +38,7 @@ logger = logging.get_logger(__name__)
 SAMPLES = {"video": "clips", "audio": "recordings", "text": "texts", "image": "images"}  # by modality of the model
 
 
-class JepaTrainer(
-    TaskSignalsMixin, RunCardMixin, SkippedSamplesMixin, ClippingMixin, KernelMixin, GuardMixin, Trainer
-):
+class JepaTrainer(TaskSignalsMixin, SkippedSamplesMixin, ClippingMixin, RunTrainer):
     """Pretrains any `...ForPreTraining` model of the package.
 
     At every step it draws the masks or changes the views, sets learning rate, weight decay and momentum from the step

@@ -1,0 +1,33 @@
+"""What every training run of the package has, whatever it trains: its arguments and its trainer."""
+
+from dataclasses import dataclass, field
+
+from transformers import Trainer, TrainingArguments
+
+from hf_jepa.training.guards import GuardMixin
+from hf_jepa.training.kernels import KernelArguments, KernelMixin
+from hf_jepa.training.run_cards import RunCardMixin
+
+
+@dataclass
+class RunArguments(KernelArguments, TrainingArguments):
+    """`TrainingArguments` of all programs of the package.
+
+    Example:
+        >>> RunArguments(output_dir="runs/example", use_cpu=True).remove_unused_columns
+        False
+    """
+
+    remove_unused_columns: bool = field(default=False, metadata={"help": "The collator and the masks need them all."})
+    # The filter reads the loss on the host at every step, and would show a loss of NaN as 0.
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Keep NaN losses out of the logs."})
+
+
+class RunTrainer(RunCardMixin, KernelMixin, GuardMixin, Trainer):
+    """transformers' `Trainer` with what all runs share; `JepaTrainer` and the others add what they train.
+
+    Each part is a mixin of its own, which says what it does.
+    """
+
+
+__all__ = ["RunArguments", "RunTrainer"]
