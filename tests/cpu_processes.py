@@ -11,6 +11,7 @@ import sys
 
 from accelerate.state import PartialState
 from accelerate.utils import DistributedType
+from transformers import training_args
 
 
 _prepare_backend = PartialState._prepare_backend
@@ -28,6 +29,7 @@ def without_gpus() -> None:
     """Let processes meet over gloo, also under DeepSpeed and FSDP."""
     PartialState._prepare_backend = _over_gloo
     os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"
+    training_args.is_torch_bf16_gpu_available = lambda: True  # which is asked of processes that may have GPUs
     if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false") == "true":
         without_shared_memory()
 

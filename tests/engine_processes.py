@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from tiny_training import CLIPS, CONFIG
 from torch.nn.utils.rnn import pad_sequence
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
+from hf_jepa.core.modeling import JepaPreTrainingMixin
 from hf_jepa.data.embedded import EmbeddedCrops
 from hf_jepa.data.images import ImageCollator
 from hf_jepa.data.moving_digits import MovingDigits
@@ -35,6 +37,7 @@ from hf_jepa.training.trainer import JepaTrainer
 
 
 BATCH = 4  # of all processes together, times the accumulated ones
+ACCUMULATED = {"gradient_accumulation_steps": 2}
 OURS = ("ACCELERATE_", "FSDP_")  # variables of Accelerate
 ARGUMENTS: dict[str, Any] = {
     "max_steps": 6,
@@ -44,8 +47,9 @@ ARGUMENTS: dict[str, Any] = {
     "start_momentum": 0.9,
     "final_momentum": 0.95,
     # Biases of keys have no gradient but rounding, of which AdamW with its usual epsilon makes whole steps.
-    "adam_epsilon": 1e-6,
+    "adam_epsilon": 1e-5,
     "logging_steps": 1,
+    "collapse_monitor": False,
     "save_strategy": "no",
     "report_to": "none",
     "disable_tqdm": True,
@@ -67,28 +71,29 @@ RUNS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "ddp": ("ijepa", "ddp", {}),
     "ddp-video": ("vjepa2_1", "ddp", {}),
     "ddp-text": ("data2vec_text", "ddp", {}),
-    "ddp-accumulation": ("ijepa", "ddp", {"gradient_accumulation_steps": 2}),
-    "ddp-accumulation-text": ("data2vec_text", "ddp", {"gradient_accumulation_steps": 2}),
+    "ddp-accumulation": ("data2vec_text", "ddp", ACCUMULATED),
     "zero0": ("ijepa", "zero0", {}),
     "zero1": ("ijepa", "zero1", {}),
     "zero2": ("ijepa", "zero2", {}),
-    "zero2-text": ("data2vec_text", "zero2", {"gradient_accumulation_steps": 2}),
-    "zero3": ("ijepa", "zero3", {}),
+    "zero2-accumulation": ("data2vec_text", "zero2", ACCUMULATED),
+    "zero3": ("ijepa", "zero3", {"collapse_monitor": True, "logging_steps": 5}),
+    "zero3-init": ("ijepa", "zero3_partitioned", {}),
     "zero3-video": ("vjepa2_1", "zero3_partitioned", {}),
     "zero3-text": ("data2vec_text", "zero3_partitioned", {}),
-    "zero3-partitioned": ("ijepa", "zero3_partitioned", {}),
-    "zero3-accumulation": ("ijepa", "zero3_partitioned", {"gradient_accumulation_steps": 2}),
+    "zero3-accumulation": ("ijepa", "zero3_partitioned", ACCUMULATED),
     "zero3-offload": ("ijepa", "zero3_offload", {}),
     "zero3-offload-partitioned": ("ijepa", "zero3_offload_partitioned", {}),
-    "fsdp2": ("ijepa", "fsdp2", {}),
+    "fsdp2": ("ijepa", "fsdp2", {"collapse_monitor": True, "logging_steps": 5}),
     "fsdp2-video": ("vjepa2_1", "fsdp2", {}),
     "fsdp2-text": ("data2vec_text", "fsdp2", {}),
-    "fsdp2-accumulation": ("ijepa", "fsdp2", {"gradient_accumulation_steps": 2}),
+    "fsdp2-accumulation": ("ijepa", "fsdp2", ACCUMULATED),
     "bf16-ddp": ("ijepa", "ddp", {"bf16": True}),
     "bf16-fsdp2": ("ijepa", "fsdp2", {"bf16": True}),
     "bf16-zero1": ("ijepa", "zero1", {"bf16": True}),
     "bf16-zero3": ("ijepa", "zero3", {"bf16": True}),
+    "bf16-zero3-partitioned": ("ijepa", "zero3_partitioned", {"bf16": True}),
 }
+SAVED = ("zero2", "zero3", "zero3-init", "fsdp2", "bf16-zero3-partitioned")  # with card and fingerprint
 
 
 def launch_variables(config: str, folder: Path) -> dict[str, str]:
@@ -169,10 +174,19 @@ def make(name: str, folder: Path, processes: int = 1) -> JepaTrainer:
     arguments = ARGUMENTS | {"per_device_train_batch_size": BATCH // processes, "use_cpu": processes == 1} | arguments
     arguments = JepaTrainingArguments(str(folder / name), **arguments)
     fields, parts = parts_of(variant)
-    torch.manual_seed(0)
+    if name == "zero3-init" and processes > 1:  # each process keeps its part as soon as it is read
+        return JepaTrainer(VARIANTS[variant].model_class().from_pretrained(folder / "start"), arguments, **parts)
     with whole_models(arguments):
-        model = VARIANTS[variant].model_class()(VARIANTS[variant].config_class()(**fields))
-    return JepaTrainer(model, arguments, **parts)
+        return JepaTrainer(fresh_model(variant), arguments, **parts)
+
+
+def fresh_model(variant: str) -> JepaPreTrainingMixin:
+    """A tiny model, always the same."""
+    torch.manual_seed(0)
+    model = VARIANTS[variant].model_class()(VARIANTS[variant].config_class()(**parts_of(variant)[0]))
+    if variant == "vjepa2_1":
+        model.train_one_modality(images=False)
+    return model
 
 
 @contextmanager
@@ -213,13 +227,17 @@ def weights(trainer: JepaTrainer) -> dict[str, torch.Tensor]:
 
 def main(folder: Path, names: list[str]) -> None:
     rank = os.environ["RANK"]
-    for name in names or RUNS:
+    chosen = names or [name for name in RUNS if find_spec("deepspeed") is not None or "zero" not in name]
+    for name in chosen:
         start = time.monotonic()
         with engine(RUNS[name][1], folder):
             trainer = make(name, folder, processes=2)
             trainer.train()
             log = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
             torch.save({"weights": weights(trainer), "log": log}, folder / f"{name}-{rank}.pt")
+            if name in SAVED:
+                trainer.save_model()
+                trainer.create_model_card()
             trainer.accelerator.wait_for_everyone()
             del trainer
         if rank == "0":

@@ -16,7 +16,7 @@ from hf_jepa.evaluation.low_shot import low_shot_indices
 from hf_jepa.hub.files import new_name
 from hf_jepa.registry import find_variant
 from hf_jepa.training.finetuning import MODES, ClassificationTrainer, load_classifier, prepare_mode
-from hf_jepa.training.program import begin, finish, resume_point
+from hf_jepa.training.program import begin, finish, resume_point, whole_models
 from hf_jepa.training.recipe import given_fields
 from hf_jepa.training.reports import format_table
 from hf_jepa.training.run_cards import base_license, dataset_names
@@ -169,7 +169,8 @@ def finetune(
     card = {"finetuned_from": checkpoint, "license": arguments.license or base_license(checkpoint)}
     train, test, class_names = build_datasets(arguments, open_split, training.seed)
     variant = find_variant(config.model_type, checkpoint)
-    model = load_classifier(variant, checkpoint, class_names, arguments.mode, **(model_fields or {}))
+    with whole_models(training):
+        model = load_classifier(variant, checkpoint, class_names, arguments.mode, **(model_fields or {}))
     trainer = ClassificationTrainer(
         prepare_mode(model, arguments.mode, arguments.lora_rank, arguments.lora_alpha, arguments.lora_dropout),
         training,

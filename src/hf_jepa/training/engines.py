@@ -6,9 +6,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from accelerate.utils import gather_object
 from torch import nn
-from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
+from torch.distributed.fsdp import FSDPModule, StateDictType, register_fsdp_forward_method
 from transformers import Trainer
+from transformers.utils import logging
+
+
+logger = logging.get_logger(__name__)
 
 
 Result = TypeVar("Result")
@@ -20,15 +25,26 @@ class EngineArguments:
     DeepSpeed's own "bf16" casts the model, and a target encoder with it, which then no longer moves: its steps are
     smaller than what 16 bits resolve. So it is told to autocast instead, unless its configuration asks for the other
     by name. It also gets no optimizer of its own: the one of the recipe runs where the states are, also on the host.
+
+    Raises:
+        ValueError: a launch configuration with a precision that the recipe does not have.
     """
 
     def __post_init__(self):
         super().__post_init__()
+        precision = "bf16" if self.bf16 else "fp16" if self.fp16 else "no"
+        if self.mixed_precision != precision:
+            raise ValueError(
+                f"the launch configuration has mixed_precision: {self.mixed_precision}, but the recipe decides that: "
+                f"set it to 'no' there, and {self.mixed_precision}: true in the recipe if that is meant"
+            )
         plugin = self.deepspeed_plugin
         if plugin is None:
             return
         config = plugin.deepspeed_config
         config.setdefault("zero_force_ds_cpu_optimizer", False)
+        if config["zero_optimization"].get("stage") == 3:  # or no weights would be saved
+            config["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"] = True
         if not self.bf16 or _asks_for_16_bits(_given_config(self)):
             return
         held = [config] if getattr(plugin, "dschf", None) is None else [config, plugin.dschf.config]
@@ -42,6 +58,12 @@ class EngineArguments:
             own.mismatches.clear()
             own.trainer_config_process(self)  # again, for the type that inputs get
 
+    @property
+    def uses_engine(self) -> bool:
+        """Whether DeepSpeed or FSDP holds the weights."""
+        by_fsdp = self.fsdp_plugin_args is not None or os.environ.get("ACCELERATE_USE_FSDP", "false") == "true"
+        return self.deepspeed_plugin is not None or by_fsdp
+
 
 class EngineMixin:
     """A `Trainer` whose engine keeps weights, gradients and the target encoder in float32.
@@ -51,24 +73,59 @@ class EngineMixin:
             parameters that a target encoder is averaged by.
     """
 
+    _all_learn = False  # whether that has been looked at
+
     def create_accelerator_and_postprocess(self: Trainer) -> None:
         super().create_accelerator_and_postprocess()
         state = self.accelerator.state
-        if self.is_deepspeed_enabled and getattr(self.model.config, "target_source", None) == "ema":
-            if kind := _asks_for_16_bits(state.deepspeed_plugin.deepspeed_config):
-                raise ValueError(
-                    f'"{kind}": {{"enabled": true}} of DeepSpeed stores the target encoder in 16 bits, in which an '
-                    f'average with a momentum near 1 does not move: leave "{kind}" out of its configuration, and set '
-                    "bf16: true in the recipe, which autocasts over weights in float32"
-                )
+        kind = _asks_for_16_bits(state.deepspeed_plugin.deepspeed_config) if self.is_deepspeed_enabled else None
+        if kind and getattr(self.model.config, "target_source", None) == "ema":
+            raise ValueError(
+                f'"{kind}": {{"enabled": true}} of DeepSpeed stores the target encoder in 16 bits, in which an '
+                f'average with a momentum near 1 does not move: leave "{kind}" out of its configuration, and set '
+                "bf16: true in the recipe, which autocasts over weights in float32"
+            )
         if self.is_fsdp_enabled:
             plugin = state.fsdp_plugin
             if plugin.fsdp_version != 2:
-                raise ValueError(f"fsdp_version {plugin.fsdp_version}: set it to 2, as accelerate_configs/fsdp2.yaml does")
+                raise ValueError(f"fsdp_version {plugin.fsdp_version}: set it to 2, as fsdp2.yaml does")
             # Its policy would cast weights as a whole and sum gradients in 16 bits; autocast is what others do.
             plugin.mixed_precision_policy = None
             if plugin.transformer_cls_names_to_wrap is None:
                 plugin.transformer_cls_names_to_wrap = sharded_modules(self.model)
+
+    def training_step(self: Trainer, model: nn.Module, *args: Any, **kwargs: Any):
+        if not self.is_deepspeed_enabled or self._all_learn:
+            return super().training_step(model, *args, **kwargs)
+        reached: set[str] = set()
+        trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        hooks = [p.register_hook(lambda _, name=name: reached.add(name)) for name, p in trained.items()]
+        loss = super().training_step(model, *args, **kwargs)
+        for hook in hooks:
+            hook.remove()
+        self._all_learn = True
+        if idle := sorted(trained.keys() - set(gather_object(sorted(reached)))):
+            logger.warning(
+                f"{len(idle)} parameters take no part in the loss, such as {idle[0]}: DeepSpeed decays them, where "
+                "other engines leave them alone. Freeze them by requires_grad_(False)"
+            )
+        return loss
+
+    def save_model(self: Trainer, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save whole weights, whatever the engine; all processes must call it."""
+        if not self.is_fsdp_enabled:
+            super().save_model(output_dir, _internal_call)
+            return
+        plugin = self.accelerator.state.fsdp_plugin
+        kind, plugin.state_dict_type = plugin.state_dict_type, StateDictType.FULL_STATE_DICT
+        try:
+            super().save_model(output_dir, _internal_call)
+        finally:
+            plugin.state_dict_type = kind
+
+    def autocast_smart_context_manager(self: Trainer, cache_enabled: bool | None = True):
+        """Under FSDP Accelerate leaves the forward pass alone: its own way is the policy that is not wanted here."""
+        return self.accelerator.autocast() if self.is_fsdp_enabled else super().autocast_smart_context_manager()
 
 
 def called_apart(model: nn.Module, call: Callable[[], Result]) -> Result:

@@ -23,7 +23,7 @@ from hf_jepa.registry import find_variant
 from hf_jepa.training.epochs import SetEpochCallback
 from hf_jepa.training.finetune_video import EMBEDDED, VIEW_RATIO
 from hf_jepa.training.finetuning import MODES, FineTuningArguments, FineTuningTrainer, prepare_mode, require_mergeable
-from hf_jepa.training.program import begin, finish, resume_point
+from hf_jepa.training.program import begin, finish, resume_point, whole_models
 from hf_jepa.training.recipe import given_fields, parse_recipe
 from hf_jepa.training.reports import format_table
 from hf_jepa.training.run_cards import base_license, dataset_names
@@ -198,9 +198,10 @@ def finetune(argv: Sequence[str], description: str | None = None) -> Anticipatio
     fields = {f"num_{kind}s": count for kind, count in counts.items()}
     if arguments.num_pooler_layers is not None:
         fields["num_pooler_layers"] = arguments.num_pooler_layers
-    model, report = getattr(variant.module("anticipation"), name).from_pretrained(
-        checkpoint, dtype=torch.float32, output_loading_info=True, **fields
-    )
+    with whole_models(training):
+        model, report = getattr(variant.module("anticipation"), name).from_pretrained(
+            checkpoint, dtype=torch.float32, output_loading_info=True, **fields
+        )
     if lost := sorted(key for key in report["missing_keys"] if key.startswith(f"{model.base_model_prefix}.")):
         raise ValueError(f"{checkpoint} lacks {len(lost)} weights of encoder and predictor: {', '.join(lost[:5])}")
     trainer = AnticipationTrainer(

@@ -15,7 +15,7 @@ from hf_jepa.training.epochs import SetEpochCallback
 from hf_jepa.training.optimizer import layerwise_groups
 from hf_jepa.training.reports import format_table
 from hf_jepa.training.run import RunArguments, RunTrainer
-from hf_jepa.training.run_cards import accuracy_results
+from hf_jepa.training.run_cards import accuracy_results, size_of
 from hf_jepa.training.skipped import SkippedSamplesMixin
 
 
@@ -61,7 +61,7 @@ class FineTuningArguments(RunArguments):
 
 
 def require_mergeable(mode: str, training: FineTuningArguments) -> None:
-    """Refuse adapters that would be uploaded before they are merged.
+    """Refuse adapters that would be uploaded before they are merged, or that an engine holds in its own way.
 
     Raises:
         ValueError: naming the option.
@@ -70,6 +70,11 @@ def require_mergeable(mode: str, training: FineTuningArguments) -> None:
         raise ValueError(
             f"hub_strategy={training.hub_strategy.value} would upload adapters beside the merged weights, which then "
             "nobody could load: use hub_strategy=end with mode=lora"
+        )
+    if mode == "lora" and training.uses_engine:
+        raise ValueError(
+            "mode=lora: adapters are merged into the weights, which DeepSpeed and FSDP hold in their own way. They "
+            "are few, so that plain data parallelism does: take accelerate_configs/ddp.yaml"
         )
 
 
@@ -275,12 +280,12 @@ class ClassificationTrainer(FineTuningTrainer):
         accuracy = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()) or "not measured"
         data, split = self.measured_on
         task = TASKS[next(name for name in find_variant(self.model.config.model_type, data).heads if name in TASKS)]
-        trained = sum(parameter.numel() for group in self.optimizer.param_groups for parameter in group["params"])
+        trained = size_of(p for p in self.model.parameters() if p.requires_grad)
         return {
             "task": task,
             "facts": {
                 "Classes": f"{self.model.config.num_labels}",
-                "Trained values": f"{trained:,} of {self.model.num_parameters():,}",
+                "Trained values": f"{trained:,} of {size_of(self.model.parameters()):,}",
                 f"Accuracy on {data}, {split}": accuracy,
             },
             "unverified": "Other data than the one named above was not tried.",

@@ -1,6 +1,6 @@
 """`LlmJepaTrainer`: transformers' `Trainer` for the two losses of an LLM-JEPA."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -17,6 +17,7 @@ from hf_jepa.models.llm_jepa.modeling_llm_jepa import IGNORED, LlmJepaForCausalL
 from hf_jepa.training.llm_jepa_terms import LossTerms
 from hf_jepa.training.reports import format_table
 from hf_jepa.training.run import RunArguments, RunTrainer
+from hf_jepa.training.run_cards import size_of
 
 
 _DROPOUT = 0x11A  # tells these random numbers from others with the same seed
@@ -103,7 +104,7 @@ class LlmJepaTrainer(RunTrainer):
                 "raise per_device_train_batch_size"
             )
         super().__init__(model=model, args=args, **kwargs)
-        self._sizes = _size(p for p in model.parameters() if p.requires_grad), _size(model.parameters())
+        self._sizes = size_of(p for p in model.parameters() if p.requires_grad), size_of(model.parameters())
         self.skipped = dict.fromkeys(getattr(self.train_dataset, "skipped", ()))
         self._terms = LossTerms(self)
         self._place = (-1, 0)  # of a batch: step, number in it
@@ -319,11 +320,6 @@ def require_mergeable(merge: bool, training: LlmJepaTrainingArguments) -> None:
 def _learnt_tokens(batch: dict[str, Any]) -> Any:
     """How many; on the device where the batch does not say where they are."""
     return len(batch["label_index"]) if "label_index" in batch else (batch["labels"][:, 1:] != IGNORED).sum()
-
-
-def _size(parameters: Iterable[nn.Parameter]) -> int:
-    """How many values, also of parameters that DeepSpeed has partitioned."""
-    return sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in parameters)
 
 
 class _Report(TrainerCallback):

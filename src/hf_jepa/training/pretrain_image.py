@@ -19,7 +19,7 @@ from hf_jepa.registry import VARIANTS, Variant
 from hf_jepa.training.arguments import JepaTrainingArguments
 from hf_jepa.training.knn_probe import KnnProbeArguments, OnlineKnnProbe
 from hf_jepa.training.pretraining import ModelArguments, build_model, train_and_finish
-from hf_jepa.training.program import begin
+from hf_jepa.training.program import begin, whole_models
 from hf_jepa.training.recipe import given_fields, parse_recipe
 from hf_jepa.training.run_cards import dataset_names
 from hf_jepa.training.trainer import JepaTrainer
@@ -181,7 +181,8 @@ def pretrain(
     arguments, hidden, training = parse_recipe(types, argv, description, prog)
     begin(training)
     card = dataset_names(arguments.dataset) | arguments.card()
-    model = build_model(variant, arguments)
+    with whole_models(training):
+        model = build_model(variant, arguments)
     processor = load_processor(arguments.model_name_or_path, model.config)
     if variant.inputs == "views":
         mean, std = (None, None) if arguments.dataset == EMBEDDED else pixel_statistics(processor)

@@ -24,7 +24,7 @@ from hf_jepa.registry import VARIANTS, Variant
 from hf_jepa.training.arguments import JepaTrainingArguments
 from hf_jepa.training.knn_probe import KnnProbeArguments, Labelled, OnlineKnnProbe
 from hf_jepa.training.pretraining import ModelArguments, build_model, continue_model, train_and_finish
-from hf_jepa.training.program import begin
+from hf_jepa.training.program import begin, whole_models
 from hf_jepa.training.recipe import as_mapping, given_fields, parse_recipe
 from hf_jepa.training.run_cards import dataset_names
 from hf_jepa.training.trainer import JepaTrainer
@@ -206,9 +206,12 @@ def pretrain(
     shown = [each["dataset"] + weight for each, weight in zip(named, weights, strict=True)]
     card = {"dataset": shown, "dataset_tags": tags}
     card |= arguments.card()
-    model = build_video_model(VARIANTS[variant_name], arguments)
+    with whole_models(training):
+        model = build_video_model(VARIANTS[variant_name], arguments)
     processor = clip_processor(arguments, model.config)
     grids = token_grids(model, arguments.clip_sizes(model.config))
+    if hasattr(model, "train_one_modality") and len({frames == 1 for frames in grids}) == 1:
+        model.train_one_modality(images=1 in grids)
     trainer = JepaTrainer(
         model,
         training,

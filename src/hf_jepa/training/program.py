@@ -20,10 +20,10 @@ def begin(training: TrainingArguments) -> None:
 
 @contextmanager
 def whole_models(training: TrainingArguments) -> Iterator[None]:
-    """While a fresh model is made: whole in every process, also where ZeRO-3 would cut it up at once.
+    """While a model is made: whole in every process, also where ZeRO-3 would cut it up at once.
 
-    Weights that are drawn part by part are others than those of a run without ZeRO-3; cut up later, by the engine,
-    they are the same.
+    Weights that are drawn part by part are others than those of a run without ZeRO-3, and parts that a checkpoint
+    lacks are copied from whole ones; cut up later, by the engine, all are the same.
     """
     if not is_deepspeed_zero3_enabled():
         yield

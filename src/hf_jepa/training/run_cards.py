@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,13 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard
 from torch import nn
 from transformers import Trainer
-from transformers.integrations import is_deepspeed_zero3_enabled
 
 import hf_jepa
 from hf_jepa.hub.cards import build_card
 from hf_jepa.hub.files import new_name
 from hf_jepa.hub.fingerprint import load_target_encoder, write_fingerprint
 from hf_jepa.registry import find_variant
+from hf_jepa.training.program import whole_models
 
 
 # Fields of a recipe that say where a run lived, not what it did, or that are nobody else's business.
@@ -79,9 +79,9 @@ class RunCardMixin:
         if finetuned_from:
             facts["Starts from"] = f"`{_shown(finetuned_from)}`"
         facts |= details.pop("facts") | self._run_facts()
-        # ZeRO-3 would partition the model that is loaded to be measured, which needs all processes.
-        if any(folder.glob("model*.safetensors")) and not is_deepspeed_zero3_enabled():
-            found = write_fingerprint(load_target_encoder(variant, folder), folder)
+        if any(folder.glob("model*.safetensors")):
+            with whole_models(self.args):  # which ZeRO-3 would cut up, together with the other processes
+                found = write_fingerprint(load_target_encoder(variant, folder), folder)
             facts["Fingerprint"] = f"mean {found['mean']:.6f}, std {found['std']:.6f} (`fingerprint.json`)"
         card = build_card(
             variant,
@@ -106,11 +106,14 @@ class RunCardMixin:
         args, model = self.args, self.accelerator.unwrap_model(self.model)
         teacher = getattr(model.config, "teacher_config", None)
         start = model.name_or_path or getattr(teacher, "name_or_path", "")
+        parts = {name: getattr(model, name) for name in PARTS if hasattr(model, name)}
         settings = {
             "model": {
                 "class": type(model).__name__,
                 "starts_from": _shown(start) or None,
-                "parameters": {name: _size(getattr(model, name)) for name in PARTS if hasattr(model, name)},
+                "parameters": {
+                    name: size_of(getattr(model, name).parameters()) for name in PARTS if hasattr(model, name)
+                },
             },
             "batch_size": args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,
             "max_steps": self.state.max_steps,
@@ -202,13 +205,26 @@ def accuracy_results(task: str, dataset: str, split: str, metrics: dict[str, flo
     ]
 
 
-def _size(part: nn.Module) -> int:
-    """Parameters of a part, also of those that are partitioned (DeepSpeed: `ds_numel`)."""
-    return sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in part.parameters())
+def size_of(parameters: Iterable[nn.Parameter]) -> int:
+    """How many values parameters have, also those that are partitioned (DeepSpeed: `ds_numel`).
+
+    Example:
+        >>> size_of(nn.Linear(2, 3).parameters())
+        9
+    """
+    return sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in parameters)
 
 
 def _listed(names: str | Sequence[str] | None) -> list[str]:
     return [names] if isinstance(names, str) else list(names or ())
 
 
-__all__ = ["SETTINGS_FILE", "RunCardMixin", "accuracy_results", "base_license", "dataset_names", "public_recipe"]
+__all__ = [
+    "SETTINGS_FILE",
+    "RunCardMixin",
+    "accuracy_results",
+    "base_license",
+    "dataset_names",
+    "public_recipe",
+    "size_of",
+]

@@ -434,6 +434,29 @@ class VJepa21ForPreTraining(VJepa21PreTrainedModel, VJepa2ForPreTraining):
             attentions=encoded.attentions,
         )
 
+    def train_one_modality(self, images: bool) -> None:
+        """Freeze what only the other modality would train, for a run that has but one of them.
+
+        Without a gradient AdamW leaves a parameter alone, but under DeepSpeed it has one, of zeros, and decays.
+
+        Args:
+            images: whether that modality is images.
+
+        Example:
+            >>> from hf_jepa import VJepa21Config, VJepa21ForPreTraining
+            >>> model = VJepa21ForPreTraining(VJepa21Config(hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
+            ...     crop_size=16, patch_size=8, frames_per_clip=2, pred_hidden_size=32, pred_num_hidden_layers=1,
+            ...     pred_num_attention_heads=2, hidden_layers=[0]))
+            >>> model.train_one_modality(images=False)
+            >>> [name for name, p in model.context_encoder.named_parameters() if not p.requires_grad]
+            ['embeddings.image_patch_embeddings.proj.weight', 'embeddings.image_patch_embeddings.proj.bias']
+        """
+        for module in self.modules():
+            if isinstance(module, VJepa21Embeddings):
+                (module.patch_embeddings if images else module.image_patch_embeddings).requires_grad_(False)
+            elif isinstance(module, ModalityEmbedding):
+                (module.video if images else module.image).requires_grad_(False)
+
     def _context_weight(self, is_image: bool) -> float:
         own = self.config.image_context_loss_weight
         return self.config.context_loss_weight if own is None or not is_image else own
