@@ -189,7 +189,7 @@ class JepaPreTrainingMixin:
         A variant that moves its targets otherwise overrides this one: the trainer holds its result for a whole run.
 
         Raises:
-            ValueError: what `require_average` refuses; only one encoder has adapters.
+            ValueError: what `require_average` refuses; adapters of another kind than `Average` knows.
         """
         self.require_average()
         return Average(self.target_encoder, self.context_encoder)
@@ -198,15 +198,16 @@ class JepaPreTrainingMixin:
         """Refuse to average where the target encoder is not one that follows.
 
         Raises:
-            ValueError: the config says that targets are frozen; parameters of the target encoder are trainable.
+            ValueError: the config says that targets are frozen; parameters of the target encoder are trainable, or
+                it has adapters.
         """
         if self.config.target_source != "ema":
             raise ValueError(f"target_source={self.config.target_source!r}: there is no target encoder to be updated")
         if trained := [name for name, p in self.target_encoder.named_parameters() if p.requires_grad]:
             raise ValueError(
                 f"{len(trained)} parameters of the target encoder are trainable, such as {trained[0]}. It follows the "
-                "context encoder by its average, which for adapters is not that of the weights they stand for: merge "
-                "them before pretraining, or train all weights"
+                "context encoder and learns nothing itself: freeze it (requires_grad_(False)), and give adapters to "
+                "the context encoder alone, as adapt_context_encoder(model) does"
             )
 
     def learning_from_targets(self) -> torch.set_grad_enabled:

@@ -206,7 +206,7 @@ def pretrain(
     shown = [each["dataset"] + weight for each, weight in zip(named, weights, strict=True)]
     card = {"dataset": shown, "dataset_tags": tags}
     card |= arguments.card()
-    model = build_video_model(VARIANTS[variant_name], arguments)
+    model = arguments.adapt(build_video_model(VARIANTS[variant_name], arguments), training)
     processor = clip_processor(arguments, model.config)
     grids = token_grids(model, arguments.clip_sizes(model.config))
     trainer = JepaTrainer(
