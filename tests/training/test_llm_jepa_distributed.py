@@ -119,8 +119,8 @@ def options(output: str, **named) -> list[str]:
 
 def zero(stage: int, *arguments: str, cwd: Path) -> str:
     start = ["accelerate.commands.launch", "--config_file", CONFIGS / f"zero{stage}.yaml", "--num_processes", "2"]
-    start += [ROOT / "tests/without_shared_memory.py", SCRIPT]
-    return launch(*start, *arguments, "--ddp_backend=gloo", cwd=cwd)
+    start += [ROOT / "tests/cpu_processes.py", SCRIPT]
+    return launch(*start, *arguments, cwd=cwd)
 
 
 def compare(output: str, single: str) -> None:

@@ -9,6 +9,7 @@ from hf_jepa.data.moving_digits import DigitClasses
 from hf_jepa.data.videos import VideoDataset
 from hf_jepa.evaluation.features import extract_features
 from hf_jepa.evaluation.knn import knn_classify
+from hf_jepa.training.engines import called_apart
 
 
 Labelled = ImageDataset | VideoDataset | DigitClasses
@@ -57,11 +58,12 @@ class OnlineKnnProbe(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         # All processes measure the same: under sharding a forward pass needs them all, and elsewhere they would wait.
         if state.global_step % self.every == 0:
-            encoder = self.trainer.accelerator.unwrap_model(self.trainer.model_wrapped).feature_encoder
-            features = [
-                extract_features(encoder, dataset, batch_size=self.batch_size, progress=False)
-                for dataset in (self.train, self.test)
-            ]
+            model = self.trainer.accelerator.unwrap_model(self.trainer.model_wrapped)
+            options = {"batch_size": self.batch_size, "progress": False}
+            features = called_apart(
+                model,
+                lambda: [extract_features(model.feature_encoder, data, **options) for data in (self.train, self.test)],
+            )
             result = knn_classify(*features[0], *features[1], k=min(self.k, len(features[0][0])))
             # Logging tells the Trainer that this step has been logged, and its own log would be left out.
             due = control.should_log

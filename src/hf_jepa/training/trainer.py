@@ -27,6 +27,7 @@ from hf_jepa.training.batches import draw_masks, flat_masks, sample_losses
 from hf_jepa.training.clipping import ClippingMixin
 from hf_jepa.training.collapse import ADVICE, CollapseMonitor, CollapseSignals, collapse_signals, mean_signals
 from hf_jepa.training.diagnosis.signals import TaskSignalsMixin
+from hf_jepa.training.engines import called_apart
 from hf_jepa.training.epochs import SetEpochCallback
 from hf_jepa.training.reports import format_table
 from hf_jepa.training.run import RunTrainer
@@ -158,7 +159,7 @@ class JepaTrainer(TaskSignalsMixin, AdapterMixin, SkippedSamplesMixin, ClippingM
             self._details["regularization_loss"] = outputs.regularization_loss.item()
         if self.collapse_monitor is None:
             return
-        signals = gather_object([collapse_signals(model, inputs, outputs)])
+        signals = gather_object([called_apart(model, lambda: collapse_signals(model, inputs, outputs))])
         if signals := [one for one in signals if one is not None]:
             self.collapse_monitor.add(mean_signals(signals))
         else:  # the end of a stream, or a batch size of one

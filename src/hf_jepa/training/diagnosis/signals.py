@@ -15,6 +15,7 @@ from hf_jepa.core.clips import as_groups
 from hf_jepa.core.modeling import JepaPreTrainingMixin
 from hf_jepa.core.outputs import JepaForPreTrainingOutput
 from hf_jepa.training.batches import by_mask, group_masks
+from hf_jepa.training.engines import called_apart
 
 
 MAX_PROBED = 16  # images that the encoders are compared on with what they were at the start
@@ -149,7 +150,10 @@ class EncoderChange:
         training = model.training
         model.eval()  # without dropout
         try:
-            tokens = {name: encoder(self.images).last_hidden_state for name, encoder in encoders.items()}  # (B, N, D)
+            # (B, N, D)
+            tokens = called_apart(
+                model, lambda: {name: encoder(self.images).last_hidden_state for name, encoder in encoders.items()}
+            )
         finally:
             model.train(training)
         return {name: (x - x.mean(dim=0)).float().flatten(0, 1) for name, x in tokens.items()}
@@ -228,7 +232,8 @@ class TaskSignalsMixin:
         if self.collapse_monitor is not None and self.accelerator.sync_gradients:
             encoder = self.accelerator.unwrap_model(model).context_encoder
             matrices = [parameter for parameter in encoder.parameters() if parameter.ndim >= 2]
-            if matrices and matrices[-1].grad is not None:  # DeepSpeed keeps gradients elsewhere
+            # DeepSpeed keeps gradients elsewhere, FSDP a part of each in every process.
+            if matrices and matrices[-1].grad is not None and not self.is_fsdp_enabled:
                 self._agreement.add(matrices[-1].grad)
         return loss
 

@@ -1,0 +1,231 @@
+"""Runs of `JepaTrainer` under every engine, over the processes that torchrun starts, for a test to compare.
+
+torchrun --nproc_per_node 2 tests/engine_processes.py FOLDER
+
+One pair of processes makes all runs, because starting one takes longer than a run.
+"""
+
+import gc
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.state import AcceleratorState, GradientState, PartialState
+from cpu_processes import without_gpus
+from tiny_training import CLIPS, CONFIG
+from torch.nn.utils.rnn import pad_sequence
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+from hf_jepa.data.embedded import EmbeddedCrops
+from hf_jepa.data.images import ImageCollator
+from hf_jepa.data.moving_digits import MovingDigits
+from hf_jepa.data.videos import VideoCollator
+from hf_jepa.masking.build import build_mask_sampler, build_video_mask_sampler
+from hf_jepa.masking.spans import SpanMaskSampler
+from hf_jepa.registry import VARIANTS
+from hf_jepa.training.arguments import JepaTrainingArguments
+from hf_jepa.training.program import whole_models
+from hf_jepa.training.trainer import JepaTrainer
+
+
+BATCH = 4  # of all processes together, times the accumulated ones
+OURS = ("ACCELERATE_", "FSDP_")  # variables of Accelerate
+ARGUMENTS: dict[str, Any] = {
+    "max_steps": 6,
+    "warmup_steps": 2,
+    "learning_rate": 1e-3,
+    "start_learning_rate": 2e-4,
+    "start_momentum": 0.9,
+    "final_momentum": 0.95,
+    # Biases of keys have no gradient but rounding, of which AdamW with its usual epsilon makes whole steps.
+    "adam_epsilon": 1e-6,
+    "logging_steps": 1,
+    "save_strategy": "no",
+    "report_to": "none",
+    "disable_tqdm": True,
+}
+
+
+CONFIGS = Path(__file__).parents[1] / "src/hf_jepa/training/accelerate_configs"
+# As files of DeepSpeed's own: no parameter is small enough to stay whole.
+PARTITIONED = {
+    "zero3_partitioned": {"stage3_param_persistence_threshold": 0},
+    "zero3_offload_partitioned": {
+        "stage3_param_persistence_threshold": 0,
+        "offload_optimizer": {"device": "cpu"},
+        "offload_param": {"device": "cpu"},
+    },
+}
+# name -> variant, file of `CONFIGS` or one of `PARTITIONED`, training arguments
+RUNS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "ddp": ("ijepa", "ddp", {}),
+    "ddp-video": ("vjepa2_1", "ddp", {}),
+    "ddp-text": ("data2vec_text", "ddp", {}),
+    "ddp-accumulation": ("ijepa", "ddp", {"gradient_accumulation_steps": 2}),
+    "ddp-accumulation-text": ("data2vec_text", "ddp", {"gradient_accumulation_steps": 2}),
+    "zero0": ("ijepa", "zero0", {}),
+    "zero1": ("ijepa", "zero1", {}),
+    "zero2": ("ijepa", "zero2", {}),
+    "zero2-text": ("data2vec_text", "zero2", {"gradient_accumulation_steps": 2}),
+    "zero3": ("ijepa", "zero3", {}),
+    "zero3-video": ("vjepa2_1", "zero3_partitioned", {}),
+    "zero3-text": ("data2vec_text", "zero3_partitioned", {}),
+    "zero3-partitioned": ("ijepa", "zero3_partitioned", {}),
+    "zero3-accumulation": ("ijepa", "zero3_partitioned", {"gradient_accumulation_steps": 2}),
+    "zero3-offload": ("ijepa", "zero3_offload", {}),
+    "zero3-offload-partitioned": ("ijepa", "zero3_offload_partitioned", {}),
+    "fsdp2": ("ijepa", "fsdp2", {}),
+    "fsdp2-video": ("vjepa2_1", "fsdp2", {}),
+    "fsdp2-text": ("data2vec_text", "fsdp2", {}),
+    "fsdp2-accumulation": ("ijepa", "fsdp2", {"gradient_accumulation_steps": 2}),
+    "bf16-ddp": ("ijepa", "ddp", {"bf16": True}),
+    "bf16-fsdp2": ("ijepa", "fsdp2", {"bf16": True}),
+    "bf16-zero1": ("ijepa", "zero1", {"bf16": True}),
+    "bf16-zero3": ("ijepa", "zero3", {"bf16": True}),
+}
+
+
+def launch_variables(config: str, folder: Path) -> dict[str, str]:
+    """What `accelerate launch` tells its processes of a configuration."""
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+    from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
+
+    command = ["--config_file", str(CONFIGS / f"{config}.yaml")]
+    if config == "zero0":  # plain data parallelism by DeepSpeed: no file is worth it
+        command = ["--config_file", str(CONFIGS / "zero1.yaml"), "--zero_stage", "0"]
+    if config in PARTITIONED:
+        file = folder / f"{config}-{os.environ['RANK']}.json"
+        sections = {"stage": 3, "stage3_gather_16bit_weights_on_model_save": True} | PARTITIONED[config]
+        sizes = dict.fromkeys(("train_micro_batch_size_per_gpu", "gradient_accumulation_steps"), "auto")
+        file.write_text(json.dumps(sizes | {"gradient_clipping": "auto", "zero_optimization": sections}))
+        command = ["--use_deepspeed", "--deepspeed_config_file", str(file), "--zero3_init_flag", "true"]
+    command += ["--num_processes", "2", "--num_machines", "1", "--main_process_port", "0", "script"]
+    arguments, *_ = _validate_launch_command(launch_command_parser().parse_args(command))
+    arguments.deepspeed_fields_from_accelerate_config = ""
+    by_deepspeed = arguments.use_deepspeed
+    variables = prepare_deepspeed_cmd_env(arguments)[1] if by_deepspeed else prepare_multi_gpu_env(arguments)
+    return {name: value for name, value in variables.items() if name.startswith(OURS)}
+
+
+class Texts(torch.utils.data.Dataset):
+    """Sequences of 8 to 32 random tokens."""
+
+    def __len__(self) -> int:
+        return 64
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        generator = torch.Generator().manual_seed(index)
+        length = int(torch.randint(8, 33, (), generator=generator))
+        return {"input_ids": torch.randint(3, 63, (length,), generator=generator), "sample_index": index}
+
+
+class SpanCollator:
+    """Pads texts, and hides spans of them."""
+
+    def __init__(self):
+        self.sampler = SpanMaskSampler(0.35, 4)
+
+    def __call__(self, samples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        rows = [sample["input_ids"] for sample in samples]
+        index = torch.tensor([sample["sample_index"] for sample in samples])
+        valid = pad_sequence([torch.ones(len(row), dtype=torch.bool) for row in rows], batch_first=True)
+        return {
+            "input_ids": pad_sequence(rows, batch_first=True, padding_value=1),
+            "attention_mask": valid.long(),
+            "bool_masked_pos": self.sampler(index, valid, step=0),
+            "sample_index": index,
+        }
+
+
+def parts_of(variant: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Fields of the tiny config, and what the trainer needs beside the model."""
+    if variant == "data2vec_text":
+        fields = VARIANTS[variant].tiny | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+        return fields, {"train_dataset": Texts(), "data_collator": SpanCollator()}
+    if VARIANTS[variant].modality == "video":
+        parts = {
+            "mask_sampler": build_video_mask_sampler("corrected", grid_size=(2, 8, 8)),
+            "train_dataset": MovingDigits(64, num_frames=4),
+            "data_collator": VideoCollator(frame_counts=(4,)),
+        }
+        return VARIANTS[variant].tiny | CLIPS, parts
+    parts = {
+        "mask_sampler": build_mask_sampler("corrected", grid_size=(6, 6), target_scale=(0.15, 0.25), min_keep=3),
+        "train_dataset": EmbeddedCrops(64),
+        "data_collator": ImageCollator(),
+    }
+    return CONFIG, parts
+
+
+def make(name: str, folder: Path, processes: int = 1) -> JepaTrainer:
+    """The trainer of a run, in as many processes, or in a single one with the same batches."""
+    variant, _, arguments = RUNS[name]
+    arguments = ARGUMENTS | {"per_device_train_batch_size": BATCH // processes, "use_cpu": processes == 1} | arguments
+    arguments = JepaTrainingArguments(str(folder / name), **arguments)
+    fields, parts = parts_of(variant)
+    torch.manual_seed(0)
+    with whole_models(arguments):
+        model = VARIANTS[variant].model_class()(VARIANTS[variant].config_class()(**fields))
+    return JepaTrainer(model, arguments, **parts)
+
+
+@contextmanager
+def engine(config: str, folder: Path) -> Iterator[None]:
+    """The processes as if started with a configuration; nothing is left of the engine before."""
+    for state in (AcceleratorState, PartialState, GradientState):
+        state._reset_state()
+    for variable in [name for name in os.environ if name.startswith(OURS)]:
+        del os.environ[variable]
+    os.environ.update(launch_variables(config, folder))
+    without_gpus()
+    try:
+        yield
+    finally:
+        unset_hf_deepspeed_config()
+        if "deepspeed" in sys.modules:
+            from deepspeed.runtime import torch_autocast
+
+            torch_autocast.TORCH_AUTOCAST_INITIALIZED, torch_autocast.TORCH_AUTOCAST_DTYPE = False, None
+        gc.collect()
+
+
+def weights(trainer: JepaTrainer) -> dict[str, torch.Tensor]:
+    """All weights, whole, in every process."""
+    model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    found = {}
+    for name, tensor in tensors.items():
+        if hasattr(tensor, "ds_tensor"):
+            import deepspeed
+
+            with deepspeed.zero.GatheredParameters([tensor]):
+                found[name] = tensor.detach().clone()
+        else:
+            found[name] = (tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor).detach().clone()
+    return found
+
+
+def main(folder: Path, names: list[str]) -> None:
+    rank = os.environ["RANK"]
+    for name in names or RUNS:
+        start = time.monotonic()
+        with engine(RUNS[name][1], folder):
+            trainer = make(name, folder, processes=2)
+            trainer.train()
+            log = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+            torch.save({"weights": weights(trainer), "log": log}, folder / f"{name}-{rank}.pt")
+            trainer.accelerator.wait_for_everyone()
+            del trainer
+        if rank == "0":
+            print(f"{name}: {time.monotonic() - start:.1f} s", flush=True)
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2:])
