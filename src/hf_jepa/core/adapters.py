@@ -41,7 +41,7 @@ class AdaptedWeight:
         if reason := _not_plain(layer):
             raise ValueError(
                 f"{name} has an adapter of another kind ({reason}) than those whose effective weight is known here: "
-                "take peft's LoraConfig without variants, on linear and embedding layers and convolutions without groups"
+                "take peft's LoraConfig without variants, on linear layers, embeddings and convolutions without groups"
             )
         self.layer, self.name = layer, name
 

@@ -25,6 +25,12 @@ _HINTS = {
 }
 
 
+_REMEDY = (
+    "Check that the checkpoint is of this variant and not truncated; of a run with adapters take the one at its end, "
+    "where they are merged."
+)
+
+
 def runtime_options(model: nn.Module, kwargs: dict[str, Any]) -> dict[str, Any]:
     """Further arguments of a forward, without those that are None, as peft and pipelines pass them.
 
@@ -79,7 +85,7 @@ class JepaPreTrainedModel(PreTrainedModel):
         if lost := sorted(key for key in inside if not key.startswith("predictor.")):
             raise ValueError(
                 f"{pretrained_model_name_or_path} lacks {len(lost)} weights of the encoder, among them "
-                f"{', '.join(lost[:5])}. Check that the checkpoint is of this variant and not truncated"
+                f"{', '.join(lost[:5])}. {_REMEDY}"
             )
         return model
 
@@ -292,7 +298,7 @@ class JepaPreTrainingMixin:
             keys = sorted(missing or info["missing_keys"])
             raise ValueError(
                 f"{source} does not hold a complete {type(self).__name__}: {len(keys)} keys are missing, among them "
-                f"{', '.join(keys[:5])}. Check that the checkpoint is of this variant and not truncated."
+                f"{', '.join(keys[:5])}. {_REMEDY}"
             )
         if unexpected := sorted(info["unexpected_keys"]):
             logger.warning(

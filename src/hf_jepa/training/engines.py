@@ -64,7 +64,9 @@ class EngineMixin:
         if self.is_fsdp_enabled:
             plugin = state.fsdp_plugin
             if plugin.fsdp_version != 2:
-                raise ValueError(f"fsdp_version {plugin.fsdp_version}: set it to 2, as accelerate_configs/fsdp2.yaml does")
+                raise ValueError(
+                    f"fsdp_version {plugin.fsdp_version}: set it to 2, as accelerate_configs/fsdp2.yaml does"
+                )
             # Its policy would cast weights as a whole and sum gradients in 16 bits; autocast is what others do.
             plugin.mixed_precision_policy = None
             if plugin.transformer_cls_names_to_wrap is None:
