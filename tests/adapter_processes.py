@@ -30,7 +30,6 @@ RUNS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "zero3": ("ijepa", "zero3", {}),  # small parameters are kept whole beside their shards
     "zero3-partitioned": ("ijepa", "zero3_partitioned", {}),
     "fsdp2": ("ijepa", "fsdp2", {}),
-    "fsdp2-text": ("data2vec_text", "fsdp2", {}),
 }
 RANK = 3  # which two processes cannot share evenly
 
