@@ -13,6 +13,7 @@ from hf_jepa.core.adapters import merge_adapters
 from hf_jepa.models.ijepa.configuration_ijepa import IJepaConfig
 from hf_jepa.models.ijepa.modeling_ijepa import IJepaForPreTraining
 from hf_jepa.training.adapters import adapt_context_encoder
+from hf_jepa.training.optimizer import parameter_groups
 from hf_jepa.training.pretrain_image import pretrain
 from hf_jepa.training.pretrain_video import pretrain as pretrain_video
 from hf_jepa.training.pretraining import ModelArguments
@@ -183,6 +184,18 @@ def test_rank_alpha_and_dropout_are_those_asked_for(config_fields):
     assert model.context_encoder.layers[0].mlp.fc1.scaling["default"] == 2.0
     with pytest.raises(ValueError, match="has adapters already, such as at layers.0"):
         adapt_context_encoder(model, 8)
+
+
+def test_matrices_that_zero_3_has_partitioned_are_decayed(config_fields):
+    """As `from_pretrained` leaves them there: without elements, their shape beside them."""
+    model = IJepaForPreTraining(IJepaConfig(**config_fields))
+    adapt_context_encoder(model, 4)
+    whole = [len(group["params"]) for group in parameter_groups(model, 0.1)]
+    for parameter in model.parameters():
+        parameter.ds_shape, parameter.data = parameter.shape, torch.empty(0)
+    found = parameter_groups(model, 0.1)
+    assert [len(group["params"]) for group in found] == whole and found[0]["weight_decay"] == 0.1
+    assert [group["decays"] for group in found] == [True, True, False]  # no adapter has a bias
 
 
 def test_adapters_stay_in_float32_under_autocast(make_trainer):
