@@ -72,6 +72,7 @@ _SHARED = {
     "hf_jepa.masking.multiblock_official": ("OfficialMultiBlockMaskSampler",),
     "hf_jepa.masking.random_tube": ("OfficialRandomTubeMaskSampler", "RandomTubeMaskSampler"),
     "hf_jepa.masking.spans": ("SpanMaskSampler",),
+    "hf_jepa.training.adapters": ("adapt_context_encoder",),
     "hf_jepa.training.arguments": ("JepaTrainingArguments",),
     "hf_jepa.training.collapse": ("CollapseMonitor", "collapse_signals"),
     "hf_jepa.training.finetuning": ("FineTuningArguments", "ClassificationTrainer"),

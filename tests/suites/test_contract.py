@@ -295,11 +295,14 @@ def test_adapters_on_both_encoders_are_refused_by_the_average(model, batch):
         model.update_target_encoder(0.9)
 
 
-def test_adapters_on_one_encoder_are_refused_by_the_average(model, batch):
+def test_the_target_follows_adapters_in_a_wrapper_of_peft(model, batch):
     from peft import LoraConfig, get_peft_model
 
     queries = query_layer(model)
     adapted = get_peft_model(model, LoraConfig(target_modules=rf"context_encoder\..*\.{queries}", r=2))
     adapted(**batch).loss.backward()
-    with pytest.raises(ValueError, match=f"no average: .*{queries}"):
-        model.update_target_encoder(0.9)
+    layer = next(part for name, part in model.context_encoder.named_modules() if name.endswith(queries))
+    nn.init.ones_(layer.lora_B["default"].weight)
+    model.update_target_encoder(0.0)
+    plain = next(part for name, part in model.target_encoder.named_modules() if name.endswith(queries))
+    torch.testing.assert_close(plain.weight, layer.base_layer.weight + layer.get_delta_weight("default"))

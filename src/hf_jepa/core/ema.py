@@ -3,12 +3,15 @@
 import torch
 from torch import nn
 
+from hf_jepa.core.adapters import adapted_names, adapted_weights, whole_matrices, without_adapters
+from hf_jepa.core.shards import is_gathered, local_shard
+
 
 _PLAIN_SGD = {"momentum": 0.0, "dampening": 0.0, "nesterov": False, "maximize": False, "is_first_step": False}
 
 
 class Average:
-    """Moves one module towards another of the same architecture, in place and without communication.
+    """Moves one module towards another of the same architecture, in place; but for adapters without communication.
 
     Its parameters move, and its fixed tables as well: those are equal in all normal runs, and then stay exactly as
     they are; in a checkpoint where they differ they are averaged as the official code does, which keeps them among the
@@ -16,6 +19,9 @@ class Average:
 
     Works on plain parameters (one process, DDP, ZeRO-0 to 2), on ZeRO-3 shards and on FSDP2 DTensors: target and
     source have equal shapes, so every process holds the same cut of both.
+
+    Of a source with LoRA adapters the target follows the effective weights, base weight and change together. Under
+    ZeRO-3 and FSDP2 the matrices of adapters are gathered for that, and nothing else.
 
     The tensors are collected once, because finding them in two modules takes a small model a good part of the time of
     the average: make another one when they are replaced, as by `module.to(device)` or FSDP's `fully_shard`.
@@ -25,7 +31,7 @@ class Average:
         source: the module that it follows.
 
     Raises:
-        ValueError: modules of different architecture.
+        ValueError: modules of different architecture; adapters in the target, or others in the source than plain LoRA.
 
     Example:
         >>> target, source = nn.Linear(2, 1), nn.Linear(2, 1)
@@ -38,6 +44,14 @@ class Average:
 
     def __init__(self, target: nn.Module, source: nn.Module):
         tensors, source_tensors = (_named_tensors(module) for module in (target, source))
+        if inside := adapted_names(tensors):
+            raise ValueError(
+                f"no average: the module that follows has adapters itself, at {len(inside)} tensors such as "
+                f"{inside[0]}. Give them to the other one alone, or merge them"
+            )
+        adapted = adapted_weights(source) if adapted_names(source_tensors) else {}
+        if adapted:
+            source_tensors = without_adapters(source_tensors)
         if unlike := [name for name in tensors | source_tensors if not _alike(name, tensors, source_tensors)]:
             raise ValueError(f"no average: {len(unlike)} tensors are not in both modules, or unlike: {unlike[0]}")
         self.target, self.source = list(tensors.values()), [source_tensors[name] for name in tensors]
@@ -49,6 +63,11 @@ class Average:
         # PyTorch's fused steps take one type, and walk through memory without looking at strides.
         self._fused = len(dtypes | source_dtypes) == 1 and not (self._partitioned or self._distributed)
         self._fused &= all(t.device.type == "cpu" and t.is_contiguous() for t in [*self.target, *self.source])
+        # Apart from the others, one by one: their effective weights are made anew at every step.
+        self._adapted = [(tensors[name], weight) for name, weight in adapted.items()]
+        if adapted:
+            plain = [name for name in tensors if name not in adapted]
+            self.target, self.source = ([each[name] for name in plain] for each in (tensors, source_tensors))
 
     @torch.no_grad()
     def __call__(self, momentum: float) -> None:
@@ -72,7 +91,10 @@ class Average:
             target, source = ([local_shard(tensor) for tensor in tensors] for tensors in (target, source))
         self._move(target, source, 1.0 - momentum)
         if self._partitioned:
-            self._move_gathered(1.0 - momentum)
+            for pair in zip(self.target, self.source, strict=True):
+                self._move_gathered(*pair, 1.0 - momentum)
+        if self._adapted:
+            self._move_adapted(1.0 - momentum)
 
     def _move(self, target: list[torch.Tensor], source: list[torch.Tensor], weight: float) -> None:
         if weight == 1.0:  # a true copy: interpolation would keep a NaN or infinity of the old value
@@ -88,15 +110,21 @@ class Average:
         else:
             torch._foreach_lerp_(target, source, weight)
 
-    def _move_gathered(self, weight: float) -> None:
-        """After the shards of ZeRO-3, the whole parameters that happen to be in this process as well."""
-        for t, s in zip(self.target, self.source, strict=True):
-            if not hasattr(t, "ds_tensor") or t.data.numel() != t.ds_numel:
-                continue  # a table, or only the shard is alive: it has just been moved
-            if s.data.numel() == s.ds_numel:  # small parameters that DeepSpeed keeps gathered: move the full copy too
-                self._move([t.data], [s.data], weight)
-            else:
-                t.partition()  # drop the stale gathered copy; the next forward gathers the new shards
+    def _move_gathered(self, t: torch.Tensor, s: torch.Tensor, weight: float, change: torch.Tensor | None = None):
+        """Beside its shard of ZeRO-3, the whole parameter if that happens to be in this process as well."""
+        if not is_gathered(t):
+            return  # a table, or only the shard is alive, which is moved by itself
+        if is_gathered(s):  # a small parameter that DeepSpeed keeps gathered: move the full copy too
+            self._move([t.data], [s.data if change is None else s.data + change], weight)
+        else:
+            t.partition()  # drop the stale gathered copy; the next forward gathers the new shards
+
+    def _move_adapted(self, weight: float) -> None:
+        with whole_matrices(source for _, source in self._adapted):
+            for target, source in self._adapted:
+                change = source.change()
+                self._move_gathered(target, source.base, weight, change)
+                self._move([local_shard(target)], [source.effective_shard(change, target.dtype)], weight)
 
 
 def _named_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -106,13 +134,6 @@ def _named_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
 
 def _alike(name: str, *tensors: dict[str, torch.Tensor]) -> bool:
     return all(name in named for named in tensors) and len({local_shard(named[name]).shape for named in tensors}) == 1
-
-
-def local_shard(tensor: torch.Tensor) -> torch.Tensor:
-    """The part of a tensor that lies in this process."""
-    if hasattr(tensor, "ds_tensor"):  # ZeRO-3
-        return tensor.ds_tensor.data
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor  # a DTensor of FSDP2, or whole
 
 
 __all__ = ["Average", "local_shard"]

@@ -25,6 +25,12 @@ _HINTS = {
 }
 
 
+_REMEDY = (
+    "Check that the checkpoint is of this variant and not truncated; of a run with adapters take the one at its end, "
+    "where they are merged."
+)
+
+
 def runtime_options(model: nn.Module, kwargs: dict[str, Any]) -> dict[str, Any]:
     """Further arguments of a forward, without those that are None, as peft and pipelines pass them.
 
@@ -79,7 +85,7 @@ class JepaPreTrainedModel(PreTrainedModel):
         if lost := sorted(key for key in inside if not key.startswith("predictor.")):
             raise ValueError(
                 f"{pretrained_model_name_or_path} lacks {len(lost)} weights of the encoder, among them "
-                f"{', '.join(lost[:5])}. Check that the checkpoint is of this variant and not truncated"
+                f"{', '.join(lost[:5])}. {_REMEDY}"
             )
         return model
 
@@ -189,7 +195,7 @@ class JepaPreTrainingMixin:
         A variant that moves its targets otherwise overrides this one: the trainer holds its result for a whole run.
 
         Raises:
-            ValueError: what `require_average` refuses; only one encoder has adapters.
+            ValueError: what `require_average` refuses; adapters of another kind than `Average` knows.
         """
         self.require_average()
         return Average(self.target_encoder, self.context_encoder)
@@ -198,15 +204,16 @@ class JepaPreTrainingMixin:
         """Refuse to average where the target encoder is not one that follows.
 
         Raises:
-            ValueError: the config says that targets are frozen; parameters of the target encoder are trainable.
+            ValueError: the config says that targets are frozen; parameters of the target encoder are trainable, or
+                it has adapters.
         """
         if self.config.target_source != "ema":
             raise ValueError(f"target_source={self.config.target_source!r}: there is no target encoder to be updated")
         if trained := [name for name, p in self.target_encoder.named_parameters() if p.requires_grad]:
             raise ValueError(
                 f"{len(trained)} parameters of the target encoder are trainable, such as {trained[0]}. It follows the "
-                "context encoder by its average, which for adapters is not that of the weights they stand for: merge "
-                "them before pretraining, or train all weights"
+                "context encoder and learns nothing itself: freeze it (requires_grad_(False)), and give adapters to "
+                "the context encoder alone, as adapt_context_encoder(model) does"
             )
 
     def learning_from_targets(self) -> torch.set_grad_enabled:
@@ -291,7 +298,7 @@ class JepaPreTrainingMixin:
             keys = sorted(missing or info["missing_keys"])
             raise ValueError(
                 f"{source} does not hold a complete {type(self).__name__}: {len(keys)} keys are missing, among them "
-                f"{', '.join(keys[:5])}. Check that the checkpoint is of this variant and not truncated."
+                f"{', '.join(keys[:5])}. {_REMEDY}"
             )
         if unexpected := sorted(info["unexpected_keys"]):
             logger.warning(

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from inspect import signature
 
 import torch
@@ -98,7 +99,12 @@ def require_step(model: PreTrainedModel, step: int | None) -> int:
 
 def takes_step(model: PreTrainedModel) -> bool:
     """Whether a model wants to be told the step."""
-    return "step" in signature(model.forward).parameters
+    return _class_takes_step(type(model))
+
+
+@cache  # asked at every step
+def _class_takes_step(model_class: type) -> bool:
+    return "step" in signature(model_class.forward).parameters
 
 
 __all__ = ["REGULARIZED", "SigRegConfigMixin", "require_step", "sigreg_term", "takes_step"]

@@ -10,7 +10,8 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     """Group trainable parameters as the official code does.
 
     The order is context encoder with decay, predictor with decay, context encoder without, predictor without. Biases
-    and one-dimensional parameters are not decayed; mask tokens are. Frozen parameters are left out.
+    and one-dimensional parameters are not decayed; mask tokens are, and the matrices of adapters, which draws weights
+    back to those that the adapters started from. Frozen parameters are left out.
 
     Args:
         model: a pretraining model; whatever is trainable outside its context encoder counts as predictor.
@@ -25,7 +26,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     encoder = set(map(id, model.context_encoder.parameters()))
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            decays = parameter.ndim > 1 and "bias" not in name
+            decays = _is_matrix(parameter) and "bias" not in name
             groups[decays, id(parameter) in encoder].append(parameter)
     return [
         {"params": parameters, "weight_decay": weight_decay if decays else 0.0, "decays": decays}
@@ -65,13 +66,18 @@ def layerwise_groups(model: nn.Module, learning_rate: float, weight_decay: float
         if parameter.requires_grad:
             match = numbers[name]
             distance = depth - int(match[1]) if match else depth + 1 if ".embeddings." in name else 0
-            groups.setdefault((distance, parameter.ndim > 1), []).append(parameter)
+            groups.setdefault((distance, _is_matrix(parameter)), []).append(parameter)
     if not groups:
         raise ValueError(f"{type(model).__name__} has no trainable parameter")
     return [
         {"params": parameters, "lr": learning_rate * layer_decay**distance, "weight_decay": weight_decay * decays}
         for (distance, decays), parameters in groups.items()
     ]
+
+
+def _is_matrix(parameter: nn.Parameter) -> bool:
+    """Whether it has two dimensions or more, also where ZeRO-3 has partitioned it, as it does in `from_pretrained`."""
+    return len(getattr(parameter, "ds_shape", parameter.shape)) > 1
 
 
 def build_optimizer(

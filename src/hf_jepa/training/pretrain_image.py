@@ -182,7 +182,7 @@ def pretrain(
     begin(training)
     card = dataset_names(arguments.dataset) | arguments.card()
     with whole_models(training):
-        model = build_model(variant, arguments)
+        model = arguments.adapt(build_model(variant, arguments), training)
     processor = load_processor(arguments.model_name_or_path, model.config)
     if variant.inputs == "views":
         mean, std = (None, None) if arguments.dataset == EMBEDDED else pixel_statistics(processor)

@@ -207,7 +207,7 @@ def pretrain(
     card = {"dataset": shown, "dataset_tags": tags}
     card |= arguments.card()
     with whole_models(training):
-        model = build_video_model(VARIANTS[variant_name], arguments)
+        model = arguments.adapt(build_video_model(VARIANTS[variant_name], arguments), training)
     processor = clip_processor(arguments, model.config)
     grids = token_grids(model, arguments.clip_sizes(model.config))
     if hasattr(model, "train_one_modality") and len({frames == 1 for frames in grids}) == 1:

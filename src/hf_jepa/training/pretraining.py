@@ -12,6 +12,7 @@ from transformers.utils import logging
 from hf_jepa.core.configuration import require_model_fields
 from hf_jepa.core.modeling import JepaPreTrainingMixin
 from hf_jepa.registry import Variant
+from hf_jepa.training.adapters import AdapterArguments
 from hf_jepa.training.program import finish, resume_point
 from hf_jepa.training.run_cards import base_license
 from hf_jepa.training.trainer import JepaTrainer
@@ -21,7 +22,7 @@ logger = logging.get_logger(__name__)
 
 
 @dataclass(kw_only=True)
-class ModelArguments:
+class ModelArguments(AdapterArguments):
     """The model of a pretraining run."""
 
     model_name_or_path: str | None = field(default=None, metadata={"help": "Checkpoint to continue from."})
@@ -37,6 +38,8 @@ class ModelArguments:
     def __post_init__(self):
         if isinstance(self.model_config, str):
             self.model_config = json.loads(self.model_config)
+        if self.lora_rank and self.model_name_or_path is None:
+            raise ValueError("lora_rank adapts a checkpoint: say which by model_name_or_path")
 
     def card(self) -> dict[str, str | None]:
         """What the card says of where the weights come from, as arguments of `create_model_card`."""
@@ -113,6 +116,7 @@ def train_and_finish(trainer: JepaTrainer, recipe: dict[str, Any], card: dict[st
     """
     trainer.recipe = recipe
     trainer.train(resume_from_checkpoint=resume_point(trainer.args))
+    trainer.merge_adapters()
     finish(trainer, card)
 
 

@@ -21,6 +21,7 @@ from hf_jepa.core.modeling import JepaPreTrainingMixin
 from hf_jepa.core.outputs import JepaForPreTrainingOutput
 from hf_jepa.core.regularization import takes_step
 from hf_jepa.masking.masks import Masks
+from hf_jepa.training.adapters import AdapterMixin
 from hf_jepa.training.arguments import JepaTrainingArguments
 from hf_jepa.training.batches import draw_masks, flat_masks, sample_losses
 from hf_jepa.training.clipping import ClippingMixin
@@ -39,7 +40,7 @@ logger = logging.get_logger(__name__)
 SAMPLES = {"video": "clips", "audio": "recordings", "text": "texts", "image": "images"}  # by modality of the model
 
 
-class JepaTrainer(TaskSignalsMixin, SkippedSamplesMixin, ClippingMixin, RunTrainer):
+class JepaTrainer(TaskSignalsMixin, AdapterMixin, SkippedSamplesMixin, ClippingMixin, RunTrainer):
     """Pretrains any `...ForPreTraining` model of the package.
 
     At every step it draws the masks or changes the views, sets learning rate, weight decay and momentum from the step
@@ -63,7 +64,7 @@ class JepaTrainer(TaskSignalsMixin, SkippedSamplesMixin, ClippingMixin, RunTrain
     Raises:
         ValueError: batches without "sample_index", masks for another token grid than that of the images, a schedule of
             the context loss for a model that has none.
-        FloatingPointError, ValueError: see also `GuardMixin` and `SkippedSamplesMixin`.
+        FloatingPointError, ValueError: see also `GuardMixin`, `SkippedSamplesMixin` and `AdapterMixin`.
 
     Example:
         >>> import tempfile
@@ -272,6 +273,7 @@ class JepaTrainer(TaskSignalsMixin, SkippedSamplesMixin, ClippingMixin, RunTrain
         collapse = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in signals.items())
         return {
             "facts": {
+                **self.adapter_facts(),
                 **({} if self.mask_sampler is None else {"Masks": f"`{self.mask_sampler!r}`"}),
                 **({} if self.view_augmentation is None else {"Views": f"`{self.view_augmentation!r}`"}),
                 "Loss and collapse signals at the end": collapse,
