@@ -116,7 +116,8 @@ class FiniteStepMixin:
                     logs["loss"] *= watch.window / (watch.window - len(skipped))
                 text = ", ".join(map(str, skipped))
                 logs |= {"nonfinite_steps": len(watch.steps), "nonfinite_at": text}
-                logger.warning(f"left out, for a loss or gradient of NaN or infinity: step {text}")
+                if self.is_world_process_zero():
+                    logger.warning(f"left out, for a loss or gradient of NaN or infinity: step {text}")
             watch.window = 0
         if "train_loss" in logs and watch.steps:
             steps = self.state.global_step - self._initial_global_step
