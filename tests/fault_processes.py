@@ -1,14 +1,23 @@
-"""Runs of `JepaTrainer` over the processes that torchrun starts, in which something goes wrong in one of them.
+"""Runs of `JepaTrainer` over two processes, in which something goes wrong in one of them.
 
-torchrun --nproc_per_node 2 tests/fault_processes.py CASE FOLDER
+`fault_processes.py FOLDER` makes them and leaves in FOLDER what the processes found, what they printed
+(`<case>-<rank>.log`) and how they ended (`ended.json`). They are forked, so that everything is imported once, and no
+launcher ends a process because another one has ended.
 """
 
+import gc
 import json
+import multiprocessing
+import os
+import socket
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from tiny_training import CONFIG
 from torch.utils.data import Dataset, IterableDataset
 from transformers import TrainerCallback
@@ -32,7 +41,7 @@ class Stream(IterableDataset):
         return (self.rows[i] for i in range(len(self.rows)))
 
 
-def make(folder: Path, dataset: Dataset | None = None, callbacks: list[TrainerCallback] = (), **arguments: Any):
+def make(folder: Path, dataset: Dataset | None = None, callbacks=(), collator=None, **arguments: Any) -> JepaTrainer:
     torch.manual_seed(0)
     defaults = {
         "output_dir": str(folder),
@@ -52,25 +61,23 @@ def make(folder: Path, dataset: Dataset | None = None, callbacks: list[TrainerCa
         JepaTrainingArguments(**(defaults | arguments)),
         build_mask_sampler("corrected", grid_size=model.config.grid_size, target_scale=(0.15, 0.25), min_keep=3),
         train_dataset=dataset or EmbeddedCrops(64),
-        data_collator=ImageCollator(),
+        data_collator=collator or ImageCollator(),
         callbacks=list(callbacks),
     )
 
 
-class Spoil(TrainerCallback):
-    """Pixels of NaN in some calls of the model (from 0), in one process."""
+class Spoil(ImageCollator):
+    """Some batches (from 0) of one process have a pixel of NaN."""
 
-    def __init__(self, calls: set[int], rank: int = 1):
-        self.calls, self.rank, self.count = calls, rank, 0
+    def __init__(self, batches: set[int], rank: int = 1):
+        self.batches, self.count = batches if rank == int(os.environ["RANK"]) else set(), 0
 
-    def on_train_begin(self, args, state, control, model=None, **kwargs):
-        if args.process_index == self.rank:
-            model.register_forward_pre_hook(self._spoil, with_kwargs=True)
-
-    def _spoil(self, model, args, kwargs):
-        if model.training and self.count in self.calls:
-            kwargs["pixel_values"][0, 0, 0, 0] = float("nan")  # in place: also in what is kept of the step
+    def __call__(self, samples):
+        batch = super().__call__(samples)
+        if self.count in self.batches:
+            batch["pixel_values"][0] = float("nan")
         self.count += 1
+        return batch
 
 
 class ByHand(TrainerCallback):
@@ -103,18 +110,18 @@ def everything(trainer: JepaTrainer) -> dict[str, torch.Tensor]:
 def not_finite(folder: Path, rank: int) -> None:
     """Steps with NaN in one process only: left out by both, until there are too many."""
     found: dict[str, Any] = {}
-    for name, callback, options in (
-        ("hand", ByHand(3), {}),
-        ("skipped", Spoil({2}), {}),
-        ("hand accumulated", ByHand(3), {"gradient_accumulation_steps": 2}),
-        ("accumulated", Spoil({4}), {"gradient_accumulation_steps": 2}),  # the first batch of step 3
+    for name, changes in (
+        ("hand", {"callbacks": [ByHand(3)]}),
+        ("skipped", {"collator": Spoil({2})}),
+        ("hand accumulated", {"callbacks": [ByHand(3)], "gradient_accumulation_steps": 2}),
+        ("accumulated", {"collator": Spoil({4}), "gradient_accumulation_steps": 2}),  # the first batch of step 3
     ):
-        trainer = make(folder / name, callbacks=[callback], **options)
+        trainer = make(folder / name, **changes)
         trainer.train()
         torch.save(everything(trainer), folder / f"{name}-{rank}.pt")
         log = [entry for entry in trainer.state.log_history if "learning_rate" in entry]
         found[name] = {"steps": trainer.nonfinite_steps, "log": log}
-    trainer = make(folder / "stopped", callbacks=[Spoil({1, 3, 4, 5})], max_nonfinite_steps=3)
+    trainer = make(folder / "stopped", collator=Spoil({1, 3, 4, 5}), max_nonfinite_steps=3)
     try:
         trainer.train()
     except FloatingPointError as error:
@@ -122,48 +129,96 @@ def not_finite(folder: Path, rank: int) -> None:
     (folder / f"found-{rank}.json").write_text(json.dumps(found))
 
 
+# --- processes that part ------------------------------------------------------------------------------------------
+
+
 def ends_early(folder: Path, rank: int) -> None:
-    make(folder / "run", Stream([400, 20][rank]), max_steps=40, stall_timeout=3).train()
+    make(folder, Stream([400, 13][rank]), max_steps=40, stall_timeout=WAIT, dataloader_drop_last=False).train()
 
 
-class Raise(TrainerCallback):
-    def __init__(self, error: Exception):
-        self.error = error
+class InStepFour(TrainerCallback):
+    """Something that one process does after the first of two batches of step 4."""
+
+    def __init__(self, what, rank: int = 1):
+        self.what, self.rank = what, rank
 
     def on_substep_end(self, args, state, control, **kwargs):
-        if args.process_index == 1 and state.global_step == 3:
-            raise self.error
+        if args.process_index == self.rank and state.global_step == 3:
+            self.what()
+
+
+def part(folder: Path, what, rank: int = 1) -> None:
+    make(folder, callbacks=[InStepFour(what, rank)], gradient_accumulation_steps=2, stall_timeout=WAIT).train()
 
 
 def raises(folder: Path, rank: int) -> None:
-    make(folder / "run", callbacks=[Raise(ValueError("no such image"))], gradient_accumulation_steps=2).train()
+    def fail():
+        raise ValueError("no such image")
+
+    try:
+        part(folder, fail)
+    except ValueError:
+        threading.Event().wait()  # a process that does not get away, as in a destructor: its connections stay open
 
 
 def out_of_memory(folder: Path, rank: int) -> None:
-    cause = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 8 GiB"
-    callbacks = [Raise(torch.OutOfMemoryError(cause))]
-    make(folder / "run", callbacks=callbacks, gradient_accumulation_steps=2).train()
+    def fail():
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has ...")
 
-
-class Sleep(TrainerCallback):
-    def on_substep_end(self, args, state, control, **kwargs):
-        if args.process_index == 1 and state.global_step == 3:
-            threading.Event().wait()
+    part(folder, fail, rank=0)  # which also keeps the store
 
 
 def stalls(folder: Path, rank: int) -> None:
-    make(folder / "run", callbacks=[Sleep()], gradient_accumulation_steps=2, stall_timeout=3).train()
+    part(folder, never_returns)
 
 
-CASES = {case.__name__: case for case in (not_finite, ends_early, raises, out_of_memory, stalls)}
+def never_returns() -> None:
+    threading.Event().wait()
+
+
+WAIT = 8.0  # seconds
+PARTING = (ends_early, raises, out_of_memory, stalls)
+
+
+def run(case, folder: Path, rank: int, port: int) -> None:
+    log = os.open(folder / f"{case.__name__}-{rank}.log", os.O_WRONLY | os.O_CREAT)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    case(folder / case.__name__, rank)
+    dist.barrier()
+    os._exit(0)  # past the destructor of the group, which sometimes does not return
+
+
+def start(case, folder: Path) -> list[multiprocessing.Process]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    (folder / case.__name__).mkdir()
+    fork = multiprocessing.get_context("fork")
+    processes = [fork.Process(target=run, args=(case, folder, rank, port)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    return processes
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    gc.freeze()  # or every collection in a child copies all that was imported
+    running = {case: start(case, folder) for case in PARTING}  # they mostly wait
+    for process in start(not_finite, folder):
+        process.join()
+    ended = {}
+    for case, processes in running.items():
+        until = time.monotonic() + 60
+        for process in processes[: 1 if case is raises else 2]:
+            process.join(max(0.0, until - time.monotonic()))
+        ended[case.__name__] = [process.exitcode for process in processes]
+        for process in processes:
+            process.kill()
+    (folder / "ended.json").write_text(json.dumps(ended))
 
 
 if __name__ == "__main__":
-    import os
-    import threading
-
-    import torch.distributed as dist
-
-    CASES[sys.argv[1]](Path(sys.argv[2]), int(os.environ["RANK"]))
-    dist.barrier()
-    dist.destroy_process_group()
+    main(Path(sys.argv[1]))

@@ -43,8 +43,8 @@ class Status:
         rank: of the process.
         step: optimizer steps that it has finished.
         phase: "step"; "data" between steps, which is also logs and checkpoints; "end" after the last batch of an
-            epoch; "raised"; or another place in words.
-        detail: of what it raised.
+            epoch; "raised"; "gone"; or another place in words.
+        detail: what it raised; or, where it waits, which functions of Python do.
         idle: seconds since its last progress, when it said so.
     """
 
@@ -57,14 +57,16 @@ class Status:
     def __str__(self) -> str:
         if self.phase == "raised":
             return f"rank {self.rank}, after step {self.step}, raised {self.detail}"
+        if self.phase == "gone":
+            return f"the store of the run is gone, and with it rank 0 or the launcher ({self.detail})"
         if self.phase == "end":
             return f"rank {self.rank} finished its data after step {self.step}"
         place = f"in step {self.step + 1}" if self.phase == "step" else f"after step {self.step}, at {self.phase}"
-        return f"rank {self.rank} is {place}, without progress for {self.idle:.0f} s"
+        return f"rank {self.rank} is {place}, without progress for {self.idle:.0f} s: {self.detail}"
 
     def misses(self, other: "Status") -> bool:
         """Whether this process waits in a step that the other one will never make."""
-        ended = other.phase == "raised" or (other.phase == "end" and other.step <= self.step)
+        ended = other.phase in ("raised", "gone") or (other.phase == "end" and other.step <= self.step)
         return ended and self.phase == "step"
 
 
@@ -249,12 +251,14 @@ class Watchdog:
             return [status for status in self.others() if self.status.misses(status)]
         except dist.DistError as error:
             # Its keeper, an agent of the launcher or the first process, is no more.
-            return [Status(0, self.status.step, "raised", f"nothing, but its store is gone ({error})"[:300])]
+            return [Status(0, self.status.step, "gone", str(error).splitlines()[0])]
 
     # --- the thread ---------------------------------------------------------------------------------------------
 
     def _publish(self) -> None:
         self.status.idle = time.monotonic() - self._moved
+        if self.status.phase != "raised":
+            self.status.detail = where_main_is() if self.status.idle > self.interval else ""
         self.store.set(f"rank {self.status.rank}", json.dumps(vars(self.status)))
 
     def _run(self) -> None:
@@ -275,6 +279,17 @@ class Watchdog:
         print("\n".join(lines), file=sys.stderr, flush=True)
         faulthandler.dump_traceback(file=sys.__stderr__, all_threads=True)
         os._exit(STALLED)
+
+
+def where_main_is() -> str:
+    """The innermost functions of the main thread that are not part of PyTorch or of Python."""
+    frame = sys._current_frames().get(threading.main_thread().ident)
+    names = []
+    while frame is not None and len(names) < 3:
+        if not frame.f_globals.get("__name__", "").startswith(("torch.", "threading")):
+            names.append(f"{frame.f_code.co_name} ({os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno})")
+        frame = frame.f_back
+    return " < ".join(names)
 
 
 def open_store() -> dist.Store:
