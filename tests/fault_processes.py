@@ -70,6 +70,7 @@ class Spoil(ImageCollator):
     """Some batches (from 0) of one process have a pixel of NaN."""
 
     def __init__(self, batches: set[int], rank: int = 1):
+        super().__init__()
         self.batches, self.count = batches if rank == int(os.environ["RANK"]) else set(), 0
 
     def __call__(self, samples):
@@ -176,8 +177,8 @@ def never_returns() -> None:
     threading.Event().wait()
 
 
-WAIT = 8.0  # seconds
-PARTING = (ends_early, raises, out_of_memory, stalls)
+WAIT = 4.0  # seconds
+CASES = (not_finite, ends_early, raises, out_of_memory, stalls)
 
 
 def run(case, folder: Path, rank: int, port: int) -> None:
@@ -206,12 +207,9 @@ def start(case, folder: Path) -> list[multiprocessing.Process]:
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     gc.freeze()  # or every collection in a child copies all that was imported
-    running = {case: start(case, folder) for case in PARTING}  # they mostly wait
-    for process in start(not_finite, folder):
-        process.join()
     ended = {}
-    for case, processes in running.items():
-        until = time.monotonic() + 60
+    for case in CASES:
+        processes, until = start(case, folder), time.monotonic() + 60
         for process in processes[: 1 if case is raises else 2]:
             process.join(max(0.0, until - time.monotonic()))
         ended[case.__name__] = [process.exitcode for process in processes]

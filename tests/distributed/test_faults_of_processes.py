@@ -88,12 +88,12 @@ def ended(folder: Path, case: str) -> tuple[list[int | None], str, str]:
 
 
 def test_a_process_with_fewer_batches_is_named(folder):
-    """13 rows in batches of 4, the last one of one row, against 400."""
+    """13 rows, of which each process takes its share of 8, against 400."""
     codes, first, second = ended(folder, "ends_early")
     assert all(code not in (0, None) for code in codes)
     assert "RuntimeError: the processes of this run do not make the same number of steps" in second
-    assert "rank 1 finished its data after step 4\nrank 0 is in step 5, without progress" in second
-    assert "rank 1 finished its data after step 4" in first or "rank 1, after step 4, raised RuntimeError" in first
+    assert "rank 1 finished its data after step 2\nrank 0 is in step 3, without progress" in second
+    assert "rank 1 finished its data after step 2" in first or "rank 1, after step 2, raised RuntimeError" in first
 
 
 def test_a_process_that_raised_and_stays_is_named(folder):

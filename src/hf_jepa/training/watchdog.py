@@ -17,6 +17,7 @@ from transformers import Trainer, TrainerCallback
 
 STALLED = 70  # exit status of a process that waited in vain
 GRACE = 10.0  # seconds that a process waits for one that has ended
+FIRST = 10  # times longer may the first step take
 _RUNS = itertools.count()
 
 
@@ -78,8 +79,8 @@ class WatchdogMixin:
     processes and shows what this one was doing,
 
     - when a process raised an exception, or has no more batches while others have: after ten seconds,
-    - when a process made no progress for `stall_timeout` seconds. Steps, accumulated batches, evaluated batches and
-      checkpoints are progress.
+    - when a process made no progress for `stall_timeout` seconds, ten times as many before the end of its first step.
+      Steps, accumulated batches, evaluated batches and checkpoints are progress.
 
     With one process there is nothing to watch.
 
@@ -179,7 +180,7 @@ class Watchdog:
         self.timeout, self.grace = timeout, min(grace, timeout)
         self.interval = min(5.0, self.grace / 4) if interval is None else interval
         self.status, self._moved = Status(rank), time.monotonic()
-        self._meetings = 0
+        self._meetings, self._steps = 0, False  # whether it has made a step
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
 
@@ -195,6 +196,7 @@ class Watchdog:
 
     def beat(self, step: int, phase: str) -> None:
         """Progress; touches nothing but this object."""
+        self._steps |= step != self.status.step and phase == "data"
         self.status, self._moved = Status(self.status.rank, step, phase), time.monotonic()
 
     def raised(self, error: BaseException) -> None:
@@ -263,7 +265,8 @@ class Watchdog:
 
     def _run(self) -> None:
         while not self._stopped.wait(self.interval):
-            idle = time.monotonic() - self._moved
+            # The first step also starts loaders and compiles.
+            idle = (time.monotonic() - self._moved) / (1 if self._steps else FIRST)
             with suppress(dist.DistError):  # `missed` says so
                 self._publish()
             missed = self.missed() if idle > self.grace else []
