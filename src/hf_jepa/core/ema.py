@@ -61,8 +61,9 @@ class Average:
         self._partitioned = any(hasattr(tensor, "ds_tensor") for tensor in self.target)
         self._distributed = any(hasattr(tensor, "to_local") for tensor in self.target)
         # PyTorch's fused steps take one type, and walk through memory without looking at strides.
-        self._fused = len(dtypes | source_dtypes) == 1 and not (self._partitioned or self._distributed)
-        self._fused &= all(t.device.type == "cpu" and t.is_contiguous() for t in [*self.target, *self.source])
+        self._fusible = len(dtypes | source_dtypes) == 1 and not (self._partitioned or self._distributed)
+        self._fusible &= all(t.is_contiguous() for t in [*self.target, *self.source])
+        self._fused = self._fusible and all(t.device.type == "cpu" for t in [*self.target, *self.source])
         # Apart from the others, one by one: their effective weights are made anew at every step.
         self._adapted = [(tensors[name], weight) for name, weight in adapted.items()]
         if adapted:
@@ -70,11 +71,12 @@ class Average:
             self.target, self.source = ([each[name] for name in plain] for each in (tensors, source_tensors))
 
     @torch.no_grad()
-    def __call__(self, momentum: float) -> None:
+    def __call__(self, momentum: float, skip: torch.Tensor | None = None) -> None:
         """`target <- momentum * target + (1 - momentum) * source`
 
         Args:
             momentum: in [0, 1]; 0 copies.
+            skip: 0-dim float tensor on the device: 1 leaves the target as it is, 0 does not. Nobody waits for it.
 
         Raises:
             ValueError: momentum outside [0, 1], or targets in a 16-bit type with a momentum above 0.
@@ -89,42 +91,55 @@ class Average:
         target, source = self.target, self.source
         if self._partitioned or self._distributed:
             target, source = ([local_shard(tensor) for tensor in tensors] for tensors in (target, source))
-        self._move(target, source, 1.0 - momentum)
+        self._move(target, source, 1.0 - momentum, skip)
         if self._partitioned:
             for pair in zip(self.target, self.source, strict=True):
-                self._move_gathered(*pair, 1.0 - momentum)
+                self._move_gathered(*pair, 1.0 - momentum, skip)
         if self._adapted:
-            self._move_adapted(1.0 - momentum)
+            self._move_adapted(1.0 - momentum, skip)
 
-    def _move(self, target: list[torch.Tensor], source: list[torch.Tensor], weight: float) -> None:
+    def _move(
+        self, target: list[torch.Tensor], source: list[torch.Tensor], weight: float, skip: torch.Tensor | None
+    ) -> None:
+        if skip is not None and (weight == 1.0 or not self._fusible):
+            for t, s in zip(target, source, strict=True):
+                t.copy_(torch.where(skip > 0, t, s.to(t.dtype) if weight == 1.0 else t.lerp(s.to(t.dtype), weight)))
+            return
         if weight == 1.0:  # a true copy: interpolation would keep a NaN or infinity of the old value
             torch._foreach_copy_(target, source)
             return
         if not self._same_dtypes:  # float32 targets of a 16-bit model
             source = [s.to(t.dtype) for t, s in zip(target, source, strict=True)]
-        if self._fused:
+        if self._fused or skip is not None:
             # The average is a step of gradient descent on |target - source|^2 / 2, and the fused step spares setting
             # up an operation for every tensor. It takes `source + weight_decay * target` for the gradient, which is
             # ours with the sign turned round, and so the rate is negative.
-            torch._fused_sgd_(target, source, [], lr=-weight, weight_decay=-1.0, **_PLAIN_SGD)
+            torch._fused_sgd_(target, source, [], lr=-weight, weight_decay=-1.0, found_inf=skip, **_PLAIN_SGD)
         else:
             torch._foreach_lerp_(target, source, weight)
 
-    def _move_gathered(self, t: torch.Tensor, s: torch.Tensor, weight: float, change: torch.Tensor | None = None):
+    def _move_gathered(
+        self,
+        t: torch.Tensor,
+        s: torch.Tensor,
+        weight: float,
+        skip: torch.Tensor | None,
+        change: torch.Tensor | None = None,
+    ) -> None:
         """Beside its shard of ZeRO-3, the whole parameter if that happens to be in this process as well."""
         if not is_gathered(t):
             return  # a table, or only the shard is alive, which is moved by itself
         if is_gathered(s):  # a small parameter that DeepSpeed keeps gathered: move the full copy too
-            self._move([t.data], [s.data if change is None else s.data + change], weight)
+            self._move([t.data], [s.data if change is None else s.data + change], weight, skip)
         else:
             t.partition()  # drop the stale gathered copy; the next forward gathers the new shards
 
-    def _move_adapted(self, weight: float) -> None:
+    def _move_adapted(self, weight: float, skip: torch.Tensor | None) -> None:
         with whole_matrices(source for _, source in self._adapted):
             for target, source in self._adapted:
                 change = source.change()
-                self._move_gathered(target, source.base, weight, change)
-                self._move([local_shard(target)], [source.effective_shard(change, target.dtype)], weight)
+                self._move_gathered(target, source.base, weight, skip, change)
+                self._move([local_shard(target)], [source.effective_shard(change, target.dtype)], weight, skip)
 
 
 def _named_tensors(module: nn.Module) -> dict[str, torch.Tensor]:

@@ -82,7 +82,8 @@ def collapse_signals(
 
     Returns:
         the signals; None where too little can differ between images: up to three of them without positions, or fewer
-        than three positions that are targets in two of them. Groups of clips have positions of their own.
+        than three positions that are targets in two of them; and where targets are NaN or infinite. Groups of clips
+        have positions of their own.
 
     Example:
         >>> from hf_jepa import IJepaConfig, IJepaForPreTraining, MultiBlockMaskSampler
@@ -100,7 +101,7 @@ def collapse_signals(
     if "context_mask" in inputs and _width(output.context) == _width(output.targets):  # not a teacher's, or pixels
         # Before the return: where weights are sharded, all processes must take part in this pass of the encoder.
         context_target_cosine = _context_target_cosine(model, inputs, output.context)
-    if len(centred) - _shared_positions(position[once]) < LEAST_DIFFERENCES:
+    if len(centred) - _shared_positions(position[once]) < LEAST_DIFFERENCES or not tokens.isfinite().all():
         return None
     energy = tokens.square().mean()
     variance = centred.square().mean()

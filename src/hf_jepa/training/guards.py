@@ -21,13 +21,14 @@ DIVERGED = (
 
 
 class GuardMixin:
-    """A `Trainer` that refuses to train on less than a batch, to go on with a loss of NaN, and to save such weights.
+    """A `Trainer` that refuses to train on less than a batch, to log a loss of NaN, and to save such weights.
 
     `dataloader_drop_last` is about training: evaluation counts every row.
 
     Raises:
         ValueError: fewer training samples than one batch of all processes, with `dataloader_drop_last`.
-        FloatingPointError: a loss that is NaN or infinite when it is logged, or such weights when they would be saved.
+        FloatingPointError: weights that are NaN or infinite when they would be saved, or such a loss when it is
+            logged; steps with such a loss are left out before, see `FiniteStepMixin`.
     """
 
     def __init__(self, *args, **kwargs):
@@ -73,7 +74,7 @@ class _FiniteWeights(TrainerCallback):
         self.trainer = trainer
 
     def _check(self, state) -> None:
-        if found := sorted(set(gather_object(_not_finite(self.trainer.model)))):
+        if found := sorted(set(gather_object(not_finite(self.trainer.model)))):
             raise FloatingPointError(
                 f"{len(found)} weights are NaN or infinite after step {state.global_step}, among them {found[0]}: "
                 f"{DIVERGED}"
@@ -90,11 +91,11 @@ class _FiniteWeights(TrainerCallback):
 
 
 @torch.no_grad()
-def _not_finite(model: nn.Module) -> list[str]:
+def not_finite(model: nn.Module) -> list[str]:
     """Names of the parameters of which this process holds a value that is NaN or infinite."""
     names, parameters = zip(*model.named_parameters(), strict=True)
     finite = torch.stack([local_shard(parameter).isfinite().all() for parameter in parameters])
     return [name for name, fine in zip(names, finite.tolist(), strict=True) if not fine]
 
 
-__all__ = ["GuardMixin"]
+__all__ = ["DIVERGED", "GuardMixin", "not_finite"]

@@ -227,7 +227,7 @@ class LlmJepaTrainer(RunTrainer):
         shuffled = rows.get("last shuffled_cosine", 0.0)
         if shuffled > _ALIKE and rows["last true_cosine"] - shuffled < _APART:
             rows["embeddings"] = COLLAPSED
-        return rows | {"skipped pairs": len(self.skipped)}
+        return rows | {"skipped pairs": len(self.skipped)} | self.nonfinite_summary()
 
     def run_settings(self) -> dict[str, Any]:
         """Also the objective, which the config of the checkpoint says, but nothing beside adapters."""

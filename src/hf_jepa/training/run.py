@@ -5,13 +5,16 @@ from dataclasses import dataclass, field
 from transformers import Trainer, TrainingArguments
 
 from hf_jepa.training.engines import EngineArguments, EngineMixin
+from hf_jepa.training.finite_steps import FiniteStepArguments, FiniteStepMixin
 from hf_jepa.training.guards import GuardMixin
 from hf_jepa.training.kernels import KernelArguments, KernelMixin
+from hf_jepa.training.out_of_memory import OutOfMemoryMixin
 from hf_jepa.training.run_cards import RunCardMixin
+from hf_jepa.training.watchdog import WatchdogArguments, WatchdogMixin
 
 
 @dataclass
-class RunArguments(EngineArguments, KernelArguments, TrainingArguments):
+class RunArguments(EngineArguments, FiniteStepArguments, WatchdogArguments, KernelArguments, TrainingArguments):
     """`TrainingArguments` of all programs of the package.
 
     Example:
@@ -24,7 +27,9 @@ class RunArguments(EngineArguments, KernelArguments, TrainingArguments):
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Keep NaN losses out of the logs."})
 
 
-class RunTrainer(RunCardMixin, KernelMixin, GuardMixin, EngineMixin, Trainer):
+class RunTrainer(
+    WatchdogMixin, OutOfMemoryMixin, RunCardMixin, KernelMixin, FiniteStepMixin, GuardMixin, EngineMixin, Trainer
+):
     """transformers' `Trainer` with what all runs share; `JepaTrainer` and the others add what they train.
 
     Each part is a mixin of its own, which says what it does.

@@ -138,6 +138,7 @@ class RunCardMixin:
             "Optimizer steps": f"{state.global_step:,} of {batch} {self.samples}, {args.world_size} process(es)",
             "Precision of training": precision,
             f"{self.samples.capitalize()} that {self.left_out}": str(len(self.skipped)),
+            **{name.capitalize(): text for name, text in self.nonfinite_summary().items()},
             "Software": f"hf_jepa {hf_jepa.__version__}, transformers {transformers.__version__}, "
             f"torch {torch.__version__}",
         }

@@ -162,7 +162,7 @@ class JepaTrainer(TaskSignalsMixin, AdapterMixin, SkippedSamplesMixin, ClippingM
         signals = gather_object([called_apart(model, lambda: collapse_signals(model, inputs, outputs))])
         if signals := [one for one in signals if one is not None]:
             self.collapse_monitor.add(mean_signals(signals))
-        else:  # the end of a stream, or a batch size of one
+        elif outputs.loss.isfinite():  # the end of a stream, or a batch size of one
             logger.warning_once("batches of so few samples cannot show a collapse: the monitor skips them")
 
     def _complete(self, inputs: dict[str, Any], step: int | None = None, epoch: int | None = None) -> dict[str, Any]:
@@ -251,7 +251,8 @@ class JepaTrainer(TaskSignalsMixin, AdapterMixin, SkippedSamplesMixin, ClippingM
         if self.collapse_monitor is not None and self.collapse_monitor.history:
             verdict = self.collapse_monitor.verdict
             rows |= self.collapse_monitor.logs() | {"verdict": verdict, "advice": ADVICE[verdict]}
-        return rows | self._momentum_log() | {f"skipped {self.samples}": len(self.skipped)}
+        rows |= self._momentum_log() | {f"skipped {self.samples}": len(self.skipped)}
+        return rows | self.nonfinite_summary()
 
     def _momentum_log(self) -> dict[str, float]:
         if self.model.config.target_source != "ema":
@@ -308,8 +309,8 @@ class _Schedules(TrainerCallback):
                 group["weight_decay"] = decay
 
     def on_step_end(self, args: JepaTrainingArguments, state, control, **kwargs):
-        if self.average is not None and not self.trainer.accelerator.optimizer_step_was_skipped:
-            self.average(self.trainer.momentum(state.global_step - 1))
+        if self.average is not None:
+            self.average(self.trainer.momentum(state.global_step - 1), self.trainer.nonfinite)
 
     def on_train_end(self, args: JepaTrainingArguments, state, control, **kwargs):
         self.trainer.gather_skipped()
