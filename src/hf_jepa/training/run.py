@@ -4,8 +4,10 @@ from dataclasses import dataclass, field
 
 from transformers import Trainer, TrainingArguments
 
+from hf_jepa.training.checkpoints import CheckpointMixin
 from hf_jepa.training.guards import GuardMixin
 from hf_jepa.training.kernels import KernelArguments, KernelMixin
+from hf_jepa.training.preemption import PreemptionMixin
 from hf_jepa.training.run_cards import RunCardMixin
 
 
@@ -23,7 +25,8 @@ class RunArguments(KernelArguments, TrainingArguments):
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Keep NaN losses out of the logs."})
 
 
-class RunTrainer(RunCardMixin, KernelMixin, GuardMixin, Trainer):
+# Guards look at what preemption wants saved; checkpoints catch a full disk wherever in saving it shows.
+class RunTrainer(GuardMixin, CheckpointMixin, PreemptionMixin, RunCardMixin, KernelMixin, Trainer):
     """transformers' `Trainer` with what all runs share; `JepaTrainer` and the others add what they train.
 
     Each part is a mixin of its own, which says what it does.
