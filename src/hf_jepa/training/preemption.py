@@ -63,13 +63,13 @@ class PreemptionMixin:
         if self.args.enable_jit_checkpoint:
             raise ValueError("enable_jit_checkpoint: leave it out, every run saves and leaves on SIGTERM")
         self._leave_request = _LeaveRequest()
-        self._agreement = _Agreement(self)
-        self.add_callback(self._agreement)
+        self._stop_agreement = _Agreement(self)
+        self.add_callback(self._stop_agreement)
 
     def train(self: Trainer, *args: Any, **kwargs: Any):
         if self.is_world_process_zero():
             (Path(self.args.output_dir) / MARKER).unlink(missing_ok=True)
-        self._agreement.begin()
+        self._stop_agreement.begin()
         try:
             with self._leave_request:
                 return super().train(*args, **kwargs)
