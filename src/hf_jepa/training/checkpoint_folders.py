@@ -11,6 +11,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,8 @@ def put_in_place(staged: Path, final: Path) -> None:
     sync(final.parent)
     if aside.exists():
         shutil.rmtree(aside)
+    with suppress(OSError):  # another one may lie there
+        staged.parent.rmdir()
 
 
 def clear_staging(run: str | Path) -> None:
@@ -145,7 +148,7 @@ def clear_staging(run: str | Path) -> None:
             put_in_place(staged, final)
             logger.warning(f"{final} was complete but for its name, which it has now")
     logger.warning(f"{staging}: what an earlier run left unfinished is removed")
-    shutil.rmtree(staging)
+    shutil.rmtree(staging, ignore_errors=True)  # the last one put in place took the folder with it
 
 
 def move_up(staged: Path, folder: Path) -> None:
@@ -182,6 +185,7 @@ def rotate(run: str | Path, limit: int | None, keep: Iterable[str | Path]) -> No
         aside.parent.mkdir(exist_ok=True)
         path.rename(aside)
         shutil.rmtree(aside)
+        aside.parent.rmdir()
 
 
 def sync_tree(folder: Path) -> None:
