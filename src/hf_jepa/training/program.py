@@ -38,7 +38,9 @@ def whole_models(training: TrainingArguments) -> Iterator[None]:
 
 
 def resume_point(training: TrainingArguments) -> str | bool | None:
-    """What `--resume_from_checkpoint` asks for: a folder, or True for the last checkpoint of the output folder.
+    """What `--resume_from_checkpoint` asks for: a folder, True for the last complete checkpoint, or "auto".
+
+    "auto" also starts a run that has no checkpoint yet, so that one command serves for a job that is queued again.
 
     Example:
         >>> resume_point(TrainingArguments(output_dir="runs/example", resume_from_checkpoint="true", use_cpu=True))
@@ -61,6 +63,11 @@ def finish(trainer: Trainer, card: dict[str, str | None]) -> None:
     else:
         trainer.save_model()
         trainer.create_model_card(**card)
+    leave_together(trainer)
+
+
+def leave_together(trainer: Trainer) -> None:
+    """End the process group, in all processes: nothing that needs the others can follow."""
     # A process that leaves while another still writes takes the whole group down with it.
     trainer.accelerator.wait_for_everyone()
     # DDP keeps the process group alive, whose threads can abort a process that shuts down while they work.
@@ -69,4 +76,4 @@ def finish(trainer: Trainer, card: dict[str, str | None]) -> None:
     trainer.accelerator.end_training()
 
 
-__all__ = ["begin", "finish", "resume_point", "whole_models"]
+__all__ = ["begin", "finish", "leave_together", "resume_point", "whole_models"]

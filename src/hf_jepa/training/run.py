@@ -4,11 +4,13 @@ from dataclasses import dataclass, field
 
 from transformers import Trainer, TrainingArguments
 
+from hf_jepa.training.checkpoints import CheckpointMixin
 from hf_jepa.training.engines import EngineArguments, EngineMixin
 from hf_jepa.training.finite_steps import FiniteStepArguments, FiniteStepMixin
 from hf_jepa.training.guards import GuardMixin
 from hf_jepa.training.kernels import KernelArguments, KernelMixin
 from hf_jepa.training.out_of_memory import OutOfMemoryMixin
+from hf_jepa.training.preemption import PreemptionMixin
 from hf_jepa.training.run_cards import RunCardMixin
 from hf_jepa.training.watchdog import WatchdogArguments, WatchdogMixin
 
@@ -27,8 +29,18 @@ class RunArguments(EngineArguments, FiniteStepArguments, WatchdogArguments, Kern
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Keep NaN losses out of the logs."})
 
 
+# Guards look at what preemption wants saved; checkpoints catch a full disk wherever in saving it shows.
 class RunTrainer(
-    WatchdogMixin, OutOfMemoryMixin, RunCardMixin, KernelMixin, FiniteStepMixin, GuardMixin, EngineMixin, Trainer
+    WatchdogMixin,
+    OutOfMemoryMixin,
+    FiniteStepMixin,
+    GuardMixin,
+    CheckpointMixin,
+    PreemptionMixin,
+    RunCardMixin,
+    KernelMixin,
+    EngineMixin,
+    Trainer,
 ):
     """transformers' `Trainer` with what all runs share; `JepaTrainer` and the others add what they train.
 
