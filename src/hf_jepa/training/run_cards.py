@@ -16,6 +16,7 @@ from transformers import Trainer
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 import hf_jepa
+from hf_jepa.data.shard_names import names_shards
 from hf_jepa.hub.cards import build_card
 from hf_jepa.hub.files import new_name
 from hf_jepa.hub.fingerprint import load_target_encoder, write_fingerprint
@@ -181,7 +182,7 @@ def dataset_names(dataset: str) -> dict[str, str]:
         >>> dataset_names("embedded"), dataset_names("/data/photos")
         ({'dataset': 'embedded'}, {'dataset': 'photos'})
     """
-    if dataset == "embedded" or os.path.exists(dataset) or os.path.isabs(dataset):
+    if dataset == "embedded" or os.path.exists(dataset) or os.path.isabs(dataset) or names_shards(dataset):
         return {"dataset": Path(dataset).name}
     return {"dataset": dataset, "dataset_tags": dataset}
 
