@@ -100,8 +100,8 @@ def shard_trainer(folder: Path, shards: list[str], options: ShardOptions | None 
     torch.manual_seed(0)
     model = IJepaForPreTraining(IJepaConfig(**CONFIG))
     rows = ShardedRows(shards, options=options).select_columns("image")
-    defaults = {"max_steps": 14, "save_strategy": "no", "logging_steps": 1, "warmup_steps": 2, "use_cpu": True}
-    settings = {"report_to": "none", "disable_tqdm": True, "save_only_model": False}
+    defaults = {"save_strategy": "no", "logging_steps": 8, "warmup_steps": 2, "use_cpu": True}
+    settings = {"report_to": "none", "disable_tqdm": True, "collapse_monitor": False}
     trainer = JepaTrainer(
         model,
         JepaTrainingArguments(str(folder), **(defaults | settings | arguments)),

@@ -138,6 +138,10 @@ class IterableImageDataset(IterableDataset):
     that masks and crops of a row are new each time. With several ranks set `dispatch_batches=False` of accelerate
     (`JepaTrainer` does): its dispatching loader cannot send the names of skipped images.
 
+    Every rank reads the whole stream and keeps its part; workers share the files of the stream among them, so the
+    index of a row depends on the number of workers, and each of them begins its next pass when its own share is over.
+    A run that resumes reads all that it skips. `ShardedRows` have none of these limits.
+
     Args:
         dataset: a `datasets.IterableDataset` with an image column.
         transform: called as `transform(image, rng)` with an RGB PIL image, see `hf_jepa.data.transforms`.
