@@ -10,6 +10,7 @@ import sys
 from itertools import chain
 from pathlib import Path
 
+import bench_data
 import bench_losses
 import bench_masks
 import bench_model
@@ -30,6 +31,7 @@ PARTS = {
     "losses": bench_losses,
     "views": bench_views,
     "text": bench_text,
+    "data": bench_data,
 }
 RESULTS = Path(__file__).parent / "results/cpu.md"
 INTRODUCTION = """# CPU

@@ -113,12 +113,21 @@ def test_streams_train_and_skip_what_is_corrupt(tmp_path, folder):
             assert fingerprint == fingerprints(good[index]["pixel_values"][None])[0]
 
 
-def test_ranks_share_a_stream_without_overlap():
-    table = datasets.Dataset.from_dict({"image": [picture(i) for i in range(12)]})
-    stream = IterableImageDataset(table.to_iterable_dataset(), pretraining_transform(16))
-    loader = DataLoader(stream, 3, collate_fn=ImageCollator())
-    parts = [
-        prepare_data_loader(loader, num_processes=2, process_index=rank, dispatch_batches=False) for rank in (0, 1)
-    ]
-    indices = [[i for batch in part for i in batch["sample_index"].tolist()] for part in parts]
-    assert sorted(indices[0] + indices[1]) == list(range(12)) and len(indices[0]) == 6
+@pytest.mark.parametrize("workers", [0, 2])
+def test_ranks_and_workers_share_a_stream_without_overlap(workers):
+    table = datasets.Dataset.from_dict({"image": [picture(i) for i in range(12)], "label": range(12)})
+    stream = IterableImageDataset(table.to_iterable_dataset(4), pretraining_transform(16), shuffle_buffer=12)
+    orders = []
+    for epoch in (0, 1):
+        indices, labels = [], []
+        for rank in (0, 1):
+            loader = DataLoader(stream, 3, collate_fn=ImageCollator(), num_workers=workers)
+            part = prepare_data_loader(loader, num_processes=2, process_index=rank, dispatch_batches=False)
+            part.set_epoch(epoch)
+            for batch in part:
+                indices += batch["sample_index"].tolist()
+                labels += batch["labels"].tolist()
+            assert len(labels) == 6 * (rank + 1)
+        assert sorted(indices) == sorted(labels) == list(range(12))
+        orders.append(labels)
+    assert orders[0] != orders[1]

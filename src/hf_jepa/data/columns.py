@@ -155,6 +155,16 @@ def check_same_classes(first: str, names: list[str] | None, second: str, others:
     )
 
 
+def column_names(rows: Any) -> list[str]:
+    """The columns of a sequence of rows; only one that does not say them is asked for its first row.
+
+    Example:
+        >>> column_names([{"image": b"", "label": 3}])
+        ['image', 'label']
+    """
+    return rows.column_names if hasattr(rows, "column_names") else sorted(rows[0])
+
+
 def _is_text(feature: Any) -> bool:
     return getattr(feature, "dtype", None) in ("string", "large_string")
 
@@ -169,4 +179,4 @@ def _require(features: "datasets.Features", name: str, option: str) -> None:
         raise ValueError(f"{option} {name!r} is not one of the columns {sorted(features)}")
 
 
-__all__ = ["check_same_classes", "find_image_column", "find_label_column", "standard_columns"]
+__all__ = ["check_same_classes", "column_names", "find_image_column", "find_label_column", "standard_columns"]

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from hf_jepa.data.shard_reads import ShardError
+
 
 # What Pillow's readers raise on damaged input, by format; MemoryError and anything else stays fatal.
 DECODE_ERRORS = (
@@ -57,7 +59,8 @@ def decode_image(value: Any) -> Image.Image:
 
     Args:
         value: a mapping with `bytes` or `path` (from `datasets.Image(decode=False)`), encoded bytes, a path, a PIL
-            image, or a uint8 array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4).
+            image, a uint8 array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), or the `ShardError` that kept it from
+            being read.
 
     Returns:
         an RGB image, fully loaded, with the EXIF orientation applied.
@@ -70,6 +73,8 @@ def decode_image(value: Any) -> Image.Image:
         >>> decode_image(np.zeros((4, 6), np.uint8)).size, decode_image(np.zeros((4, 6), np.uint8)).mode
         ((6, 4), 'RGB')
     """
+    if isinstance(value, ShardError):
+        raise OSError(value.reason) from value
     if isinstance(value, Image.Image):
         return to_rgb(value)
     if isinstance(value, np.ndarray):
@@ -122,12 +127,14 @@ def _from_array(array: np.ndarray) -> Image.Image:
 
 
 def describe_source(value: Any, index: int) -> str:
-    """Name a stored picture for a message: its path if it has one, else its row.
+    """Name a stored picture for a message: its path if it has one, else its row; of a shard its own path.
 
     Example:
         >>> describe_source({"bytes": b"", "path": None}, 12), describe_source("a/b.png", 12)
         ('row 12', 'a/b.png')
     """
+    if isinstance(value, ShardError):
+        return value.path
     if isinstance(value, dict):
         path, embedded = value.get("path"), value.get("bytes") is not None
     else:

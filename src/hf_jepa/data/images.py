@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
-from hf_jepa.data.columns import standard_columns
+from hf_jepa.data.columns import column_names, standard_columns
 from hf_jepa.data.decoding import DECODE_ERRORS, UndecodableImage, decode_image, describe_source
 from hf_jepa.data.shared_epoch import SharedEpoch
 from hf_jepa.data.sources import load_images
@@ -62,7 +62,8 @@ class ImageDataset(Dataset):
 
     Args:
         dataset: a `datasets.Dataset` with an image column (from `load_images`, or any other), or a sequence of rows
-            {"image", optionally "label"} whose images are PIL images, uint8 arrays (H, W, C), bytes or paths.
+            {"image", optionally "label"} whose images are PIL images, uint8 arrays (H, W, C), bytes or paths (among
+            them `ShardedRows`).
         transform: called as `transform(image, rng)` with an RGB PIL image, see `hf_jepa.data.transforms`.
         seed: of all random transforms.
 
@@ -84,8 +85,8 @@ class ImageDataset(Dataset):
             raise TypeError(f"{type(dataset).__name__} has no length: use IterableImageDataset for streams")
         if hasattr(dataset, "features"):
             dataset = standard_columns(dataset)
-        elif len(dataset) and "image" not in dataset[0]:
-            raise ValueError(f"rows need an 'image', got the columns {sorted(dataset[0])}")
+        elif len(dataset) and "image" not in (columns := column_names(dataset)):
+            raise ValueError(f"rows need an 'image', got the columns {columns}")
         self.dataset, self.transform, self.seed = dataset, transform, seed
         self._epoch = SharedEpoch(seed)
 
@@ -108,15 +109,21 @@ class ImageDataset(Dataset):
     def set_epoch(self, epoch: int) -> None:
         """Choose the random numbers of an epoch, in running persistent workers too."""
         self._epoch.set(epoch)
+        if hasattr(self.dataset, "set_epoch"):
+            self.dataset.set_epoch(epoch)
 
     @property
     def class_names(self) -> list[str] | None:
         """Names of the classes in the order of their numbers; None where the data set does not know them."""
+        if hasattr(self.dataset, "class_names"):
+            return self.dataset.class_names
         return getattr(getattr(self.dataset, "features", {}).get("label"), "names", None)
 
     @property
     def labels(self) -> list[int | None] | None:
         """Label of every row (None where it has none), without reading an image; None without labels."""
+        if hasattr(self.dataset, "labels"):
+            return self.dataset.labels
         if hasattr(self.dataset, "features"):
             labels = self.dataset["label"] if "label" in self.dataset.features else None
             return None if labels is None else [None if label is None else int(label) for label in labels]
@@ -130,6 +137,10 @@ class IterableImageDataset(IterableDataset):
     `sample_index` is a running number, unique over workers and ranks; an endless stream counts on in every pass, so
     that masks and crops of a row are new each time. With several ranks set `dispatch_batches=False` of accelerate
     (`JepaTrainer` does): its dispatching loader cannot send the names of skipped images.
+
+    Every rank reads the whole stream and keeps its part; workers share the files of the stream among them, so the
+    index of a row depends on the number of workers, and each of them begins its next pass when its own share is over.
+    A run that resumes reads all that it skips. `ShardedRows` have none of these limits.
 
     Args:
         dataset: a `datasets.IterableDataset` with an image column.

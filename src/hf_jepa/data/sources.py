@@ -1,4 +1,4 @@
-"""Open a data set of images: a folder, parquet files, or a Hub id."""
+"""Open a data set of images: a folder, parquet files, shards, or a Hub id."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -6,17 +6,13 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from hf_jepa.data.columns import standard_columns
+from hf_jepa.data.shard_names import find_shards, names_shards
+from hf_jepa.data.shards import ShardedRows, ShardOptions
+from hf_jepa.data.splits import SPLIT_FOLDERS
 
 
 if TYPE_CHECKING:
     import datasets
-
-# Names of the sub-folders that hold the splits, where a folder is divided that way.
-SPLIT_FOLDERS = {
-    "train": ("train", "training"),
-    "validation": ("validation", "val", "valid", "dev"),
-    "test": ("test", "testing", "eval"),
-}
 
 
 def load_images(
@@ -25,23 +21,29 @@ def load_images(
     streaming: bool = False,
     image_column: str | None = None,
     label_column: str | None = None,
+    shards: ShardOptions | None = None,
     **load_options: Any,
-) -> "datasets.Dataset | datasets.IterableDataset":
-    """Open a data set of images from a folder, a parquet file or folder, or a Hub id.
+) -> "datasets.Dataset | datasets.IterableDataset | ShardedRows":
+    """Open a data set of images from a folder, a parquet file or folder, shards, or a Hub id.
 
     A folder of images is either divided into `train`, `validation` (or `val`), `test`, or is all one training split;
     file names never decide, so that `cats/test_1.jpg` is no test set. The folders inside give the labels.
 
+    Shards are tar archives in the form of WebDataset, or several parquet files: "a.tar", a folder of archives,
+    patterns as "train-{000..099}.tar" and "s3://bucket/*.parquet". They are not copied, see `ShardedRows`.
+
     Args:
         name_or_path: what exists on disk is taken from there, everything else is a Hub id.
-        split: also in slice form, "train[:10%]".
-        streaming: read while iterating instead of downloading and indexing first.
+        split: also in slice form, "train[:10%]", except of shards.
+        streaming: read while iterating instead of downloading and indexing first; shards always are.
         image_column: found by type or name unless given.
         label_column: found by name or type unless given; folder names for a folder of images.
+        shards: how shards are read.
         load_options: passed to `datasets.load_dataset`, for example `name` (configuration) or `revision`.
 
     Returns:
-        a data set with the columns `image` (undecoded bytes or path) and, where there are labels, `label` (integer).
+        a data set, or `ShardedRows`, with the columns `image` (undecoded bytes or path) and, where there are labels,
+        `label` (integer).
 
     Raises:
         FileNotFoundError: a path that does not exist, or a folder without images or parquet files.
@@ -60,6 +62,8 @@ def load_images(
     """
     import datasets
 
+    if names_shards(name_or_path):
+        return ShardedRows(find_shards(name_or_path, split), "image", image_column, label_column, shards)
     path = Path(name_or_path).expanduser()
     if path.is_dir():
         source, options = _folder_options(path, split.split("[")[0])

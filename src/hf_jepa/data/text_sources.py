@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import Dataset
 
-from hf_jepa.data.sources import SPLIT_FOLDERS, is_hub_id
+from hf_jepa.data.sources import is_hub_id
+from hf_jepa.data.splits import SPLIT_FOLDERS
 from hf_jepa.data.text_pairs import LlmJepaPreprocessor, TextPair
 
 

@@ -14,6 +14,24 @@ import torch
 from PIL import Image
 
 from hf_jepa.data.decoding import DECODE_ERRORS, decode_image
+from hf_jepa.data.shard_reads import ShardError
+
+
+VIDEO_SUFFIXES = (
+    ".mp4",
+    ".mkv",
+    ".webm",
+    ".avi",
+    ".mov",
+    ".m4v",
+    ".mpg",
+    ".mpeg",
+    ".ts",
+    ".wmv",
+    ".flv",
+    ".3gp",
+    ".ogv",
+)
 
 
 class VideoError(ValueError):
@@ -216,7 +234,8 @@ def open_video(source: Any, backend: str = "auto", fps: float | None = None, num
     Args:
         source: a path of a video file, of an image, or of a folder of frame images (sorted 1, 2, ..., 10); bytes of a
             file; a mapping with `bytes` or `path` (from `datasets.Video(decode=False)`); an array or tensor uint8
-            (T, H, W, 3) or (T, 3, H, W); a list of frame images; a PIL image; a torchcodec decoder; an open reader.
+            (T, H, W, 3) or (T, 3, H, W); a list of frame images; a PIL image; a torchcodec decoder; an open
+            reader; the `ShardError` that kept it from being read.
         backend: of files: "pyav", "torchcodec", or "auto", which is PyAV where it is installed, else torchcodec.
         fps: frames per second of sources that do not know theirs: folders, lists and arrays.
         num_threads: decoding threads; one, because a data loader has its own processes.
@@ -237,6 +256,8 @@ def open_video(source: Any, backend: str = "auto", fps: float | None = None, num
     """
     if backend not in ("auto", "pyav", "torchcodec"):
         raise ValueError(f"backend {backend!r} is not one of auto, pyav, torchcodec")
+    if isinstance(source, ShardError):
+        raise VideoError(source.reason) from source
     if isinstance(source, VideoReader):
         return source
     if isinstance(source, dict):
@@ -297,6 +318,7 @@ def _open_file(source: str | bytes, backend: str, num_threads: int) -> VideoRead
 
 __all__ = [
     "VIDEO_ERRORS",
+    "VIDEO_SUFFIXES",
     "ArrayReader",
     "FramesReader",
     "TorchCodecReader",

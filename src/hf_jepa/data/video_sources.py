@@ -4,29 +4,15 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_jepa.data.sources import SPLIT_FOLDERS
+from hf_jepa.data.shard_names import find_shards, names_shards
+from hf_jepa.data.shards import ShardedRows, ShardOptions
+from hf_jepa.data.splits import SPLIT_FOLDERS
 from hf_jepa.data.video_columns import standard_video_columns
-from hf_jepa.data.video_readers import is_image_path, natural_order
+from hf_jepa.data.video_readers import VIDEO_SUFFIXES, is_image_path, natural_order
 
 
 if TYPE_CHECKING:
     import datasets
-
-VIDEO_SUFFIXES = (
-    ".mp4",
-    ".mkv",
-    ".webm",
-    ".avi",
-    ".mov",
-    ".m4v",
-    ".mpg",
-    ".mpeg",
-    ".ts",
-    ".wmv",
-    ".flv",
-    ".3gp",
-    ".ogv",
-)
 
 
 def load_videos(
@@ -34,24 +20,28 @@ def load_videos(
     split: str = "train",
     video_column: str | None = None,
     label_column: str | None = None,
+    shards: ShardOptions | None = None,
     **load_options: Any,
-) -> "datasets.Dataset":
+) -> "datasets.Dataset | ShardedRows":
     """Open a data set of videos; nothing is decoded.
 
     A folder holds video files and folders of frame images, which are clips too. It is either divided into `train`,
     `validation` (or `val`), `test`, or is all one training split. Clips that lie in folders (`run/1.mp4`,
     `run/clip_7/001.jpg`) have the name of that folder as label. A video file, or a folder that holds nothing but frame
     images, is a single clip. A csv file is a list in the official form, one "path label" per line without a header;
-    paths are relative to the file and may be quoted, labels are integers or left out.
+    paths are relative to the file and may be quoted, labels are integers or left out. Shards (tar archives in the form
+    of WebDataset, several parquet files) are named as for `load_images`.
 
     Args:
         name_or_path: what exists on disk is taken from there, everything else is a Hub id.
         split: also in slice form, "train[:10%]", for parquet files and Hub ids.
         video_column, label_column: found by type or name unless given; of parquet files and Hub ids.
+        shards: how shards are read.
         load_options: passed to `datasets.load_dataset`, for example `name` (configuration) or `revision`.
 
     Returns:
-        a data set with the columns `video` (undecoded bytes or path) and, where there are labels, `label` (integer).
+        a data set, or `ShardedRows`, with the columns `video` (undecoded bytes or path) and, where there are labels,
+        `label` (integer).
 
     Raises:
         FileNotFoundError: a path that does not exist, or a folder without videos.
@@ -69,6 +59,9 @@ def load_videos(
     """
     import datasets
 
+    if names_shards(name_or_path):
+        paths = find_shards(name_or_path, split)
+        return ShardedRows(paths, "video", video_column, label_column, shards)
     path = Path(name_or_path).expanduser()
     if path.is_dir() and not (any(path.glob("*.parquet")) or any(path.glob("*/*.parquet"))):
         return _from_folder(path, split)

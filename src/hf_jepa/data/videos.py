@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from hf_jepa.data.columns import column_names
 from hf_jepa.data.decoding import UndecodableImage, decode_image, describe_source
 from hf_jepa.data.shared_epoch import SharedEpoch
 from hf_jepa.data.transforms import sample_rng
@@ -42,7 +43,8 @@ class VideoDataset(Dataset):
 
     Args:
         dataset: a `datasets.Dataset` with a video column (from `load_videos`, or any other), or a sequence of rows
-            {"video", optionally "label"} whose videos are anything that `open_video` takes. Rows may have an "image"
+            {"video", optionally "label"} whose videos are anything that `open_video` takes (among them
+            `ShardedRows`). Rows may have an "image"
             instead of a "video".
         transform: called as `transform(frames, rng)` with uint8 (T, H, W, 3), see `hf_jepa.data.video_transforms`.
         sampling: which frames make a clip.
@@ -80,8 +82,8 @@ class VideoDataset(Dataset):
             raise TypeError(f"{type(dataset).__name__} has no length: videos are read from map-style data sets")
         if hasattr(dataset, "features"):
             dataset = standard_video_columns(dataset)
-        elif len(dataset) and not {"video", "image"} & set(dataset[0]):
-            raise ValueError(f"rows need a 'video' or an 'image', got the columns {sorted(dataset[0])}")
+        elif len(dataset) and not {"video", "image"} & set(columns := column_names(dataset)):
+            raise ValueError(f"rows need a 'video' or an 'image', got the columns {columns}")
         if image_frames is not None and image_frames < 1:
             raise ValueError(f"image_frames must be 1 or more, got {image_frames}")
         self.dataset, self.transform, self.sampling, self.seed = dataset, transform, sampling, seed
@@ -154,15 +156,21 @@ class VideoDataset(Dataset):
     def set_epoch(self, epoch: int) -> None:
         """Choose the random numbers of an epoch, in running persistent workers too."""
         self._epoch.set(epoch)
+        if hasattr(self.dataset, "set_epoch"):
+            self.dataset.set_epoch(epoch)
 
     @property
     def class_names(self) -> list[str] | None:
         """Names of the classes in the order of their numbers; None where the data set does not know them."""
+        if hasattr(self.dataset, "class_names"):
+            return self.dataset.class_names
         return getattr(getattr(self.dataset, "features", {}).get("label"), "names", None)
 
     @property
     def labels(self) -> list[int | None] | None:
         """Label of every row (None where it has none), without reading a video; None without labels."""
+        if hasattr(self.dataset, "labels"):
+            return self.dataset.labels
         if hasattr(self.dataset, "features"):
             labels = self.dataset["label"] if "label" in self.dataset.features else None
         else:

@@ -20,6 +20,7 @@ from hf_jepa.training.program import begin, finish, resume_point, whole_models
 from hf_jepa.training.recipe import given_fields
 from hf_jepa.training.reports import format_table
 from hf_jepa.training.run_cards import base_license, dataset_names
+from hf_jepa.training.shards import ShardArguments
 
 
 logger = logging.get_logger(__name__)
@@ -28,7 +29,7 @@ OpenSplit = Callable[[str, bool], Dataset]  # (split, whether it is for training
 
 
 @dataclass
-class CommonClassificationArguments:
+class CommonClassificationArguments(ShardArguments):
     """Checkpoint, data and mode of a fine-tuning run, whatever the modality."""
 
     model_name_or_path: str = field(metadata={"help": "Hub id or folder: pretrained, encoder-only or a classifier."})

@@ -28,7 +28,7 @@ logger = logging.get_logger(__name__)
 class ClassificationArguments(CommonClassificationArguments):
     """Checkpoint, images and mode of a fine-tuning run.
 
-    `dataset` is a folder of images, parquet files, a Hub id, or 'embedded' (bundled pictures).
+    `dataset` is a folder of images, parquet files, shards, a Hub id, or 'embedded' (bundled pictures).
     """
 
     image_column: str | None = field(default=None, metadata={"help": "Column of images; found by type when unset."})
@@ -60,7 +60,11 @@ def open_split(
             std=std,
         )
     images = load_images(
-        arguments.dataset, split, image_column=arguments.image_column, label_column=arguments.label_column
+        arguments.dataset,
+        split,
+        image_column=arguments.image_column,
+        label_column=arguments.label_column,
+        shards=arguments.shard_options(),
     )
     dataset = ImageDataset(images, transform, seed)
     return require_labels(dataset, arguments.dataset, split)

@@ -118,7 +118,9 @@ def open_split(
         transform = clip_evaluation_transform(config.crop_size, views=arguments.num_views, mean=mean, std=std)
     else:
         transform = ProcessedClip(processor)
-    videos = load_videos(arguments.dataset, split, arguments.video_column, arguments.label_column)
+    videos = load_videos(
+        arguments.dataset, split, arguments.video_column, arguments.label_column, arguments.shard_options()
+    )
     dataset = VideoDataset(videos, transform, arguments.sampling(config), random_position=train, seed=seed)
     return require_labels(dataset, arguments.dataset, split)
 

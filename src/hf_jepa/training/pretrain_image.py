@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from accelerate import PartialState
 from torch.utils.data import Dataset
 
 from hf_jepa.data.columns import check_same_classes
@@ -22,6 +23,7 @@ from hf_jepa.training.pretraining import ModelArguments, build_model, train_and_
 from hf_jepa.training.program import begin, whole_models
 from hf_jepa.training.recipe import given_fields, parse_recipe
 from hf_jepa.training.run_cards import dataset_names
+from hf_jepa.training.shards import ShardArguments
 from hf_jepa.training.trainer import JepaTrainer
 from hf_jepa.training.view_arguments import ViewArguments
 
@@ -30,10 +32,12 @@ EMBEDDED = "embedded"
 
 
 @dataclass(kw_only=True)
-class ImageArguments(ModelArguments, KnnProbeArguments):
+class ImageArguments(ShardArguments, ModelArguments, KnnProbeArguments):
     """Model and images of a pretraining run."""
 
-    dataset: str = field(metadata={"help": f"Folder of images, parquet, Hub id, or '{EMBEDDED}' (bundled pictures)."})
+    dataset: str = field(
+        metadata={"help": f"Folder of images, parquet, shards, Hub id, or '{EMBEDDED}' (bundled pictures)."}
+    )
     dataset_split: str = field(default="train", metadata={"help": "Split to train on."})
     image_column: str | None = field(default=None, metadata={"help": "Column of images; found by type when unset."})
     streaming: bool = field(default=False, metadata={"help": "Read while training instead of indexing first."})
@@ -144,11 +148,16 @@ def build_dataset(arguments: PretrainingArguments, config, processor: Callable, 
 
 
 def _read_images(arguments: ImageArguments, transform: Callable, seed: int) -> Dataset:
-    images = load_images(
-        arguments.dataset, arguments.dataset_split, arguments.streaming, image_column=arguments.image_column
-    )
+    with PartialState().local_main_process_first():  # what a shard holds is looked up once
+        images = load_images(
+            arguments.dataset,
+            arguments.dataset_split,
+            arguments.streaming,
+            image_column=arguments.image_column,
+            shards=arguments.shard_options(),
+        )
     images = images.select_columns("image")  # labels play no part, so they may be missing
-    if arguments.streaming:
+    if arguments.streaming and not hasattr(images, "__len__"):
         return IterableImageDataset(images, transform, seed, arguments.shuffle_buffer, endless=True)
     return ImageDataset(images, transform, seed)
 

@@ -12,6 +12,7 @@ from hf_jepa.training.kernels import KernelArguments, KernelMixin
 from hf_jepa.training.out_of_memory import OutOfMemoryMixin
 from hf_jepa.training.preemption import PreemptionMixin
 from hf_jepa.training.run_cards import RunCardMixin
+from hf_jepa.training.shards import ShardOrderMixin
 from hf_jepa.training.watchdog import WatchdogArguments, WatchdogMixin
 
 
@@ -40,6 +41,7 @@ class RunTrainer(
     RunCardMixin,
     KernelMixin,
     EngineMixin,
+    ShardOrderMixin,
     Trainer,
 ):
     """transformers' `Trainer` with what all runs share; `JepaTrainer` and the others add what they train.

@@ -15,6 +15,7 @@ from torch import nn
 from transformers import Trainer
 
 import hf_jepa
+from hf_jepa.data.shard_names import names_shards
 from hf_jepa.hub.cards import build_card
 from hf_jepa.hub.files import new_name
 from hf_jepa.hub.fingerprint import load_target_encoder, write_fingerprint
@@ -185,7 +186,7 @@ def dataset_names(dataset: str) -> dict[str, str]:
         >>> dataset_names("embedded"), dataset_names("/data/photos")
         ({'dataset': 'embedded'}, {'dataset': 'photos'})
     """
-    if dataset == "embedded" or os.path.exists(dataset) or os.path.isabs(dataset):
+    if dataset == "embedded" or os.path.exists(dataset) or os.path.isabs(dataset) or names_shards(dataset):
         return {"dataset": Path(dataset).name}
     return {"dataset": dataset, "dataset_tags": dataset}
 

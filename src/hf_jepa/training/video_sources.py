@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field, fields
 
+from accelerate import PartialState
 from torch.utils.data import Dataset
 from transformers import PreTrainedConfig
 
@@ -16,6 +17,7 @@ from hf_jepa.data.videos import VideoDataset
 from hf_jepa.data.weighted_sources import WeightedSources
 from hf_jepa.hub.processors import pixel_statistics
 from hf_jepa.training.recipe import as_mapping
+from hf_jepa.training.shards import ShardArguments
 
 
 EMBEDDED = "embedded"
@@ -27,7 +29,7 @@ class VideoSource:
     """One source of clips.
 
     Args:
-        path: folder, .csv list, parquet or Hub id, or "embedded" (moving digits).
+        path: folder, .csv list, parquet, shards or Hub id, or "embedded" (moving digits).
         weight: how often it is drawn from, relative to the others.
         split: of the source, if not that of the run.
         column: that holds the videos, found by type unless given.
@@ -60,14 +62,14 @@ class VideoSource:
 
 
 @dataclass(kw_only=True)
-class VideoDataArguments:
+class VideoDataArguments(ShardArguments):
     """Where clips come from, and how they are cut out of their videos."""
 
     dataset: dict | str | None = field(
         default=None,
         metadata={
-            "help": f"Folder of videos, .csv list, parquet, Hub id or '{EMBEDDED}' (moving digits); or several "
-            "sources (JSON): name -> path, and the other fields of VideoSource."
+            "help": f"Folder of videos, .csv list, parquet, shards, Hub id or '{EMBEDDED}' (moving digits); or "
+            "several sources (JSON): name -> path, and the other fields of VideoSource."
         },
     )
     dataset_split: str = field(default="train", metadata={"help": "Split to train on."})
@@ -143,10 +145,12 @@ def _open(
         mean=mean,
         std=std,
     )
-    if source.images:
-        rows = load_images(source.path, source.split, image_column=source.column)
-    else:
-        rows = load_videos(source.path, source.split, video_column=source.column)
+    shards = arguments.shard_options()
+    with PartialState().local_main_process_first():  # what a shard holds is looked up once
+        if source.images:
+            rows = load_images(source.path, source.split, image_column=source.column, shards=shards)
+        else:
+            rows = load_videos(source.path, source.split, video_column=source.column, shards=shards)
     # Labels play no part, so they may be missing.
     rows = rows.select_columns([name for name in rows.column_names if name != "label"])
     return VideoDataset(
