@@ -7,10 +7,11 @@ from transformers import Trainer, TrainingArguments
 from hf_jepa.training.guards import GuardMixin
 from hf_jepa.training.kernels import KernelArguments, KernelMixin
 from hf_jepa.training.run_cards import RunCardMixin
+from hf_jepa.training.throughput import ThroughputArguments, ThroughputMixin
 
 
 @dataclass
-class RunArguments(KernelArguments, TrainingArguments):
+class RunArguments(KernelArguments, ThroughputArguments, TrainingArguments):
     """`TrainingArguments` of all programs of the package.
 
     Example:
@@ -23,7 +24,7 @@ class RunArguments(KernelArguments, TrainingArguments):
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Keep NaN losses out of the logs."})
 
 
-class RunTrainer(RunCardMixin, KernelMixin, GuardMixin, Trainer):
+class RunTrainer(ThroughputMixin, RunCardMixin, KernelMixin, GuardMixin, Trainer):
     """transformers' `Trainer` with what all runs share; `JepaTrainer` and the others add what they train.
 
     Each part is a mixin of its own, which says what it does.

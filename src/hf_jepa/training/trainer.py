@@ -249,7 +249,7 @@ class JepaTrainer(TaskSignalsMixin, SkippedSamplesMixin, ClippingMixin, RunTrain
         if self.collapse_monitor is not None and self.collapse_monitor.history:
             verdict = self.collapse_monitor.verdict
             rows |= self.collapse_monitor.logs() | {"verdict": verdict, "advice": ADVICE[verdict]}
-        return rows | self._momentum_log() | {f"skipped {self.samples}": len(self.skipped)}
+        return rows | self._momentum_log() | self.throughput() | {f"skipped {self.samples}": len(self.skipped)}
 
     def _momentum_log(self) -> dict[str, float]:
         if self.model.config.target_source != "ema":
@@ -306,7 +306,8 @@ class _Schedules(TrainerCallback):
 
     def on_step_end(self, args: JepaTrainingArguments, state, control, **kwargs):
         if self.average is not None and not self.trainer.accelerator.optimizer_step_was_skipped:
-            self.average(self.trainer.momentum(state.global_step - 1))
+            with self.trainer.meter.averaging():
+                self.average(self.trainer.momentum(state.global_step - 1))
 
     def on_train_end(self, args: JepaTrainingArguments, state, control, **kwargs):
         self.trainer.gather_skipped()
