@@ -66,10 +66,10 @@ def test_operations_of_a_run_are_those_of_its_batches(make_trainer):
 
 
 def test_shapes_beyond_the_first_cost_what_similar_ones_do(make_trainer, monkeypatch):
-    exact = make_trainer("exact", "official", max_steps=6, logging_steps=6)
+    exact = make_trainer("exact", "official", max_steps=8, logging_steps=8)
     exact.train()
     monkeypatch.setattr(throughput, "_MAX_SHAPES", 2)
-    nearly = make_trainer("nearly", "official", max_steps=6, logging_steps=6)
+    nearly = make_trainer("nearly", "official", max_steps=8, logging_steps=8)
     nearly.train()
     assert len(nearly._counted) == 2 < len(exact._counted)
     for name in ("flops", "tokens"):

@@ -15,7 +15,7 @@ from hf_jepa.core.clips import as_groups
 from hf_jepa.training.costs import Counts, counted
 
 
-# Dense TFLOP/s by makers' data sheets: 16-bit types, TF32, float32. The first name that is part of the device's counts.
+# Dense TFLOP/s by makers' data sheets: 16-bit types, TF32, float32. The first name that the device's contains counts.
 PEAK_TFLOPS = {
     "B200": (2250.0, 1125.0, 75.0),
     "H200": (989.4, 494.7, 66.9),
