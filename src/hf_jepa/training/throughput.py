@@ -8,7 +8,9 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
+from accelerate.data_loader import DataLoaderShard
 from accelerate.utils import gather_object
+from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
 
 from hf_jepa.core.clips import as_groups
@@ -195,6 +197,9 @@ class ThroughputMixin:
     are counted in the forward pass of a step, without reading a value; batches of other shapes take those of the most
     similar one. The first log, in which kernels are chosen and compiled, does not count in `throughput`, the means of
     the run, where there are others.
+
+    No step waits for a device: batches are brought there by the step that needs them, behind what is queued, and what
+    only the host reads (`sample_index`) stays with it.
     """
 
     samples = "samples"
@@ -204,8 +209,27 @@ class ThroughputMixin:
         self.meter = Meter(self.args.device)
         self._intervals: list[Work] = []
         self._counted: dict[tuple, Counts] = {}
-        self._memory = 0.0
+        self._memory = self._flops = 0.0
         self.add_callback(_Clock(self))
+
+    def get_train_dataloader(self: Trainer) -> DataLoader:
+        loader = super().get_train_dataloader()
+        if isinstance(loader, DataLoaderShard):  # it would wait for each copy, also of what is read on the host only
+            loader.device = None
+        return loader
+
+    def _prepare_input(self: Trainer, data: Any) -> Any:
+        if isinstance(data, torch.Tensor) and data.device.type == "cpu" and self.args.device.type == "cuda":
+            data = data.pin_memory().to(self.args.device, non_blocking=True)
+        return super()._prepare_input(data)
+
+    def _get_grad_norm(self: Trainer, model, grad_norm=None):
+        """As the Trainer's, without its pass over all gradients that multiplies them by one."""
+        if grad_norm is None and not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
+            self.accelerator.unscale_gradients()
+            found = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+            return torch.nn.utils.get_total_norm(found)
+        return super()._get_grad_norm(model, grad_norm)
 
     def get_batch_samples(self: Trainer, epoch_iterator: Iterator, num_batches: int, device: torch.device):
         return super().get_batch_samples(self.awaited(epoch_iterator), num_batches, device)
@@ -234,7 +258,12 @@ class ThroughputMixin:
         counts = self._counted.setdefault(shapes, counts) if counts else self._counted[_nearest(shapes, self._counted)]
         self.meter.work.tokens += counts.tokens
         self.meter.work.flops += counts.flops
+        self._flops = counts.flops
         return result
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> float:
+        """Of the last batch. (The Trainer counts parameters anew at every step, and takes pixels for tokens.)"""
+        return self._flops
 
     def _count_apart(self: Trainer, inputs: dict[str, Any]) -> Counts:
         """A pass of the uncompiled model, which leaves random numbers and statistics as they were."""

@@ -104,6 +104,7 @@ class JepaTrainer(TaskSignalsMixin, SkippedSamplesMixin, ClippingMixin, RunTrain
         self.mask_sampler, self.view_augmentation = mask_sampler, view_augmentation
         self.collapse_monitor = CollapseMonitor() if args.collapse_monitor else None
         self._details: dict[str, float] = {}
+        self._takes_step = takes_step(model)
 
     # --- a step -------------------------------------------------------------------------------------------------
 
@@ -176,11 +177,11 @@ class JepaTrainer(TaskSignalsMixin, SkippedSamplesMixin, ClippingMixin, RunTrain
         epoch = int(self.state.epoch or 0) if epoch is None else epoch  # 1.5 in the middle of the second epoch
         index, name = inputs.pop("sample_index"), self.model.main_input_name
         if self.view_augmentation is not None:
-            inputs[name] = self.view_augmentation(inputs[name], index, epoch=epoch)
+            inputs[name] = self.view_augmentation(self._prepare_input(inputs[name]), index, epoch=epoch)
         if self.mask_sampler is not None:
             grids = [self.model.context_encoder.token_grid(x) for x in as_groups(inputs[name])]
             inputs |= draw_masks(self.mask_sampler, index, grids, step, epoch, self.samples)
-        if takes_step(self.model):
+        if self._takes_step:
             inputs["step"] = step
         return inputs
 
@@ -192,10 +193,6 @@ class JepaTrainer(TaskSignalsMixin, SkippedSamplesMixin, ClippingMixin, RunTrain
         if self.args.logging_strategy != IntervalStrategy.STEPS:  # "epoch"; also "no", for the summary
             every = math.ceil(self.state.max_steps / self.state.num_train_epochs)
         return step % every == 0 or step == self.state.max_steps or (step == 1 and self.args.logging_first_step)
-
-    def floating_point_ops(self, inputs: dict[str, Any]) -> float:
-        name = self.model.main_input_name
-        return sum(super(JepaTrainer, self).floating_point_ops({name: group}) for group in as_groups(inputs[name]))
 
     # --- optimizer and schedules --------------------------------------------------------------------------------
 
