@@ -261,3 +261,63 @@ def test_build_mask_sampler_chooses_by_name_and_refuses_the_rest():
         build_mask_sampler("random", grid_size=14)
     with pytest.raises(TypeError, match="context_length"):
         build_mask_sampler("official", grid_size=14, context_length=60)
+
+
+# --- buckets of lengths ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "bucket"), [("default", 8), ("two contexts", 4), ("overlap", 16), ("wide", 7)])
+def test_lengths_are_multiples_of_the_bucket(name, bucket):
+    sampler = MultiBlockMaskSampler(**SETTINGS[name], length_bucket=bucket)
+    seen = set()
+    for step in range(120):
+        masks = sampler(torch.arange(4), step=step)
+        seen.add(masks.target_mask[0].shape[1])
+        height, width = sampler.block_sizes(step)[0]
+        assert {m.shape for m in masks.target_mask} == {(4, height * width // bucket * bucket)}
+        assert {m.shape for m in masks.context_mask} == {(4, sampler.context_length)}
+        if not sampler.allow_overlap:
+            hidden = torch.cat(masks.target_mask, dim=1)
+            assert not (torch.cat(masks.context_mask, dim=1)[:, :, None] == hidden[:, None]).any()
+    assert sampler.context_length % bucket == 0 and seen <= set(sampler.target_lengths)
+
+
+def test_a_cut_target_is_any_part_of_its_block_with_the_same_probability():
+    whole, cut = (MultiBlockMaskSampler(14, context_length=64, length_bucket=bucket) for bucket in (1, 16))
+    kept: dict[int, list[torch.Tensor]] = {}
+    pairs: dict[int, list[torch.Tensor]] = {}
+    for step in range(60):
+        index = torch.arange(step * 64, step * 64 + 64)
+        blocks, targets = whole(index, step=step), cut(index, step=step)
+        assert torch.equal(blocks.context_mask[0], targets.context_mask[0])
+        for block, target in zip(blocks.target_mask, targets.target_mask, strict=True):
+            inside = (block[:, :, None] == target[:, None]).any(dim=-1).double()  # (B, K): which places are left
+            assert (inside.sum(dim=1) == target.shape[1]).all() and (target.diff(dim=1) > 0).all()
+            kept.setdefault(block.shape[1], []).append(inside)
+            pairs.setdefault(block.shape[1], []).append(inside[:, 1:] * inside[:, :-1])
+    for area, found in kept.items():
+        places, together = torch.cat(found), torch.cat(pairs[area])
+        length = area // 16 * 16
+        share, both = length / area, length * (length - 1) / (area * (area - 1))
+        for measured, expected in ((places, share), (together, both)):  # also of neighbours: no runs, no gaps
+            error = (expected * (1 - expected) / len(measured)) ** 0.5
+            assert (measured.mean(dim=0) - expected).abs().max() <= 4.5 * error + 1e-12
+
+
+def test_cuts_of_targets_depend_on_the_image_and_the_block():
+    sampler = MultiBlockMaskSampler(14, length_bucket=16)
+    masks = sampler(torch.tensor([5, 17, 3]), step=4)
+    assert same(rows_of(masks, [1]), sampler(torch.tensor([17]), step=4))
+    offsets = [row - row[0] for mask in masks.target_mask for row in mask]
+    assert len({tuple(row.tolist()) for row in offsets}) == len(offsets)
+
+
+def test_buckets_that_leave_too_little_are_refused():
+    with pytest.raises(ValueError, match="length_bucket=16 leaves 0 of 6 target tokens"):
+        MultiBlockMaskSampler(6, min_keep=4, length_bucket=16)
+    with pytest.raises(ValueError, match="context_length=50 is no multiple of length_bucket=8"):
+        MultiBlockMaskSampler(14, context_length=50, length_bucket=8)
+    with pytest.raises(ValueError, match="length_bucket must be at least 1, got 0"):
+        MultiBlockMaskSampler(14, length_bucket=0)
+    with pytest.raises(TypeError, match="length_bucket"):
+        build_mask_sampler("official", grid_size=14, length_bucket=8)

@@ -22,7 +22,7 @@ from hf_jepa.masking.masks import (
 from hf_jepa.masking.settings import MultiBlockSettings
 
 
-_SIZES, _PLACES, _CUT = 0, 1, 2  # separate streams of random numbers
+_SIZES, _PLACES, _CUT, _TARGET_CUT = 0, 1, 2, 3  # separate streams of random numbers
 _LEVELS = 257  # scale and aspect ratio take this many evenly spaced values, so that all block sizes can be listed
 _ATTEMPTS = 8  # placements tried per image before targets are put on top of each other
 _CALIBRATION_STEPS, _CALIBRATION_IMAGES = 128, 64
@@ -37,10 +37,14 @@ class MultiBlockMaskSampler(MultiBlockSettings):
         grid_size and the keyword arguments before these: see `MultiBlockSettings`.
         context_length: tokens every context keeps. None: the 5 % quantile of the tokens that context blocks have left
             (a function of the other settings, not of the seed), at least `min_keep + 1`.
+        length_bucket: every mask keeps a multiple of this many tokens: contexts by their length, targets by random
+            tokens of their block that are left out (and are in no context either). Few lengths are few shapes to
+            compile, see `target_lengths`. 1 leaves blocks whole.
         seed: another seed, other masks.
 
     Raises:
-        ValueError: the settings cannot promise `context_length` tokens to every context.
+        ValueError: the settings cannot promise `context_length` tokens to every context; masks of a multiple of
+            `length_bucket` keep too few tokens.
 
     Example:
         >>> import torch
@@ -51,10 +55,13 @@ class MultiBlockMaskSampler(MultiBlockSettings):
         True
         >>> masks.context_mask[0].shape == (2, sampler.context_length)
         True
+        >>> sampler.target_lengths, MultiBlockMaskSampler(14, length_bucket=8).target_lengths
+        ((28, 30, 35, 36, 40, 42), (24, 32, 40))
     """
 
     _: KW_ONLY
     context_length: int | None = None
+    length_bucket: int = 1
     seed: int = 0
 
     def __post_init__(self):
@@ -64,6 +71,7 @@ class MultiBlockMaskSampler(MultiBlockSettings):
             smallest = sizes[sizes.prod(axis=1).argmin()]
             self.require_more_than_min_keep(kind, tuple(smallest.tolist()))
         guaranteed = self._guaranteed_context(target_sizes, context_sizes)
+        self._check_buckets()
         shortest = self.min_keep + 1 if self.context_length is None else self.context_length
         if not self.min_keep < shortest <= guaranteed:
             raise ValueError(
@@ -76,7 +84,30 @@ class MultiBlockMaskSampler(MultiBlockSettings):
             )
         if self.context_length is None:
             length = min(max(self._calibrated_context_length(), shortest), guaranteed)
-            object.__setattr__(self, "context_length", length)
+            object.__setattr__(self, "context_length", self._rounded("context", length))
+
+    def _check_buckets(self) -> None:
+        bucket = self.length_bucket
+        if bucket < 1:
+            raise ValueError(f"length_bucket must be at least 1, got {bucket}")
+        if self.context_length is not None and self.context_length % bucket:
+            raise ValueError(f"context_length={self.context_length} is no multiple of length_bucket={bucket}")
+        self._rounded("target", self._all_block_sizes()[0].prod(axis=1).min())
+
+    def _rounded(self, kind: str, length: int) -> int:
+        """The largest multiple of `length_bucket` within a length."""
+        rounded = int(length) // self.length_bucket * self.length_bucket
+        if rounded <= self.min_keep:
+            raise ValueError(
+                f"length_bucket={self.length_bucket} leaves {rounded} of {length} {kind} tokens, and every mask must "
+                f"keep more than min_keep={self.min_keep}: lower length_bucket or min_keep"
+            )
+        return rounded
+
+    @property
+    def target_lengths(self) -> tuple[int, ...]:
+        """Every number of tokens that a target can have, ascending: as many shapes as batches of masks can have."""
+        return tuple(sorted({self._rounded("target", area) for area in self._all_block_sizes()[0].prod(axis=1)}))
 
     def __call__(self, sample_index: torch.Tensor, *, step: int, epoch: int = 0) -> Masks:
         """Draw the masks of one batch.
@@ -87,7 +118,8 @@ class MultiBlockMaskSampler(MultiBlockSettings):
             epoch: pass over the data; with the dataset index it sets the positions.
 
         Returns:
-            Masks on the CPU: contexts (B, context_length), targets (B, height * width of the step's target block).
+            Masks on the CPU: contexts (B, context_length), targets (B, height * width of the step's target block), cut
+            to a multiple of `length_bucket`.
         """
         target_size, context_size = self.block_sizes(step)
         image_key = hash_integers(self.seed, epoch, batch_indices(sample_index))  # (B,)
@@ -98,7 +130,18 @@ class MultiBlockMaskSampler(MultiBlockSettings):
             keys = hash_integers(hash_integers(image_key, _CUT, e)[:, None], tokens)  # (B, N)
             contexts.append(torch.from_numpy(keep_random_tokens(available[:, e], self.context_length, keys)))
         targets = box_indices(target_start.swapaxes(0, 1), target_size, self.grid_size)  # (M, B, K)
-        return Masks(context_mask=contexts, target_mask=list(torch.from_numpy(targets)))
+        return Masks(context_mask=contexts, target_mask=list(torch.from_numpy(self._cut(targets, image_key))))
+
+    def _cut(self, targets: np.ndarray, image_key: np.ndarray) -> np.ndarray:
+        """Targets (M, B, K) without as many random tokens as make their length a multiple of `length_bucket`."""
+        blocks, batch, area = targets.shape
+        length = self._rounded("target", area)
+        if length == area:
+            return targets
+        keys = hash_integers(image_key, _TARGET_CUT, np.arange(blocks)[:, None])  # (M, B)
+        keys = hash_integers(keys.reshape(-1, 1), np.arange(area))
+        kept = keep_random_tokens(np.ones(keys.shape, dtype=bool), length, keys)
+        return np.take_along_axis(targets.reshape(-1, area), kept, axis=1).reshape(blocks, batch, length)
 
     def block_sizes(self, step: int) -> tuple[tuple[int, int], tuple[int, int]]:
         """(target, context) block sizes of a step, each (height, width) in tokens."""

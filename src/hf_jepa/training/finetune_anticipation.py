@@ -228,7 +228,9 @@ def finetune(argv: Sequence[str], description: str | None = None) -> Anticipatio
         shown = {
             key.removeprefix("eval_"): value for key, value in metrics.items() if "_recall" in key or "_top" in key
         }
-        print(format_table({"clips": len(test)} | shown | {"skipped clips": len(trainer.skipped)}))
+        print(
+            format_table({"clips": len(test)} | shown | trainer.throughput() | {"skipped clips": len(trainer.skipped)})
+        )
     card = {"finetuned_from": checkpoint, "license": arguments.license or base_license(checkpoint)}
     finish(trainer, dataset_names(arguments.dataset) | card)
     return trainer

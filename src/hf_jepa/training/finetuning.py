@@ -305,6 +305,7 @@ class _Report(TrainerCallback):
         rows: dict[str, Any] = {"steps": state.global_step}
         if losses:
             rows |= {"first loss": losses[0], "last loss": losses[-1]}
+        rows |= self.trainer.throughput()
         if state.is_world_process_zero:
             print("\n" + format_table(rows | {f"skipped {self.trainer.samples}": len(self.trainer.skipped)}))
 

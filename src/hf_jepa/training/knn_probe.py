@@ -8,7 +8,7 @@ from hf_jepa.data.images import ImageDataset
 from hf_jepa.data.moving_digits import DigitClasses
 from hf_jepa.data.videos import VideoDataset
 from hf_jepa.evaluation.features import extract_features
-from hf_jepa.evaluation.knn import knn_classify
+from hf_jepa.evaluation.knn import ProbeResult, knn_classify
 from hf_jepa.training.engines import called_apart
 
 
@@ -58,17 +58,21 @@ class OnlineKnnProbe(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         # All processes measure the same: under sharding a forward pass needs them all, and elsewhere they would wait.
         if state.global_step % self.every == 0:
-            model = self.trainer.accelerator.unwrap_model(self.trainer.model_wrapped)
-            options = {"batch_size": self.batch_size, "progress": False}
-            features = called_apart(
-                model,
-                lambda: [extract_features(model.feature_encoder, data, **options) for data in (self.train, self.test)],
-            )
-            result = knn_classify(*features[0], *features[1], k=min(self.k, len(features[0][0])))
+            with self.trainer.meter.pause():
+                result = self._measure()
             # Logging tells the Trainer that this step has been logged, and its own log would be left out.
             due = control.should_log
             self.trainer.log({"knn_accuracy": result.accuracy})
             control.should_log = due
+
+    def _measure(self) -> ProbeResult:
+        model = self.trainer.accelerator.unwrap_model(self.trainer.model_wrapped)
+        options = {"batch_size": self.batch_size, "progress": False}
+        features = called_apart(
+            model,
+            lambda: [extract_features(model.feature_encoder, data, **options) for data in (self.train, self.test)],
+        )
+        return knn_classify(*features[0], *features[1], k=min(self.k, len(features[0][0])))
 
 
 __all__ = ["KnnProbeArguments", "OnlineKnnProbe"]

@@ -114,7 +114,7 @@ class LlmJepaTrainer(RunTrainer):
 
     def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device):
         """The batches of an optimizer step, and how many tokens are learnt in them, in all processes together."""
-        batches = list(islice(epoch_iterator, num_batches))
+        batches = list(islice(self.awaited(epoch_iterator), num_batches))
         if not batches:
             return batches, None
         tokens = sum(_learnt_tokens(batch) for batch in batches)
@@ -227,7 +227,8 @@ class LlmJepaTrainer(RunTrainer):
         shuffled = rows.get("last shuffled_cosine", 0.0)
         if shuffled > _ALIKE and rows["last true_cosine"] - shuffled < _APART:
             rows["embeddings"] = COLLAPSED
-        return rows | {"skipped pairs": len(self.skipped)} | self.nonfinite_summary()
+        rows |= self.throughput() | {"skipped pairs": len(self.skipped)}
+        return rows | self.nonfinite_summary()
 
     def run_settings(self) -> dict[str, Any]:
         """Also the objective, which the config of the checkpoint says, but nothing beside adapters."""

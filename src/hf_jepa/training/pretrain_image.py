@@ -68,6 +68,9 @@ class MaskArguments:
     min_keep: int = field(default=10, metadata={"help": "Every block keeps more tokens than this."})
     allow_overlap: bool = field(default=False, metadata={"help": "Let context and targets share tokens."})
     context_length: int | None = field(default=None, metadata={"help": "Tokens per context (corrected mode)."})
+    length_bucket: int = field(
+        default=1, metadata={"help": "Every mask keeps a multiple of this many tokens, for torch_compile (corrected)."}
+    )
 
     def sampler(self, grid_size: tuple[int, int], seed: int):
         names = ("num_context_masks", "num_target_masks", "min_keep", "allow_overlap")
@@ -75,9 +78,13 @@ class MaskArguments:
         for name in ("context_scale", "target_scale", "target_aspect_ratio"):
             settings[name] = tuple(getattr(self, name))
         if self.mask_mode == "corrected":
-            settings |= {"context_length": self.context_length, "seed": seed}
+            settings |= {"context_length": self.context_length, "length_bucket": self.length_bucket, "seed": seed}
         elif self.context_length is not None:
             raise ValueError(f"context_length={self.context_length}: official masks choose the length batch by batch")
+        elif self.length_bucket != 1:
+            raise ValueError(
+                f"length_bucket={self.length_bucket}: official masks keep what blocks leave, token by token"
+            )
         return build_mask_sampler(self.mask_mode, grid_size=tuple(grid_size), **settings)
 
 

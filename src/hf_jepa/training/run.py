@@ -13,11 +13,14 @@ from hf_jepa.training.out_of_memory import OutOfMemoryMixin
 from hf_jepa.training.preemption import PreemptionMixin
 from hf_jepa.training.run_cards import RunCardMixin
 from hf_jepa.training.shards import ShardOrderMixin
+from hf_jepa.training.throughput import ThroughputArguments, ThroughputMixin
 from hf_jepa.training.watchdog import WatchdogArguments, WatchdogMixin
 
 
 @dataclass
-class RunArguments(EngineArguments, FiniteStepArguments, WatchdogArguments, KernelArguments, TrainingArguments):
+class RunArguments(
+    EngineArguments, FiniteStepArguments, WatchdogArguments, KernelArguments, ThroughputArguments, TrainingArguments
+):
     """`TrainingArguments` of all programs of the package.
 
     Example:
@@ -32,6 +35,7 @@ class RunArguments(EngineArguments, FiniteStepArguments, WatchdogArguments, Kern
 
 # Guards look at what preemption wants saved; checkpoints catch a full disk wherever in saving it shows.
 class RunTrainer(
+    ThroughputMixin,
     WatchdogMixin,
     OutOfMemoryMixin,
     FiniteStepMixin,

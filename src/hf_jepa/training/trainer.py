@@ -106,6 +106,7 @@ class JepaTrainer(TaskSignalsMixin, AdapterMixin, SkippedSamplesMixin, ClippingM
         self.mask_sampler, self.view_augmentation = mask_sampler, view_augmentation
         self.collapse_monitor = CollapseMonitor() if args.collapse_monitor else None
         self._details: dict[str, float] = {}
+        self._takes_step = takes_step(model)
 
     # --- a step -------------------------------------------------------------------------------------------------
 
@@ -178,11 +179,11 @@ class JepaTrainer(TaskSignalsMixin, AdapterMixin, SkippedSamplesMixin, ClippingM
         epoch = int(self.state.epoch or 0) if epoch is None else epoch  # 1.5 in the middle of the second epoch
         index, name = inputs.pop("sample_index"), self.model.main_input_name
         if self.view_augmentation is not None:
-            inputs[name] = self.view_augmentation(inputs[name], index, epoch=epoch)
+            inputs[name] = self.view_augmentation(self._prepare_input(inputs[name]), index, epoch=epoch)
         if self.mask_sampler is not None:
             grids = [self.model.context_encoder.token_grid(x) for x in as_groups(inputs[name])]
             inputs |= draw_masks(self.mask_sampler, index, grids, step, epoch, self.samples)
-        if takes_step(self.model):
+        if self._takes_step:
             inputs["step"] = step
         return inputs
 
@@ -194,10 +195,6 @@ class JepaTrainer(TaskSignalsMixin, AdapterMixin, SkippedSamplesMixin, ClippingM
         if self.args.logging_strategy != IntervalStrategy.STEPS:  # "epoch"; also "no", for the summary
             every = math.ceil(self.state.max_steps / self.state.num_train_epochs)
         return step % every == 0 or step == self.state.max_steps or (step == 1 and self.args.logging_first_step)
-
-    def floating_point_ops(self, inputs: dict[str, Any]) -> float:
-        name = self.model.main_input_name
-        return sum(super(JepaTrainer, self).floating_point_ops({name: group}) for group in as_groups(inputs[name]))
 
     # --- optimizer and schedules --------------------------------------------------------------------------------
 
@@ -251,7 +248,7 @@ class JepaTrainer(TaskSignalsMixin, AdapterMixin, SkippedSamplesMixin, ClippingM
         if self.collapse_monitor is not None and self.collapse_monitor.history:
             verdict = self.collapse_monitor.verdict
             rows |= self.collapse_monitor.logs() | {"verdict": verdict, "advice": ADVICE[verdict]}
-        rows |= self._momentum_log() | {f"skipped {self.samples}": len(self.skipped)}
+        rows |= self._momentum_log() | self.throughput() | {f"skipped {self.samples}": len(self.skipped)}
         return rows | self.nonfinite_summary()
 
     def _momentum_log(self) -> dict[str, float]:
@@ -310,7 +307,8 @@ class _Schedules(TrainerCallback):
 
     def on_step_end(self, args: JepaTrainingArguments, state, control, **kwargs):
         if self.average is not None:
-            self.average(self.trainer.momentum(state.global_step - 1), self.trainer.nonfinite)
+            with self.trainer.meter.averaging():
+                self.average(self.trainer.momentum(state.global_step - 1), self.trainer.nonfinite)
 
     def on_train_end(self, args: JepaTrainingArguments, state, control, **kwargs):
         self.trainer.gather_skipped()
