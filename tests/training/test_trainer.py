@@ -51,11 +51,11 @@ def test_schedules_and_average_act_once_per_optimizer_step(make_trainer, monkeyp
     options = {"schedule_scale": scale, "warmup_steps": warmup, "final_weight_decay": 0.4}
     trainer = make_trainer(gradient_accumulation_steps=2, max_steps=8, logging_steps=1, **options)
 
-    def record(average, momentum):
+    def record(average, momentum, skip=None):
         model = trainer.model
         pairs = zip(model.target_encoder.parameters(), model.context_encoder.parameters(), strict=True)
         expected = [target.lerp(context, 1.0 - momentum) for target, context in pairs]
-        original(average, momentum)
+        original(average, momentum, skip)
         assert all(torch.equal(e, p) for e, p in zip(expected, model.target_encoder.parameters(), strict=True))
         groups = trainer.optimizer.param_groups
         seen.append((momentum, groups[0]["weight_decay"], groups[-1]["weight_decay"]))
