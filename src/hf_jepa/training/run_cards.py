@@ -111,9 +111,7 @@ class RunCardMixin:
             "model": {
                 "class": type(model).__name__,
                 "starts_from": _shown(start) or None,
-                "parameters": {
-                    name: size_of(getattr(model, name).parameters()) for name in PARTS if hasattr(model, name)
-                },
+                "parameters": {name: size_of(part.parameters()) for name, part in parts.items()},
             },
             "batch_size": args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,
             "max_steps": self.state.max_steps,
