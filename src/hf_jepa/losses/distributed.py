@@ -7,6 +7,8 @@ nothing is communicated. Whether there is a group is looked up at every call: a 
 All processes must make the same calls, in forward and in backward: one that has no rows passes a tensor of 0 rows.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -22,6 +24,42 @@ def process_count() -> int:
         1
     """
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+_absent = False
+
+
+@contextmanager
+def without_rows() -> Iterator[None]:
+    """In this process, while it computes a loss of rows that only stand in for data: others do not see them.
+
+    Some other process must have rows.
+
+    Example:
+        >>> with without_rows():
+        ...     own_rows(torch.ones(3, 2)).shape
+        torch.Size([0, 2])
+    """
+    global _absent
+    before, _absent = _absent, True
+    try:
+        yield
+    finally:
+        _absent = before
+
+
+def own_rows(x: torch.Tensor, dim: int = 0) -> torch.Tensor:
+    """What this process adds to the batch of all: `x`, and none of its rows within `without_rows`.
+
+    Args:
+        x: any shape.
+        dim: of the rows.
+
+    Example:
+        >>> own_rows(torch.ones(3, 2)).shape
+        torch.Size([3, 2])
+    """
+    return x.narrow(dim, 0, 0) if _absent else x
 
 
 def full_precision(x: torch.Tensor) -> torch.Tensor:
@@ -69,6 +107,7 @@ def gather_rows(x: torch.Tensor) -> torch.Tensor:
     """
     if process_count() == 1:
         return x
+    x = own_rows(x)
     return _GatherRows.apply(x, rows_by_process(len(x), x.device))
 
 
@@ -128,6 +167,7 @@ def global_mean(x: torch.Tensor) -> torch.Tensor:
         if not x.numel():
             raise ValueError(f"a tensor of shape {tuple(x.shape)} has no mean: the batch is empty")
         return x.mean()
+    x = own_rows(x.flatten())
     total, count = reduce_sum(torch.stack([x.sum(), x.new_tensor(x.numel())]))
     return total / count
 
@@ -170,7 +210,9 @@ __all__ = [
     "gather_rows",
     "global_mean",
     "global_rows",
+    "own_rows",
     "process_count",
     "reduce_sum",
     "rows_by_process",
+    "without_rows",
 ]

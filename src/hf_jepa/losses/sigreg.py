@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from hf_jepa.losses.distributed import full_precision, process_count, reduce_sum
+from hf_jepa.losses.distributed import full_precision, own_rows, process_count, reduce_sum
 from hf_jepa.losses.draws import choose_indices, require_step, unit_directions
 
 
@@ -155,7 +155,7 @@ def sigreg_statistics(
             f"samples {tuple(z.shape)} and directions {tuple(directions.shape)} give no statistic: an axis has size 0"
         )
     knots = _knots(t_max, n_points, interval)
-    z = full_precision(z)
+    z = own_rows(full_precision(z), dim=-2)
     if process_count() == 1 and not z.shape[-2]:
         raise ValueError(f"samples of shape {tuple(z.shape)} are none: the batch is empty")
     samples = z.reshape(math.prod(z.shape[:-2]), *z.shape[-2:])  # (V, N, D)

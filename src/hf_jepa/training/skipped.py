@@ -1,5 +1,6 @@
 """The images or clips that a run could not read: named once, counted over all processes."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from transformers import Trainer
 from transformers.utils import logging
 
 from hf_jepa.core.clips import as_groups
+from hf_jepa.losses.distributed import without_rows
 
 
 logger = logging.get_logger(__name__)
@@ -20,7 +22,8 @@ class SkippedSamplesMixin:
 
     A batch of which nothing can be read weighs nothing: the model sees blank pixels, because all processes must take
     part in every step, and the loss is multiplied by zero. So does what is left of a larger batch where that are fewer
-    samples than the model can compare (`fewest_samples`).
+    samples than the model can compare (`fewest_samples`). In losses over the batch of all processes such rows are not
+    seen (`without_rows`).
 
     Attributes:
         samples: what the batches are of: "images", "clips".
@@ -54,9 +57,7 @@ class SkippedSamplesMixin:
                 self.skipped[file] = None
         rows = sum(len(index) for index in as_groups(inputs["sample_index"]))
         readable = rows - (len(unreadable) if kept else 0)
-        size = self.args.eval_batch_size if self._measuring else self.args.train_batch_size
-        fewest = getattr(self.model, "fewest_samples", 1)
-        self._batch_is_blank = readable == 0 or (readable < fewest <= size)
+        self._batch_is_blank = not self._enough(readable)
         if not self._measuring:  # what evaluation can read has taught nothing
             self._found_readable |= readable > 0
             self._unreadable += len(unreadable)
@@ -68,6 +69,20 @@ class SkippedSamplesMixin:
             inputs = {name: value[0] for name, value in inputs.items()}
         return {name: _blank(value) for name, value in inputs.items()}
 
+    def readable_samples(self, batch: dict[str, Any]) -> int:
+        """Samples of a batch, which has no rows of others; 0 where they are too few to be compared."""
+        readable = sum(len(index) for index in as_groups(batch["sample_index"]))
+        return readable if self._enough(readable) else 0
+
+    def _enough(self, readable: int) -> bool:
+        size = self.args.eval_batch_size if self._measuring else self.args.train_batch_size
+        fewest = getattr(self.model, "fewest_samples", 1)
+        return readable > 0 and not readable < fewest <= size
+
+    def others_have_rows(self) -> bool:
+        """Whether another process has samples, where this one has none."""
+        return False
+
     def evaluation_loop(self, *args: Any, **kwargs: Any):
         self._measuring = True
         try:
@@ -78,7 +93,8 @@ class SkippedSamplesMixin:
     def compute_loss(self, model, inputs, return_outputs: bool = False, num_items_in_batch=None):
         if not self._batch_is_blank:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
+        with without_rows() if self.others_have_rows() else nullcontext():
+            loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
         return (0.0 * loss, outputs) if return_outputs else 0.0 * loss
 
     def gather_skipped(self: Trainer) -> None:

@@ -33,6 +33,7 @@ from hf_jepa.training.reports import format_table
 from hf_jepa.training.run import RunTrainer
 from hf_jepa.training.schedules import context_loss_weight_at, learning_rate_at, momentum_at, weight_decay_at
 from hf_jepa.training.skipped import SkippedSamplesMixin
+from hf_jepa.training.step_weights import StepWeightsMixin
 
 
 logger = logging.get_logger(__name__)
@@ -40,7 +41,9 @@ logger = logging.get_logger(__name__)
 SAMPLES = {"video": "clips", "audio": "recordings", "text": "texts", "image": "images"}  # by modality of the model
 
 
-class JepaTrainer(TaskSignalsMixin, AdapterMixin, SkippedSamplesMixin, ClippingMixin, RunTrainer):
+class JepaTrainer(
+    TaskSignalsMixin, AdapterMixin, StepWeightsMixin, SkippedSamplesMixin, ClippingMixin, RunTrainer
+):
     """Pretrains any `...ForPreTraining` model of the package.
 
     At every step it draws the masks or changes the views, sets learning rate, weight decay and momentum from the step
