@@ -119,6 +119,12 @@ def fresh_folder(folder: Path) -> None:
     folder.mkdir(parents=True)
 
 
+def give_up(staged: Path) -> None:
+    """Remove what could not be written to its end."""
+    shutil.rmtree(staged, ignore_errors=True)
+    _leave(staged.parent)
+
+
 def put_in_place(staged: Path, final: Path) -> None:
     """Rename a checkpoint with a manifest from `_incomplete` to its name, and make that last.
 
@@ -133,8 +139,7 @@ def put_in_place(staged: Path, final: Path) -> None:
     sync(final.parent)
     if aside.exists():
         shutil.rmtree(aside)
-    with suppress(OSError):  # another one may lie there
-        staged.parent.rmdir()
+    _leave(staged.parent)
 
 
 def clear_staging(run: str | Path) -> None:
@@ -167,6 +172,7 @@ def move_up(staged: Path, folder: Path) -> None:
                 path.unlink()
     sync(folder)
     staged.rmdir()
+    _leave(staged.parent)
 
 
 def rotate(run: str | Path, limit: int | None, keep: Iterable[str | Path]) -> None:
@@ -185,7 +191,7 @@ def rotate(run: str | Path, limit: int | None, keep: Iterable[str | Path]) -> No
         aside.parent.mkdir(exist_ok=True)
         path.rename(aside)
         shutil.rmtree(aside)
-        aside.parent.rmdir()
+        _leave(aside.parent)
 
 
 def sync_tree(folder: Path) -> None:
@@ -205,6 +211,11 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def _leave(staging: Path) -> None:
+    with suppress(OSError):  # something else lies there
+        staging.rmdir()
+
+
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
@@ -217,6 +228,7 @@ __all__ = [
     "fault_of",
     "file_sizes",
     "fresh_folder",
+    "give_up",
     "move_up",
     "put_in_place",
     "read_manifest",

@@ -15,7 +15,7 @@ _TORCH_WRITES = re.compile(r"inline_container|iostream|write\(\): fd|No space le
 
 
 class Writes:
-    """Notes failures to write instead of raising them, so that processes stay in step, and can agree on them later.
+    """Notes the first failure to write instead of raising it, so that processes stay in step, and can agree later.
 
     Args:
         staging: folder in which checkpoints are written.
@@ -42,7 +42,7 @@ class Writes:
             if not _failed_to_write(error):
                 raise
             first_line = (str(error).splitlines() or [""])[0]
-            self.failures.append(f"process {self.process}: {type(error).__name__}: {first_line}")
+            self.failures = self.failures or [f"process {self.process}: {type(error).__name__}: {first_line}"]
 
     @contextmanager
     def of_torch(self) -> Iterator[None]:

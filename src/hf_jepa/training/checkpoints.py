@@ -20,6 +20,7 @@ from hf_jepa.training.checkpoint_folders import (
     fault_of,
     file_sizes,
     fresh_folder,
+    give_up,
     move_up,
     put_in_place,
     read_manifest,
@@ -104,7 +105,7 @@ class CheckpointMixin:
         if failures:
             self.state.best_model_checkpoint = best
             if self.args.should_save:
-                shutil.rmtree(staged, ignore_errors=True)
+                give_up(staged)
             self._count_failure(final, failures)
             return
         self._failed_saves = 0
@@ -176,7 +177,6 @@ class CheckpointMixin:
         super()._save(str(staged), state_dict)
         if self.args.should_save:
             move_up(staged, folder)
-            staged.parent.rmdir()
 
     # --- resuming -----------------------------------------------------------------------------------------------
 
