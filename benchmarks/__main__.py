@@ -14,6 +14,7 @@ import bench_losses
 import bench_masks
 import bench_model
 import bench_text
+import bench_train
 import bench_video
 import bench_views
 import torch
@@ -30,6 +31,7 @@ PARTS = {
     "losses": bench_losses,
     "views": bench_views,
     "text": bench_text,
+    "train": bench_train,
 }
 RESULTS = Path(__file__).parent / "results/cpu.md"
 INTRODUCTION = """# CPU
