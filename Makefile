@@ -12,7 +12,7 @@ TEST = OMP_NUM_THREADS=1 DS_ACCELERATOR=cpu $(BIN)/python -m pytest -q
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help install quickstart example-video example-objectives example-text test test-distributed test-slow quality style bench models-table clean
+.PHONY: help install quickstart example-video example-objectives example-text test test-distributed test-slow quality style bench bench-train models-table clean
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## / - /'
@@ -65,6 +65,9 @@ models-table: $(STAMP)  ## regenerate MODELS.md from the registry
 
 bench: $(STAMP) benchmarks/.site/timm  ## speed beside transformers, timm and the restated official algorithm
 	$(BIN)/python benchmarks
+
+bench-train: $(STAMP)  ## what the trainer adds to a training step beside a bare loop
+	$(BIN)/python benchmarks --only train
 
 # timm wants torchvision, whose CUDA wheels have no place in the package's environment: a folder of their own.
 benchmarks/.site/timm:

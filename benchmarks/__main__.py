@@ -15,6 +15,7 @@ import bench_losses
 import bench_masks
 import bench_model
 import bench_text
+import bench_train
 import bench_video
 import bench_views
 import torch
@@ -32,6 +33,7 @@ PARTS = {
     "views": bench_views,
     "text": bench_text,
     "data": bench_data,
+    "train": bench_train,
 }
 RESULTS = Path(__file__).parent / "results/cpu.md"
 INTRODUCTION = """# CPU

@@ -41,9 +41,7 @@ logger = logging.get_logger(__name__)
 SAMPLES = {"video": "clips", "audio": "recordings", "text": "texts", "image": "images"}  # by modality of the model
 
 
-class JepaTrainer(
-    TaskSignalsMixin, AdapterMixin, StepWeightsMixin, SkippedSamplesMixin, ClippingMixin, RunTrainer
-):
+class JepaTrainer(TaskSignalsMixin, AdapterMixin, StepWeightsMixin, SkippedSamplesMixin, ClippingMixin, RunTrainer):
     """Pretrains any `...ForPreTraining` model of the package.
 
     At every step it draws the masks or changes the views, sets learning rate, weight decay and momentum from the step
@@ -66,8 +64,8 @@ class JepaTrainer(
 
     Raises:
         ValueError: batches without "sample_index", masks for another token grid than that of the images, a schedule of
-            the context loss for a model that has none.
-        FloatingPointError, ValueError: see also `GuardMixin`, `SkippedSamplesMixin` and `AdapterMixin`.
+            the context loss for a model that has none, more lengths of masks than torch.compile takes.
+    FloatingPointError, ValueError: see also `GuardMixin`, `SkippedSamplesMixin` and `AdapterMixin`.
 
     Example:
         >>> import tempfile
@@ -107,6 +105,12 @@ class JepaTrainer(
         callbacks = [SetEpochCallback(), _Schedules(self), *(callbacks or [])]
         super().__init__(model=model, args=args, callbacks=callbacks, compute_metrics=self._mean_loss, **kwargs)
         self.mask_sampler, self.view_augmentation = mask_sampler, view_augmentation
+        shapes, limit = len(getattr(mask_sampler, "target_lengths", ())), torch._dynamo.config.recompile_limit
+        if args.torch_compile and shapes > limit:
+            raise ValueError(
+                f"torch_compile: targets have {shapes} lengths, each of which is compiled, and after {limit} "
+                f"torch.compile gives up: raise length_bucket={mask_sampler.length_bucket} (docs/masking.md)"
+            )
         self.collapse_monitor = CollapseMonitor() if args.collapse_monitor else None
         self._details: dict[str, float] = {}
         self._takes_step = takes_step(model)
