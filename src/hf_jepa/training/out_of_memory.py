@@ -115,9 +115,9 @@ class OutOfMemoryMixin:
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
-        self._memory = _MemoryAtStart()
+        self._at_start = _MemoryAtStart()
         super().__init__(*args, **kwargs)
-        self.add_callback(self._memory)
+        self.add_callback(self._at_start)
 
     def train(self: Trainer, *args: Any, **kwargs: Any):
         try:
@@ -125,7 +125,7 @@ class OutOfMemoryMixin:
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if not isinstance(error, torch.OutOfMemoryError) and CPU_MESSAGE not in str(error):
                 raise
-            raise torch.OutOfMemoryError(out_of_memory_message(self, self._memory, str(error))) from error
+            raise torch.OutOfMemoryError(out_of_memory_message(self, self._at_start, str(error))) from error
 
 
 class _MemoryAtStart(TrainerCallback):

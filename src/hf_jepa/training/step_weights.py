@@ -26,7 +26,7 @@ class StepWeightsMixin:
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         processes = self.args.world_size
         if len(batches) * processes > 1:
-            own = torch.stack([torch.zeros((), device=device) + self._counted(batch) for batch in batches])
+            own = torch.stack([torch.zeros((), device=device) + self._rows_that_count(batch) for batch in batches])
             everywhere = self.accelerator.reduce(own) if processes > 1 else own
             weights = own * (len(batches) * processes) / everywhere.sum().clamp(min=1)
             self._weights = zip(weights, everywhere, strict=True)
@@ -48,7 +48,7 @@ class StepWeightsMixin:
         """Whether another process has samples, where this one has none."""
         return self._count is not None and bool(self._count > 0)  # read on the host: this is rare
 
-    def _counted(self, batch: dict[str, Any]) -> int | torch.Tensor:
+    def _rows_that_count(self, batch: dict[str, Any]) -> int | torch.Tensor:
         """What a batch counts: 0 if it is blank; on the device where the batch does not say."""
         readable = self.readable_samples(batch)
         hidden = [batch[name] for name in HIDDEN_PLACES if name in batch]

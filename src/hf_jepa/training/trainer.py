@@ -65,7 +65,7 @@ class JepaTrainer(TaskSignalsMixin, AdapterMixin, StepWeightsMixin, SkippedSampl
     Raises:
         ValueError: batches without "sample_index", masks for another token grid than that of the images, a schedule of
             the context loss for a model that has none, more lengths of masks than torch.compile takes.
-    FloatingPointError, ValueError: see also `GuardMixin`, `SkippedSamplesMixin` and `AdapterMixin`.
+        FloatingPointError, ValueError: see also `GuardMixin`, `SkippedSamplesMixin` and `AdapterMixin`.
 
     Example:
         >>> import tempfile
