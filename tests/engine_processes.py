@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,12 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from hf_jepa.core.modeling import JepaPreTrainingMixin
 from hf_jepa.data.embedded import EmbeddedCrops
-from hf_jepa.data.images import ImageCollator
+from hf_jepa.data.images import ImageCollator, UndecodableImage
 from hf_jepa.data.moving_digits import MovingDigits
 from hf_jepa.data.videos import VideoCollator
+from hf_jepa.losses.distributed import global_mean, without_rows
+from hf_jepa.losses.sigreg import sigreg
+from hf_jepa.losses.vicreg import vicreg_loss
 from hf_jepa.masking.build import build_mask_sampler, build_video_mask_sampler
 from hf_jepa.masking.spans import SpanMaskSampler
 from hf_jepa.registry import VARIANTS
@@ -72,6 +75,7 @@ RUNS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "ddp-video": ("vjepa2_1", "ddp", {}),
     "ddp-text": ("data2vec_text", "ddp", {}),
     "ddp-accumulation": ("data2vec_text", "ddp", ACCUMULATED),
+    "ddp-unreadable": ("ijepa", "ddp", ACCUMULATED),
     "zero0": ("ijepa", "zero0", {}),
     "zero1": ("ijepa", "zero1", {}),
     "zero2": ("ijepa", "zero2", {}),
@@ -130,6 +134,15 @@ class Texts(torch.utils.data.Dataset):
         return {"input_ids": torch.randint(3, 63, (length,), generator=generator), "sample_index": index}
 
 
+class MostlyUnreadable(EmbeddedCrops):
+    """Crops of which more than half cannot be read, so that some processes have batches of nothing."""
+
+    def __getitems__(self, indices: list[int]) -> list[Any]:
+        crops = super().__getitems__(indices)
+        broken = [UndecodableImage(i, f"{i}.png", "broken", (3, 48, 48)) for i in indices]
+        return [bad if i % 5 < 3 else crop for i, bad, crop in zip(indices, broken, crops, strict=True)]
+
+
 class SpanCollator:
     """Pads texts, and hides spans of them."""
 
@@ -173,7 +186,9 @@ def make(name: str, folder: Path, processes: int = 1) -> JepaTrainer:
     variant, _, arguments = RUNS[name]
     arguments = ARGUMENTS | {"per_device_train_batch_size": BATCH // processes, "use_cpu": processes == 1} | arguments
     arguments = JepaTrainingArguments(str(folder / name), **arguments)
-    fields, parts = parts_of(variant)
+    _, parts = parts_of(variant)
+    if name.endswith("unreadable"):
+        parts["train_dataset"] = MostlyUnreadable(64)
     if name == "zero3-init" and processes > 1:  # each process keeps its part as soon as it is read
         return JepaTrainer(VARIANTS[variant].model_class().from_pretrained(folder / "start"), arguments, **parts)
     with whole_models(arguments):
@@ -225,6 +240,22 @@ def weights(trainer: JepaTrainer) -> dict[str, torch.Tensor]:
     return found
 
 
+def losses_of_a_batch(rows: torch.Tensor, weight: float = 1.0) -> dict[str, torch.Tensor]:
+    """Losses over the batch of all processes, and their gradient, from embeddings (2, N, D) of two views."""
+    rows = rows.clone().requires_grad_()
+    terms = {
+        "mean": global_mean(rows.square()),
+        "sigreg": sigreg(rows, step=0, num_slices=8),
+        "vicreg": vicreg_loss(rows[0], rows[1]).loss,
+    }
+    (weight * sum(terms.values())).backward()
+    return {name: term.detach() for name, term in terms.items()} | {"gradient": rows.grad}
+
+
+def batch_rows() -> torch.Tensor:
+    return torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0))
+
+
 def main(folder: Path, names: list[str]) -> None:
     rank = os.environ["RANK"]
     chosen = names or [name for name in RUNS if find_spec("deepspeed") is not None or "zero" not in name]
@@ -242,6 +273,9 @@ def main(folder: Path, names: list[str]) -> None:
             del trainer
         if rank == "0":
             print(f"{name}: {time.monotonic() - start:.1f} s", flush=True)
+    with without_rows() if rank == "1" else nullcontext():  # whose rows are others, and nobody's business
+        weight = 0.0 if rank == "1" else 2.0  # as `StepWeightsMixin` has it
+        torch.save(losses_of_a_batch(batch_rows() * (1 + int(rank)), weight), folder / f"absent-{rank}.pt")
     torch.distributed.destroy_process_group()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import engine_processes
 import pytest
 import torch
-from engine_processes import RUNS, SAVED, fresh_model, make, weights
+from engine_processes import RUNS, SAVED, batch_rows, fresh_model, losses_of_a_batch, make, weights
 
 from hf_jepa.hub.fingerprint import differences, load_target_encoder
 from hf_jepa.registry import VARIANTS
@@ -106,6 +106,16 @@ def test_bf16_is_autocast_over_float32(folder, single, name):
     assert farthest(first["weights"], single(name)[0]) < (ROUNDED, "")
     assert farthest(first["weights"], single("ddp")[0]) > (1e-4, "")  # it did compute in 16 bits
     assert farthest(first["weights"], found(folder, "bf16-ddp")["weights"]) < (EXACT, "")
+
+
+def test_a_process_without_rows_is_not_seen_in_losses_over_the_batch(folder):
+    expected = losses_of_a_batch(batch_rows())
+    first, second = (torch.load(folder / f"absent-{rank}.pt", weights_only=True) for rank in (0, 1))
+    for name in ("mean", "sigreg", "vicreg"):
+        torch.testing.assert_close(first[name], expected[name], rtol=0, atol=1e-6)
+    # Over two processes, of whose gradients data parallelism takes the mean.
+    torch.testing.assert_close(first["gradient"] / 2, expected["gradient"], rtol=0, atol=1e-6)
+    assert not second["gradient"].any()
 
 
 @pytest.mark.parametrize("name", runs(*SAVED))

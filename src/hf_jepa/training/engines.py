@@ -27,7 +27,7 @@ class EngineArguments:
     by name. It also gets no optimizer of its own: the one of the recipe runs where the states are, also on the host.
 
     Raises:
-        ValueError: a launch configuration with a precision that the recipe does not have.
+        ValueError: a launch configuration with a precision that the recipe does not have; LARS under DeepSpeed.
     """
 
     def __post_init__(self):
@@ -41,6 +41,10 @@ class EngineArguments:
         plugin = self.deepspeed_plugin
         if plugin is None:
             return
+        if getattr(self, "optimizer", None) == "lars":
+            raise ValueError(
+                "optimizer=lars asks how long each matrix is, of which DeepSpeed makes one flat piece: take ddp.yaml"
+            )
         config = plugin.deepspeed_config
         config.setdefault("zero_force_ds_cpu_optimizer", False)
         if config["zero_optimization"].get("stage") == 3:  # or no weights would be saved

@@ -25,7 +25,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     encoder = set(map(id, model.context_encoder.parameters()))
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            decays = parameter.ndim > 1 and "bias" not in name
+            decays = _dimensions(parameter) > 1 and "bias" not in name
             groups[decays, id(parameter) in encoder].append(parameter)
     return [
         {"params": parameters, "weight_decay": weight_decay if decays else 0.0, "decays": decays}
@@ -65,13 +65,18 @@ def layerwise_groups(model: nn.Module, learning_rate: float, weight_decay: float
         if parameter.requires_grad:
             match = numbers[name]
             distance = depth - int(match[1]) if match else depth + 1 if ".embeddings." in name else 0
-            groups.setdefault((distance, parameter.ndim > 1), []).append(parameter)
+            groups.setdefault((distance, _dimensions(parameter) > 1), []).append(parameter)
     if not groups:
         raise ValueError(f"{type(model).__name__} has no trainable parameter")
     return [
         {"params": parameters, "lr": learning_rate * layer_decay**distance, "weight_decay": weight_decay * decays}
         for (distance, decays), parameters in groups.items()
     ]
+
+
+def _dimensions(parameter: nn.Parameter) -> int:
+    """Of a parameter that may be partitioned already, where ZeRO-3 leaves a flat piece."""
+    return len(getattr(parameter, "ds_shape", parameter.shape))
 
 
 def build_optimizer(
