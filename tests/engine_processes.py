@@ -60,16 +60,15 @@ ARGUMENTS: dict[str, Any] = {
 
 
 CONFIGS = Path(__file__).parents[1] / "src/hf_jepa/training/accelerate_configs"
-# As files of DeepSpeed's own: no parameter is small enough to stay whole.
-PARTITIONED = {
-    "zero3_partitioned": {"stage3_param_persistence_threshold": 0},
-    "zero3_offload_partitioned": {
-        "stage3_param_persistence_threshold": 0,
-        "offload_optimizer": {"device": "cpu"},
-        "offload_param": {"device": "cpu"},
-    },
+CUT_UP = {"stage": 3, "stage3_param_persistence_threshold": 0}  # no parameter is small enough to stay whole
+ON_HOST = {"offload_optimizer": {"device": "cpu"}, "offload_param": {"device": "cpu"}}
+# As files of DeepSpeed's own.
+DEEPSPEED = {
+    "zero3_partitioned": {"zero_optimization": CUT_UP},
+    "zero3_offload_partitioned": {"zero_optimization": CUT_UP | ON_HOST},
+    "zero1_bf16": {"zero_optimization": {"stage": 1}, "bf16": {"enabled": True}},
 }
-# name -> variant, file of `CONFIGS` or one of `PARTITIONED`, training arguments
+# name -> variant, file of `CONFIGS` or one of `DEEPSPEED`, training arguments
 RUNS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "ddp": ("ijepa", "ddp", {}),
     "ddp-video": ("vjepa2_1", "ddp", {}),
@@ -108,12 +107,20 @@ def launch_variables(config: str, folder: Path) -> dict[str, str]:
     command = ["--config_file", str(CONFIGS / f"{config}.yaml")]
     if config == "zero0":  # plain data parallelism by DeepSpeed: no file is worth it
         command = ["--config_file", str(CONFIGS / "zero1.yaml"), "--zero_stage", "0"]
-    if config in PARTITIONED:
+    if config in DEEPSPEED:
         file = folder / f"{config}-{os.environ['RANK']}.json"
-        sections = {"stage": 3, "stage3_gather_16bit_weights_on_model_save": True} | PARTITIONED[config]
         sizes = dict.fromkeys(("train_micro_batch_size_per_gpu", "gradient_accumulation_steps"), "auto")
-        file.write_text(json.dumps(sizes | {"gradient_clipping": "auto", "zero_optimization": sections}))
-        command = ["--use_deepspeed", "--deepspeed_config_file", str(file), "--zero3_init_flag", "true"]
+        file.write_text(
+            json.dumps(
+                sizes
+                | {
+                    "gradient_clipping": "auto",
+                }
+                | DEEPSPEED[config]
+            )
+        )
+        command = ["--use_deepspeed", "--deepspeed_config_file", str(file)]
+        command += ["--zero3_init_flag", str("zero3" in config)]
     command += ["--num_processes", "2", "--num_machines", "1", "--main_process_port", "0", "script"]
     arguments, *_ = _validate_launch_command(launch_command_parser().parse_args(command))
     arguments.deepspeed_fields_from_accelerate_config = ""
@@ -273,6 +280,12 @@ def main(folder: Path, names: list[str]) -> None:
             del trainer
         if rank == "0":
             print(f"{name}: {time.monotonic() - start:.1f} s", flush=True)
+    if find_spec("deepspeed") is not None:
+        with engine("zero1_bf16", folder):
+            try:
+                make("bf16-zero1", folder, processes=2)
+            except ValueError as error:
+                (folder / f"refused-{rank}.txt").write_text(str(error))
     with without_rows() if rank == "1" else nullcontext():  # whose rows are others, and nobody's business
         weight = 0.0 if rank == "1" else 2.0  # as `StepWeightsMixin` has it
         torch.save(losses_of_a_batch(batch_rows() * (1 + int(rank)), weight), folder / f"absent-{rank}.pt")

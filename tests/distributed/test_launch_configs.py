@@ -20,7 +20,7 @@ from hf_jepa.data.byte_tokenizer import byte_tokenizer
 from hf_jepa.registry import VARIANTS
 
 
-pytestmark = pytest.mark.distributed
+pytestmark = [pytest.mark.distributed, pytest.mark.timeout(900)]  # a minute on an idle machine
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS, RECIPES = ROOT / "training_scripts", ROOT / "training_scripts/configs"
 CONFIGS = sorted(path.stem for path in (ROOT / "src/hf_jepa/training/accelerate_configs").glob("*.yaml"))
@@ -152,7 +152,7 @@ def test_a_script_starts_with_a_configuration(program, config, starts, tmp_path)
         with log.open("w") as out:
             started.append(subprocess.Popen(command, stdout=out, stderr=out, cwd=starts, env=os.environ | environment))
     try:
-        codes = [each.wait(timeout=280) for each in started]
+        codes = [each.wait(timeout=800) for each in started]
     finally:
         for each in started:
             each.kill()
