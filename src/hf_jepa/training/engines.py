@@ -55,9 +55,8 @@ class EngineArguments:
         for each in held:  # the second is the copy that models are loaded by
             each["bf16"] = {}  # neither on nor off, which everybody else leaves alone
             # Without a list of modules whose weights and gradients would travel in 16 bits.
-            each.setdefault(
-                "torch_autocast", {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}
-            )
+            each.setdefault("torch_autocast", {"enabled": True, "dtype": "bfloat16"})
+            each["torch_autocast"].setdefault("lower_precision_safe_modules", [])
         if (own := getattr(self, "hf_deepspeed_config", None)) is not None:
             own.mismatches.clear()
             own.trainer_config_process(self)  # again, for the type that inputs get
