@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,12 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from hf_jepa.core.modeling import JepaPreTrainingMixin
 from hf_jepa.data.embedded import EmbeddedCrops
-from hf_jepa.data.images import ImageCollator
+from hf_jepa.data.images import ImageCollator, UndecodableImage
 from hf_jepa.data.moving_digits import MovingDigits
 from hf_jepa.data.videos import VideoCollator
+from hf_jepa.losses.distributed import global_mean, without_rows
+from hf_jepa.losses.sigreg import sigreg
+from hf_jepa.losses.vicreg import vicreg_loss
 from hf_jepa.masking.build import build_mask_sampler, build_video_mask_sampler
 from hf_jepa.masking.spans import SpanMaskSampler
 from hf_jepa.registry import VARIANTS
@@ -57,21 +60,21 @@ ARGUMENTS: dict[str, Any] = {
 
 
 CONFIGS = Path(__file__).parents[1] / "src/hf_jepa/training/accelerate_configs"
-# As files of DeepSpeed's own: no parameter is small enough to stay whole.
-PARTITIONED = {
-    "zero3_partitioned": {"stage3_param_persistence_threshold": 0},
-    "zero3_offload_partitioned": {
-        "stage3_param_persistence_threshold": 0,
-        "offload_optimizer": {"device": "cpu"},
-        "offload_param": {"device": "cpu"},
-    },
+CUT_UP = {"stage": 3, "stage3_param_persistence_threshold": 0}  # no parameter is small enough to stay whole
+ON_HOST = {"offload_optimizer": {"device": "cpu"}, "offload_param": {"device": "cpu"}}
+# As files of DeepSpeed's own.
+DEEPSPEED = {
+    "zero3_partitioned": {"zero_optimization": CUT_UP},
+    "zero3_offload_partitioned": {"zero_optimization": CUT_UP | ON_HOST},
+    "zero1_bf16": {"zero_optimization": {"stage": 1}, "bf16": {"enabled": True}},
 }
-# name -> variant, file of `CONFIGS` or one of `PARTITIONED`, training arguments
+# name -> variant, file of `CONFIGS` or one of `DEEPSPEED`, training arguments
 RUNS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "ddp": ("ijepa", "ddp", {}),
     "ddp-video": ("vjepa2_1", "ddp", {}),
     "ddp-text": ("data2vec_text", "ddp", {}),
     "ddp-accumulation": ("data2vec_text", "ddp", ACCUMULATED),
+    "ddp-unreadable": ("ijepa", "ddp", ACCUMULATED),
     "zero0": ("ijepa", "zero0", {}),
     "zero1": ("ijepa", "zero1", {}),
     "zero2": ("ijepa", "zero2", {}),
@@ -104,12 +107,20 @@ def launch_variables(config: str, folder: Path) -> dict[str, str]:
     command = ["--config_file", str(CONFIGS / f"{config}.yaml")]
     if config == "zero0":  # plain data parallelism by DeepSpeed: no file is worth it
         command = ["--config_file", str(CONFIGS / "zero1.yaml"), "--zero_stage", "0"]
-    if config in PARTITIONED:
+    if config in DEEPSPEED:
         file = folder / f"{config}-{os.environ['RANK']}.json"
-        sections = {"stage": 3, "stage3_gather_16bit_weights_on_model_save": True} | PARTITIONED[config]
         sizes = dict.fromkeys(("train_micro_batch_size_per_gpu", "gradient_accumulation_steps"), "auto")
-        file.write_text(json.dumps(sizes | {"gradient_clipping": "auto", "zero_optimization": sections}))
-        command = ["--use_deepspeed", "--deepspeed_config_file", str(file), "--zero3_init_flag", "true"]
+        file.write_text(
+            json.dumps(
+                sizes
+                | {
+                    "gradient_clipping": "auto",
+                }
+                | DEEPSPEED[config]
+            )
+        )
+        command = ["--use_deepspeed", "--deepspeed_config_file", str(file)]
+        command += ["--zero3_init_flag", str("zero3" in config)]
     command += ["--num_processes", "2", "--num_machines", "1", "--main_process_port", "0", "script"]
     arguments, *_ = _validate_launch_command(launch_command_parser().parse_args(command))
     arguments.deepspeed_fields_from_accelerate_config = ""
@@ -128,6 +139,15 @@ class Texts(torch.utils.data.Dataset):
         generator = torch.Generator().manual_seed(index)
         length = int(torch.randint(8, 33, (), generator=generator))
         return {"input_ids": torch.randint(3, 63, (length,), generator=generator), "sample_index": index}
+
+
+class MostlyUnreadable(EmbeddedCrops):
+    """Crops of which more than half cannot be read, so that some processes have batches of nothing."""
+
+    def __getitems__(self, indices: list[int]) -> list[Any]:
+        crops = super().__getitems__(indices)
+        broken = [UndecodableImage(i, f"{i}.png", "broken", (3, 48, 48)) for i in indices]
+        return [bad if i % 5 < 3 else crop for i, bad, crop in zip(indices, broken, crops, strict=True)]
 
 
 class SpanCollator:
@@ -173,7 +193,9 @@ def make(name: str, folder: Path, processes: int = 1) -> JepaTrainer:
     variant, _, arguments = RUNS[name]
     arguments = ARGUMENTS | {"per_device_train_batch_size": BATCH // processes, "use_cpu": processes == 1} | arguments
     arguments = JepaTrainingArguments(str(folder / name), **arguments)
-    fields, parts = parts_of(variant)
+    _, parts = parts_of(variant)
+    if name.endswith("unreadable"):
+        parts["train_dataset"] = MostlyUnreadable(64)
     if name == "zero3-init" and processes > 1:  # each process keeps its part as soon as it is read
         return JepaTrainer(VARIANTS[variant].model_class().from_pretrained(folder / "start"), arguments, **parts)
     with whole_models(arguments):
@@ -225,6 +247,22 @@ def weights(trainer: JepaTrainer) -> dict[str, torch.Tensor]:
     return found
 
 
+def losses_of_a_batch(rows: torch.Tensor, weight: float = 1.0) -> dict[str, torch.Tensor]:
+    """Losses over the batch of all processes, and their gradient, from embeddings (2, N, D) of two views."""
+    rows = rows.clone().requires_grad_()
+    terms = {
+        "mean": global_mean(rows.square()),
+        "sigreg": sigreg(rows, step=0, num_slices=8),
+        "vicreg": vicreg_loss(rows[0], rows[1]).loss,
+    }
+    (weight * sum(terms.values())).backward()
+    return {name: term.detach() for name, term in terms.items()} | {"gradient": rows.grad}
+
+
+def batch_rows() -> torch.Tensor:
+    return torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0))
+
+
 def main(folder: Path, names: list[str]) -> None:
     rank = os.environ["RANK"]
     chosen = names or [name for name in RUNS if find_spec("deepspeed") is not None or "zero" not in name]
@@ -242,6 +280,15 @@ def main(folder: Path, names: list[str]) -> None:
             del trainer
         if rank == "0":
             print(f"{name}: {time.monotonic() - start:.1f} s", flush=True)
+    if find_spec("deepspeed") is not None:
+        with engine("zero1_bf16", folder):
+            try:
+                make("bf16-zero1", folder, processes=2)
+            except ValueError as error:
+                (folder / f"refused-{rank}.txt").write_text(str(error))
+    with without_rows() if rank == "1" else nullcontext():  # whose rows are others, and nobody's business
+        weight = 0.0 if rank == "1" else 2.0  # as `StepWeightsMixin` has it
+        torch.save(losses_of_a_batch(batch_rows() * (1 + int(rank)), weight), folder / f"absent-{rank}.pt")
     torch.distributed.destroy_process_group()
 
 

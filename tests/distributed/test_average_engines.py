@@ -9,13 +9,13 @@ from pathlib import Path
 import engine_processes
 import pytest
 import torch
-from engine_processes import RUNS, SAVED, fresh_model, make, weights
+from engine_processes import RUNS, SAVED, batch_rows, fresh_model, losses_of_a_batch, make, weights
 
 from hf_jepa.hub.fingerprint import differences, load_target_encoder
 from hf_jepa.registry import VARIANTS
 
 
-pytestmark = pytest.mark.distributed
+pytestmark = [pytest.mark.distributed, pytest.mark.timeout(900)]  # a minute on an idle machine
 SCRIPT = Path(engine_processes.__file__)
 EXACT = 2e-7
 ROUNDED = 5e-3  # bf16: other sizes of batches are other roundings; measured 1e-3
@@ -42,7 +42,7 @@ def folder(tmp_path_factory) -> Path:
         capture_output=True,
         text=True,
         env=os.environ | environment,
-        timeout=280,
+        timeout=800,
     )
     assert done.returncode == 0, done.stderr[-6000:]
     (folder / "errors.txt").write_text(done.stderr)
@@ -106,6 +106,22 @@ def test_bf16_is_autocast_over_float32(folder, single, name):
     assert farthest(first["weights"], single(name)[0]) < (ROUNDED, "")
     assert farthest(first["weights"], single("ddp")[0]) > (1e-4, "")  # it did compute in 16 bits
     assert farthest(first["weights"], found(folder, "bf16-ddp")["weights"]) < (EXACT, "")
+
+
+def test_a_process_without_rows_is_not_seen_in_losses_over_the_batch(folder):
+    expected = losses_of_a_batch(batch_rows())
+    first, second = (torch.load(folder / f"absent-{rank}.pt", weights_only=True) for rank in (0, 1))
+    for name in ("mean", "sigreg", "vicreg"):
+        torch.testing.assert_close(first[name], expected[name], rtol=0, atol=1e-6)
+    # Over two processes, of whose gradients data parallelism takes the mean.
+    torch.testing.assert_close(first["gradient"] / 2, expected["gradient"], rtol=0, atol=1e-6)
+    assert not second["gradient"].any()
+
+
+@pytest.mark.skipif(not available("zero"), reason='pip install "hf_jepa[deepspeed]"')
+def test_a_target_encoder_in_16_bits_is_refused(folder):
+    for rank in (0, 1):
+        assert "stores the target encoder in 16 bits" in (folder / f"refused-{rank}.txt").read_text()
 
 
 @pytest.mark.parametrize("name", runs(*SAVED))

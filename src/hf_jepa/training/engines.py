@@ -27,7 +27,7 @@ class EngineArguments:
     by name. It also gets no optimizer of its own: the one of the recipe runs where the states are, also on the host.
 
     Raises:
-        ValueError: a launch configuration with a precision that the recipe does not have.
+        ValueError: a launch configuration with a precision that the recipe does not have; LARS under DeepSpeed.
     """
 
     def __post_init__(self):
@@ -41,6 +41,10 @@ class EngineArguments:
         plugin = self.deepspeed_plugin
         if plugin is None:
             return
+        if getattr(self, "optimizer", None) == "lars":
+            raise ValueError(
+                "optimizer=lars asks how long each matrix is, of which DeepSpeed makes one flat piece: take ddp.yaml"
+            )
         config = plugin.deepspeed_config
         config.setdefault("zero_force_ds_cpu_optimizer", False)
         if config["zero_optimization"].get("stage") == 3:  # or no weights would be saved
@@ -51,9 +55,8 @@ class EngineArguments:
         for each in held:  # the second is the copy that models are loaded by
             each["bf16"] = {}  # neither on nor off, which everybody else leaves alone
             # Without a list of modules whose weights and gradients would travel in 16 bits.
-            each.setdefault(
-                "torch_autocast", {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}
-            )
+            each.setdefault("torch_autocast", {"enabled": True, "dtype": "bfloat16"})
+            each["torch_autocast"].setdefault("lower_precision_safe_modules", [])
         if (own := getattr(self, "hf_deepspeed_config", None)) is not None:
             own.mismatches.clear()
             own.trainer_config_process(self)  # again, for the type that inputs get

@@ -32,6 +32,7 @@ class Data2VecAudioPreTrainedModel(JepaPreTrainedModel, NativeData2VecAudioPreTr
     base_model_prefix = "data2vec_audio"
     main_input_name = "input_values"
     input_modalities = ("audio",)
+    _no_split_modules = ["Data2VecAudioEncoderLayer"]
     _can_compile_fullgraph = False
 
     @torch.no_grad()
@@ -71,6 +72,10 @@ class Data2VecAudioModel(Data2VecAudioPreTrainedModel, NativeData2VecAudioModel)
         for layer in self.encoder.pos_conv_embed.layers:
             layer.conv._init_bias_zero = True
         super().post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The first convolution over waveforms; the native class names none."""
+        return self.feature_extractor.conv_layers[0].conv
 
     def forward(
         self,
