@@ -344,7 +344,11 @@ def test_readers_in_forked_processes_have_threads_of_their_own():
     assert reader("a.tar", lambda files: os.getpid()) == os.getpid()
     child = os.fork()
     if child == 0:
-        os._exit(0 if reader("a.tar", lambda files: os.getpid()) == os.getpid() else 1)
+        answer = None
+        try:
+            answer = reader("a.tar", lambda files: os.getpid())
+        finally:
+            os._exit(0 if answer == os.getpid() else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     with pytest.raises(ShardError, match="a.tar: ZeroDivisionError"):
         reader("a.tar", lambda files: _raise(ZeroDivisionError()))
