@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import shutil
 import time
 from pathlib import Path
 
@@ -319,15 +318,15 @@ def test_a_shard_that_vanished_or_changed(tmp_path):
     (tmp_path / "train-00.tar").unlink()
     whole = (tmp_path / "train-01.tar").read_bytes()
     (tmp_path / "train-01.tar").write_bytes(whole[: len(whole) // 4])
-    shutil.copy(write_tar(tmp_path / "other.tar", {"x.png": picture(99) * 50}), tmp_path / "train-02.tar")
+    write_tar(tmp_path / "train-02.tar", {"0016.cls": b"16", "0016.png": picture(16) + b"more"})
     flipped = bytearray((tmp_path / "train-03.tar").read_bytes())
     flipped[flipped.index(b"0026.png") + 2] ^= 1  # a header
     flipped[flipped.index(b"IDAT", flipped.index(b"0027.png")) + 9] ^= 255  # a picture
     (tmp_path / "train-03.tar").write_bytes(flipped)
-    reasons = {index: str(dataset[index]) for index in (0, 15, 17, 26, 27)}
+    reasons = {index: str(dataset[index]) for index in (0, 15, 16, 26, 27)}
     assert "train-00.tar: 3 attempts, the last one: [Errno 2] No such file" in reasons[0]
     assert "train-01.tar: 3 attempts, the last one: truncated: " in reasons[15]
-    assert "train-02.tar: " in reasons[17] and ("damaged" in reasons[17] or "no longer the archive" in reasons[17])
+    assert "train-02.tar: no longer the archive of the start: 0016.png has" in reasons[16]
     assert "train-03.tar: damaged or overwritten at byte" in reasons[26]
     assert "train-03.tar/0027.png (row 27): " in reasons[27]
     assert dataset[25]["labels"] == 25 and dataset[28]["labels"] == 28
@@ -345,7 +344,11 @@ def test_readers_in_forked_processes_have_threads_of_their_own():
     assert reader("a.tar", lambda files: os.getpid()) == os.getpid()
     child = os.fork()
     if child == 0:
-        os._exit(0 if reader("a.tar", lambda files: os.getpid()) == os.getpid() else 1)
+        answer = None
+        try:
+            answer = reader("a.tar", lambda files: os.getpid())
+        finally:
+            os._exit(0 if answer == os.getpid() else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     with pytest.raises(ShardError, match="a.tar: ZeroDivisionError"):
         reader("a.tar", lambda files: _raise(ZeroDivisionError()))

@@ -23,6 +23,7 @@ from hf_jepa.training.video_sources import build_dataset as build_clips
 
 
 STEPS = sum(SIZES) // 8  # of an epoch
+SAVED = 2 * STEPS - 2  # in the middle of the second one
 
 
 def assert_same_weights(first, second):
@@ -33,17 +34,17 @@ def assert_same_weights(first, second):
 def test_a_resumed_run_reads_only_what_is_left_and_ends_with_the_same_weights(tmp_path, monkeypatch):
     shards = find_shards(write_tars(tmp_path / "shards"))
     steps = {"max_steps": 2 * STEPS, "per_device_train_batch_size": 8}
-    whole = shard_trainer(tmp_path / "run", shards, save_strategy="steps", save_steps=STEPS + 3, **steps)
+    whole = shard_trainer(tmp_path / "run", shards, save_strategy="steps", save_steps=SAVED, **steps)
     whole.train()
     epochs = [sum(whole.seen[:STEPS], []), sum(whole.seen[STEPS:], [])]
     assert epochs[0] != epochs[1] and all(sorted(rows) == list(range(72)) for rows in epochs)
 
     monkeypatch.setattr(hf_jepa.data.shards, "_read_bytes", hf_jepa.data.shards._read_bytes)
     log_reads(tmp_path / "log")
-    checkpoint = str(tmp_path / f"run/checkpoint-{STEPS + 3}")
+    checkpoint = str(tmp_path / f"run/checkpoint-{SAVED}")
     resumed = shard_trainer(tmp_path / "resumed", shards, **steps)
     resumed.train(resume_from_checkpoint=checkpoint)
-    assert resumed.seen == whole.seen[STEPS + 3 :] and rows_read(tmp_path / "log") == sum(resumed.seen, [])
+    assert resumed.seen == whole.seen[SAVED:] and rows_read(tmp_path / "log") == sum(resumed.seen, [])
     assert_same_weights(whole, resumed)
 
     # The same global batch in smaller parts, as on more devices: it goes on where the other one would have.

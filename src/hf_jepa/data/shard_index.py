@@ -7,13 +7,13 @@ import hashlib
 import json
 import os
 import tarfile
-import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
+from uuid import uuid4
 
 import numpy as np
 from fsspec.core import url_to_fs
@@ -122,9 +122,13 @@ def _cached(path: str, suffixes: Sequence[str]) -> ShardIndex:
     look = _index_parquet if path.endswith(".parquet") else partial(_index_tar, suffixes=suffixes)
     arrays = look(partial(files.open, inner, "rb"), info["size"])
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=folder, suffix=".tmp", delete=False) as file:
-        np.savez(file, **arrays)
-    os.replace(file.name, cached)
+    temporary = folder / f"{uuid4().hex}.tmp"
+    try:
+        with temporary.open("wb") as file:
+            np.savez(file, **arrays)
+        os.replace(temporary, cached)
+    finally:
+        temporary.unlink(missing_ok=True)
     return ShardIndex(path, **arrays)
 
 

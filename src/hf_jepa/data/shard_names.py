@@ -22,7 +22,8 @@ def names_shards(name: str | Path) -> bool:
     """
     path = Path(name).expanduser()
     if path.is_dir():
-        return any(path.glob("*.tar")) or any(path.glob("*/*.tar"))
+        folders = [path, *(path / name for names in SPLIT_FOLDERS.values() for name in names)]
+        return any(any(folder.glob("*.tar")) for folder in folders)
     text = str(name)
     return text.endswith(".tar") or (text.endswith(".parquet") and not path.exists() and _is_several(text))
 
