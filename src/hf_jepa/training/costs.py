@@ -71,7 +71,7 @@ def cost(trainer: Trainer) -> dict[str, float]:
     for handle in handles:
         handle.remove()
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    peak = torch.cuda.max_memory_allocated() if run is None else _resident(trainer) + _peak(run)
+    peak = torch.cuda.max_memory_allocated() if run is None else _resident(trainer) + allocated_peak(run)
     return {"tokens_per_image": tokens / images, "memory_mib": peak / 2**20, "trained_parameters": trained}
 
 
@@ -82,8 +82,8 @@ def _resident(trainer: Trainer) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors if isinstance(tensor, torch.Tensor))
 
 
-def _peak(run: profile) -> int:
-    """Most bytes alive at one time beyond those alive at the start: gradients, activations and the batch."""
+def allocated_peak(run: profile) -> int:
+    """Most bytes alive at one time during a profiled stretch beyond those alive at its start, on the CPU."""
     events = [event for event in run.profiler.kineto_results.events() if event.name() == "[memory]"]
     held = most = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
@@ -92,4 +92,4 @@ def _peak(run: profile) -> int:
     return most
 
 
-__all__ = ["StepClock", "cost"]
+__all__ = ["StepClock", "allocated_peak", "cost"]

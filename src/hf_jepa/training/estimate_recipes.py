@@ -1,6 +1,7 @@
 """From a recipe to what its memory depends on: a model without weights, and batches of the sizes that it would see."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,7 +35,6 @@ from hf_jepa.training.recipe import parse_recipe
 
 STEPS = 16  # among which the masks with most tokens are taken
 CLASSES = 1000  # of a classifier, whose data are not looked at
-TYPICAL = {"text": 512, "audio": 16000 * 10}  # length of a sample of the variants that no program pretrains
 
 
 @dataclass
@@ -43,7 +43,7 @@ class Job:
 
     Args:
         name: what is shown.
-        model: in training mode and on the meta device; used up by a trace, so each call makes another.
+        model: called with a device, makes a model in training mode; on "meta" without weights.
         inputs: called with a model and the number of samples, gives the arguments of its forward; only shapes matter.
         optimizer: called with a model.
         training: batch size, precision, checkpointing, accumulated batches.
@@ -51,7 +51,7 @@ class Job:
     """
 
     name: str
-    model: Callable[[], nn.Module]
+    model: Callable[[str], nn.Module]
     inputs: Callable[[nn.Module, int], dict[str, Any]]
     optimizer: Callable[[nn.Module], torch.optim.Optimizer]
     training: TrainingArguments
@@ -170,7 +170,7 @@ def _pretraining(
         return training.build_optimizer(model, *settings, training.adam_epsilon)
 
     size = arguments.model_size or arguments.model_name_or_path or ""
-    model = partial(_empty, partial(variant.model_class(), config), training)
+    model = partial(_make, partial(variant.model_class(), config), training)
     return Job(
         f"{variant.name} {size}".strip(), model, inputs, optimizer, training, variant.model_class().fewest_samples
     )
@@ -230,7 +230,7 @@ def _classification(variant: Variant, arguments: Any, training: TrainingArgument
         groups = layerwise_groups(model, training.learning_rate, training.weight_decay, training.layer_decay)
         return _optimizer(groups, model, training)
 
-    return Job(f"{variant.name} {arguments.mode}", partial(_empty, make, training), inputs, optimizer, training)
+    return Job(f"{variant.name} {arguments.mode}", partial(_make, make, training), inputs, optimizer, training)
 
 
 def _language_model(
@@ -262,7 +262,7 @@ def _language_model(
     )
     return Job(
         f"{variant.name} {name}",
-        partial(_empty, make, training),
+        partial(_make, make, training),
         lambda model, samples: collator([_longest_pair(data.max_length, config.num_predictor_tokens)] * samples),
         lambda model: _optimizer([p for p in model.parameters() if p.requires_grad], model, training),
         training,
@@ -302,8 +302,8 @@ def _local(loader: Any, source: str, **options: Any) -> Any:
         ) from error
 
 
-def _empty(make: Callable[[], nn.Module], training: TrainingArguments) -> nn.Module:
-    with torch.device("meta"), no_init_weights():
+def _make(make: Callable[[], nn.Module], training: TrainingArguments, device: str) -> nn.Module:
+    with torch.device(device), no_init_weights() if device == "meta" else nullcontext():
         model = make().train()
     if training.gradient_checkpointing:
         model.gradient_checkpointing_enable(training.gradient_checkpointing_kwargs)

@@ -1,9 +1,11 @@
 """What a training step holds in memory, found by running it on tensors that have sizes and no values."""
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from accelerate.utils import convert_outputs_to_fp32
@@ -11,6 +13,15 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop, sdpa_flop
+from transformers import pytorch_utils
+
+
+_CPU_ATTENTION = "_scaled_dot_product_flash_attention_for_cpu"
+_ATTENTION = {  # which PyTorch's counter does not know, although it is the same
+    getattr(torch.ops.aten, _CPU_ATTENTION).default: sdpa_flop,
+    getattr(torch.ops.aten, f"{_CPU_ATTENTION}_backward").default: sdpa_backward_flop,
+}
 
 
 @dataclass(frozen=True)
@@ -31,6 +42,7 @@ class StepMemory:
         working_without_casts: the same where casts do not count.
         with_gradients: most bytes of both, where each gradient counts from the time when it is made.
         update: most bytes alive in the step of the optimizer beyond weights, gradients and what it keeps.
+        flops: floating point operations of forward and backward pass (no bytes).
     """
 
     weights: int
@@ -45,6 +57,7 @@ class StepMemory:
     working_without_casts: int
     with_gradients: int
     update: int
+    flops: int
 
 
 class _Alive(TorchDispatchMode):
@@ -146,7 +159,8 @@ def step_memory(
         parameter.register_post_accumulate_grad_hook(lambda parameter: alive.add(parameter.grad, "gradients"))
         for parameter in trained
     ]
-    with mode, alive:
+    counter = FlopCounterMode(display=False, custom_mapping=_ATTENTION)
+    with _nothing_kept(), mode, alive, counter:
         for tensor in (tensor for tensors in given.values() for tensor in tensors):
             alive.add(tensor, "given")
         loss = forward(**inputs)["loss"]
@@ -154,6 +168,7 @@ def step_memory(
         saved = alive.bytes["other"] + casts
         loss.backward()
         del loss
+        flops = counter.get_total_flops()
         peaks = (alive.working, alive.working_without_casts, alive.with_gradients)
         optimizer = make_optimizer(model)
         optimizer.step()
@@ -169,7 +184,15 @@ def step_memory(
     sizes = {name: _size(tensors) for name, tensors in given.items()}
     gradients = _size([parameter.grad for parameter in trained if parameter.grad is not None])
     return StepMemory(**sizes, gradients=gradients, optimizer=_size(kept), saved=saved, casts=casts, update=update,
-                      working=peaks[0], working_without_casts=peaks[1], with_gradients=peaks[2])  # fmt: skip
+                      working=peaks[0], working_without_casts=peaks[1], with_gradients=peaks[2],
+                      flops=flops)  # fmt: skip
+
+
+@contextmanager
+def _nothing_kept() -> Iterator[None]:
+    """Tables that transformers computes once per process must not become tensors without values."""
+    with patch.object(pytorch_utils, "is_torchdynamo_compiling", return_value=True):
+        yield
 
 
 def _replace_tensors(model: nn.Module, fake: Callable[[torch.Tensor], torch.Tensor]) -> None:
