@@ -1,17 +1,17 @@
 """How much memory a run takes per GPU, before it is started."""
 
-from collections.abc import Callable
+from bisect import bisect_left
 from dataclasses import dataclass
 
 import torch
 
 from hf_jepa.training.estimate_recipes import Job
-from hf_jepa.training.estimate_step import StepMemory, step_memory
+from hf_jepa.training.estimate_step import StepMemory, between, step_memory
 from hf_jepa.training.estimate_strategies import Sizes, Strategy, divide
 
 
 GIB = 2**30
-TRIES = 5  # batches that are traced to find the largest
+MOST = 2**20  # samples that a batch is looked for up to
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,11 @@ class Estimator:
         if samples < self.job.fewest:
             raise ValueError(f"a batch of {samples} is too small: {self.job.name} needs {self.job.fewest}")
         step = self.step(samples)
+        return Estimate(*self._divide(step, strategy), samples, step.flops)
+
+    def _divide(self, step: StepMemory, strategy: Strategy) -> tuple[dict[str, int], dict[str, int]]:
         accumulates = self.job.training.gradient_accumulation_steps > 1
-        parts = divide(step, self.sizes, strategy, self.autocast is not None, accumulates)
-        return Estimate(*parts, samples, step.flops)
+        return divide(step, self.sizes, strategy, self.autocast is not None, accumulates)
 
     @property
     def autocast(self) -> torch.dtype | None:
@@ -88,28 +90,21 @@ class Estimator:
         return self.traced[samples]
 
     def largest_batch(self, strategy: Strategy, capacity: int) -> int:
-        """Most samples per process that fit into so many bytes; 0 if none do.
+        """Most samples per process that fit into so many bytes, by straight lines through two batches; 0 if none do."""
+        first = max(self.job.fewest, self.job.training.per_device_train_batch_size)
+        most = self._largest_between(first, 2 * first, strategy, capacity)
+        if most > 2 * first:  # far away: once more, from nearer
+            most = self._largest_between(2 * first, most, strategy, capacity)
+        return most if most >= self.job.fewest else 0
 
-        A straight line through two batches says where to look, since memory grows along (nearly) straight lines.
-        """
-        fewest = self.job.fewest
-        if self(strategy, fewest).total > capacity:
-            return 0
-        sizes: Callable[[int], int] = lambda samples: self(strategy, samples).total  # noqa: E731
-        fits, fails = fewest, None
-        other = max(2 * fewest, self.job.training.per_device_train_batch_size)
-        for _ in range(TRIES):
-            if fails is not None and fails - fits <= 1:
-                break
-            if sizes(other) <= capacity:
-                fits = max(fits, other)
-            else:
-                fails = min(fails or other, other)
-            (x, y), (x2, y2) = sorted((n, sizes(n)) for n in self.traced)[-2:]
-            slope = max((y2 - y) / (x2 - x), 1.0)
-            other = max(fits + 1, int(x2 + (capacity - y2) // slope))
-            other = min(other, fails - 1) if fails is not None else other
-        return fits
+    def _largest_between(self, first: int, second: int, strategy: Strategy, capacity: int) -> int:
+        lines = [(samples, self.step(samples)) for samples in (first, second)]
+
+        def fails(samples: int) -> bool:
+            device, _ = self._divide(between(*lines, samples), strategy)
+            return sum(device.values()) > capacity
+
+        return bisect_left(range(MOST), True, 1, key=fails) - 1
 
 
 __all__ = ["GIB", "Estimate", "Estimator"]

@@ -3,7 +3,7 @@
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 from unittest.mock import patch
 
@@ -13,14 +13,13 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop, sdpa_flop
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop, sdpa_flop
 from transformers import pytorch_utils
 
 
-_CPU_ATTENTION = "_scaled_dot_product_flash_attention_for_cpu"
-_ATTENTION = {  # which PyTorch's counter does not know, although it is the same
-    getattr(torch.ops.aten, _CPU_ATTENTION).default: sdpa_flop,
-    getattr(torch.ops.aten, f"{_CPU_ATTENTION}_backward").default: sdpa_backward_flop,
+_FLOPS = flop_registry | {  # attention on a CPU computes what that on a GPU does
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: sdpa_backward_flop,
 }
 
 
@@ -61,7 +60,7 @@ class StepMemory:
 
 
 class _Alive(TorchDispatchMode):
-    """Counts the bytes of storages while they are alive, by kind.
+    """Counts the bytes of storages while they are alive, by kind, and floating point operations.
 
     `torch.distributed._tools.MemTracker` does so by module as well, but refuses models with frozen parameters.
     """
@@ -71,6 +70,7 @@ class _Alive(TorchDispatchMode):
         self.chosen = chosen  # size of a boolean mask -> how much of it is true
         self.kinds: dict[int, str] = {}  # by the id of the storage
         self.bytes = dict.fromkeys(("given", "casts", "gradients", "other"), 0)
+        self.flops = 0
         self.forget_peaks()
 
     def forget_peaks(self) -> None:
@@ -97,7 +97,10 @@ class _Alive(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func is torch.ops.aten.index.Tensor and (indices := self._places(args[1])):
             args = (args[0], indices)
-        result = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if func.overloadpacket in _FLOPS:
+            self.flops += _FLOPS[func.overloadpacket](*args, **kwargs, out_val=result)
         for tensor in tree_leaves(result):
             if isinstance(tensor, torch.Tensor) and id(tensor.untyped_storage()) not in self.kinds:
                 self.add(tensor, "casts" if self._is_cast(func, args, tensor) else "other")
@@ -114,6 +117,25 @@ class _Alive(TorchDispatchMode):
         if func is not torch.ops.aten._to_copy.default or result.dtype not in (torch.bfloat16, torch.float16):
             return False
         return self.kinds.get(id(args[0].untyped_storage())) == "given"
+
+
+def between(first: tuple[int, StepMemory], second: tuple[int, StepMemory], samples: int) -> StepMemory:
+    """The step of a batch of another size, on straight lines through two that were traced.
+
+    Example:
+        >>> none = dict.fromkeys((field.name for field in fields(StepMemory)), 0)
+        >>> steps = [(n, StepMemory(**none | {"saved": 10 * n, "working": 12 * n + 1})) for n in (2, 4)]
+        >>> between(*steps, 100).working
+        1201
+    """
+    (n, a), (m, b) = first, second
+    lines = {
+        field.name: getattr(a, field.name) + (getattr(b, field.name) - getattr(a, field.name)) * (samples - n) / (m - n)
+        for field in fields(StepMemory)
+    }
+    # Gradients come while activations go: for large batches the peak is at the start of the backward pass.
+    lines["with_gradients"] = max(lines["with_gradients"], lines["working"])
+    return StepMemory(**{name: round(value) for name, value in lines.items()})
 
 
 def step_memory(
@@ -159,8 +181,7 @@ def step_memory(
         parameter.register_post_accumulate_grad_hook(lambda parameter: alive.add(parameter.grad, "gradients"))
         for parameter in trained
     ]
-    counter = FlopCounterMode(display=False, custom_mapping=_ATTENTION)
-    with _nothing_kept(), mode, alive, counter:
+    with _nothing_kept(), mode, alive:
         for tensor in (tensor for tensors in given.values() for tensor in tensors):
             alive.add(tensor, "given")
         loss = forward(**inputs)["loss"]
@@ -168,7 +189,7 @@ def step_memory(
         saved = alive.bytes["other"] + casts
         loss.backward()
         del loss
-        flops = counter.get_total_flops()
+        flops = alive.flops
         peaks = (alive.working, alive.working_without_casts, alive.with_gradients)
         optimizer = make_optimizer(model)
         optimizer.step()
@@ -213,4 +234,4 @@ def _size(tensors: list[torch.Tensor]) -> int:
     return sum({id(tensor.untyped_storage()): tensor.untyped_storage().nbytes() for tensor in tensors}.values())
 
 
-__all__ = ["StepMemory", "step_memory"]
+__all__ = ["StepMemory", "between", "step_memory"]
