@@ -19,6 +19,7 @@ COMMANDS = {
     "score": "count the answers of a language model that are right: text, numbers, SQL, letters",
     "geometry": "measure and draw how a language model's embeddings of Text lie to those of Code",
     "diagnose": "read a pretraining run and name the likely cause of its trouble, with the evidence",
+    "estimate": "say how much memory a run takes per GPU, and how its throughput grows with machines",
     "masks": "draw context and target masks over an image or a video",
     "convert": "turn an official checkpoint into an ordinary one, and back",
     "inspect": "show what a checkpoint holds and check its fingerprint",

@@ -155,7 +155,7 @@ def cost(trainer: Trainer) -> dict[str, float]:
     with counted(model) as counts, memory as run:
         trainer.training_step(model, batch)
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    peak = torch.cuda.max_memory_allocated() if run is None else _resident(trainer) + _peak(run)
+    peak = torch.cuda.max_memory_allocated() if run is None else _resident(trainer) + allocated_peak(run)
     return {"tokens_per_image": counts.tokens / images, "memory_mib": peak / 2**20, "trained_parameters": trained}
 
 
@@ -166,8 +166,8 @@ def _resident(trainer: Trainer) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors if isinstance(tensor, torch.Tensor))
 
 
-def _peak(run: profile) -> int:
-    """Most bytes alive at one time beyond those alive at the start: gradients, activations and the batch."""
+def allocated_peak(run: profile) -> int:
+    """Most bytes alive at one time during a profiled stretch beyond those alive at its start, on the CPU."""
     events = [event for event in run.profiler.kineto_results.events() if event.name() == "[memory]"]
     held = most = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
@@ -176,4 +176,4 @@ def _peak(run: profile) -> int:
     return most
 
 
-__all__ = ["Counts", "StepClock", "cost", "counted"]
+__all__ = ["Counts", "StepClock", "allocated_peak", "cost", "counted"]
