@@ -22,6 +22,7 @@ from hf_jepa.training.preemption import EXIT_STATUS, MARKER
 
 pytestmark = [
     pytest.mark.distributed,
+    pytest.mark.timeout(1500),  # a busy machine; about 100 s otherwise
     pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is an extra"),
 ]
 
@@ -58,7 +59,7 @@ class Story:
         paths = os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
         environment = os.environ | {"PYTHONPATH": paths, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
         done = subprocess.run(
-            [sys.executable, *command, json.dumps(jobs)], env=environment, capture_output=True, text=True, timeout=250
+            [sys.executable, *command, json.dumps(jobs)], env=environment, capture_output=True, text=True, timeout=600
         )
         print(f"seed {self.seed}, {processes} process(es), status {done.returncode}: {jobs}\n{done.stderr[-3000:]}")
         return done

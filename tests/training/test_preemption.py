@@ -1,5 +1,6 @@
 """A run that is asked to leave saves, says so by its status, and goes on as if nothing had been."""
 
+import json
 import os
 import signal
 import subprocess
@@ -14,6 +15,8 @@ from hf_jepa.data.embedded import EmbeddedCrops
 from hf_jepa.training import preemption
 from hf_jepa.training.checkpoint_folders import checkpoint_folders
 from hf_jepa.training.preemption import EXIT_STATUS, MARKER, SIGNALS, Preempted, _LeaveRequest
+from hf_jepa.training.pretrain_image import pretrain
+from hf_jepa.training.trainer import JepaTrainer
 
 
 class Ask(TrainerCallback):
@@ -108,3 +111,26 @@ def test_other_threads_can_train(make_trainer):
 def test_the_trainers_own_way_is_refused(make_trainer):
     with pytest.raises(ValueError, match="enable_jit_checkpoint: leave it out"):
         make_trainer(enable_jit_checkpoint=True)
+
+
+def test_a_program_that_is_asked_to_leave_ends_with_the_status_and_no_model(config_fields, tmp_path, monkeypatch):
+    step = JepaTrainer.training_step
+
+    def asked(trainer, *args, **kwargs):
+        if trainer.state.global_step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(trainer, *args, **kwargs)
+
+    monkeypatch.setattr(JepaTrainer, "training_step", asked)
+    recipe = {"dataset": "embedded", "model_config": json.dumps(config_fields), "output_dir": str(tmp_path / "out")}
+    recipe |= {"per_device_train_batch_size": "4", "min_keep": "3", "max_steps": "4", "use_cpu": "true"}
+    recipe |= {"resume_from_checkpoint": "auto", "report_to": "none", "disable_tqdm": "true"}
+    arguments = [part for name, value in recipe.items() for part in (f"--{name}", value)]
+    with pytest.raises(SystemExit) as left:
+        pretrain("ijepa", arguments)
+    assert left.value.code == EXIT_STATUS
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [MARKER, "checkpoint-2"]
+    monkeypatch.setattr(JepaTrainer, "training_step", step)
+    pretrain("ijepa", arguments)
+    assert {"model.safetensors", "README.md"} <= {path.name for path in (tmp_path / "out").iterdir()}
+    assert json.loads((tmp_path / "out/trainer_state.json").read_text())["global_step"] == 4
