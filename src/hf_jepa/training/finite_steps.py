@@ -105,11 +105,13 @@ class FiniteStepMixin:
         if "loss" in logs and watch.window:
             watch.read()
             skipped = [step for step in watch.steps if step > self.state.global_step - watch.window]
-            if skipped:
-                # What was measured in a step that was left out means nothing.
-                names = [name for name, value in logs.items() if isinstance(value, float) and not math.isfinite(value)]
-                for name in names:
+            if watch.steps:  # what was measured in a step that was left out, or since then, may mean nothing
+                broken = [
+                    name for name, value in logs.items() if isinstance(value, float) and not math.isfinite(value)
+                ]
+                for name in {*broken} - {"loss"}:
                     del logs[name]
+            if skipped:
                 if len(skipped) == watch.window:
                     logs.pop("loss", None)
                 elif "loss" in logs:
