@@ -94,6 +94,7 @@ def test_a_compiled_run_resumes_exactly(make_trainer, tmp_path):
     assert graphs[-1] == len(set(drawn_lengths(resumed, 8)[5:]))
 
 
+@pytest.mark.slow
 def test_the_target_encoder_follows_the_compiled_model(make_trainer, monkeypatch):
     trainer = make_trainer(model_fields=SMALL, max_steps=2, **TRACED)
     monkeypatch.setattr(type(trainer.mask_sampler), "block_sizes", lambda self, step: ((3, 3), (6, 6)))
