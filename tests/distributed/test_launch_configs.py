@@ -47,7 +47,7 @@ PROGRAMS: dict[str, tuple[str, list[str], dict]] = {
     ),
     "pretrain_vjepa": (
         "pretrain_vjepa.py",
-        ["vjepa2_1", str(RECIPES / "vjepa2_1/tiny.yaml")],
+        ["vjepa2", str(RECIPES / "vjepa2/tiny.yaml")],
         {"embedded_length": 64, "bf16": True},
     ),
     "finetune_image_classification": (
