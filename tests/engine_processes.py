@@ -179,7 +179,7 @@ def parts_of(variant: str) -> tuple[dict[str, Any], dict[str, Any]]:
             "train_dataset": MovingDigits(64, num_frames=4),
             "data_collator": VideoCollator(frame_counts=(4,)),
         }
-        return VARIANTS[variant].tiny | CLIPS, parts
+        return VARIANTS[variant].tiny | CLIPS | {"initializer_range": 0.1}, parts
     parts = {
         "mask_sampler": build_mask_sampler("corrected", grid_size=(6, 6), target_scale=(0.15, 0.25), min_keep=3),
         "train_dataset": EmbeddedCrops(64),

@@ -47,7 +47,7 @@ PROGRAMS: dict[str, tuple[str, list[str], dict]] = {
     ),
     "pretrain_vjepa": (
         "pretrain_vjepa.py",
-        ["vjepa2_1", str(RECIPES / "vjepa2_1/tiny.yaml")],
+        ["vjepa2", str(RECIPES / "vjepa2/tiny.yaml")],
         {"embedded_length": 64, "bf16": True},
     ),
     "finetune_image_classification": (
@@ -58,7 +58,7 @@ PROGRAMS: dict[str, tuple[str, list[str], dict]] = {
     "finetune_video_classification": (
         "finetune_video_classification.py",
         [str(RECIPES / "vjepa2/finetune_tiny.yaml")],
-        {"model_name_or_path": "video", "mode": "probe", "embedded_length": 16},
+        {"model_name_or_path": "video", "mode": "probe", "embedded_length": 64},
     ),
     "finetune_action_anticipation": (
         "finetune_action_anticipation.py",

@@ -1,5 +1,7 @@
 """What engines are told, and what a batch counts in a step, as far as one process shows it."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from engine_processes import SpanCollator, Texts, fresh_model
@@ -7,10 +9,13 @@ from engine_processes import SpanCollator, Texts, fresh_model
 from hf_jepa.registry import VARIANTS
 from hf_jepa.training.arguments import JepaTrainingArguments
 from hf_jepa.training.engines import sharded_modules
+from hf_jepa.training.finetuning import FineTuningArguments, require_mergeable
 from hf_jepa.training.optimizer import parameter_groups
+from hf_jepa.training.pretrain_video import pretrain
 from hf_jepa.training.trainer import JepaTrainer
 
 
+RECIPES = Path(__file__).resolve().parents[2] / "training_scripts/configs"
 ENCODERS = [name for name, variant in VARIANTS.items() if variant.base_model is not None]
 
 
@@ -63,3 +68,18 @@ def test_accumulated_batches_of_uneven_texts_are_one_larger_batch(tmp_path):
     torch.testing.assert_close(found[0][0], found[1][0], rtol=0, atol=1e-6)
     for name, tensor in found[0][1].items():
         torch.testing.assert_close(found[1][1][name], tensor, rtol=0, atol=2e-7)
+
+
+def test_zero_3_refuses_batches_that_call_other_modules_in_each_process(monkeypatch, tmp_path):
+    monkeypatch.setattr("hf_jepa.training.pretrain_video.is_deepspeed_zero3_enabled", lambda: True)
+    with pytest.raises(ValueError, match="take zero2.yaml or fsdp2.yaml"):
+        pretrain("vjepa2_1", [str(RECIPES / "vjepa2_1/tiny.yaml"), f"--output_dir={tmp_path}", "--use_cpu=1"])
+
+
+def test_adapters_are_merged_by_data_parallelism_alone(monkeypatch, tmp_path):
+    training = FineTuningArguments(str(tmp_path), use_cpu=True)
+    require_mergeable("lora", training)
+    monkeypatch.setattr(FineTuningArguments, "uses_engine", True)
+    require_mergeable("full", training)
+    with pytest.raises(ValueError, match="mode=lora: adapters are merged"):
+        require_mergeable("lora", training)

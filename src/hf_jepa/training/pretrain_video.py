@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedConfig
+from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils import cached_file, logging
 
 from hf_jepa.core.modeling import JepaPreTrainingMixin
@@ -210,6 +211,11 @@ def pretrain(
         model = arguments.adapt(build_video_model(VARIANTS[variant_name], arguments), training)
     processor = clip_processor(arguments, model.config)
     grids = token_grids(model, arguments.clip_sizes(model.config))
+    if len(grids) > 1 and is_deepspeed_zero3_enabled():
+        raise ValueError(
+            f"clips of {sorted(grids)} frames: each process has others of them in a batch and so calls other parts of "
+            "the model, where ZeRO-3 wants the same everywhere: take zero2.yaml or fsdp2.yaml"
+        )
     if hasattr(model, "train_one_modality") and len({frames == 1 for frames in grids}) == 1:
         model.train_one_modality(images=1 in grids)
     trainer = JepaTrainer(

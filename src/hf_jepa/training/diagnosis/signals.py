@@ -207,6 +207,7 @@ class TaskSignalsMixin:
         super().__init__(*args, **kwargs)
         self._task: dict[str, float] = {}
         self._change: EncoderChange | None = None
+        self._asked = False  # whether the encoders can be compared with those of the start
         self._agreement = GradientAgreement()
 
     def compute_loss(self: Trainer, model, inputs, return_outputs: bool = False, num_items_in_batch=None):
@@ -214,8 +215,11 @@ class TaskSignalsMixin:
         single = self.accelerator.unwrap_model(model)
         images = inputs.get(single.main_input_name)
         has_teacher = single.config.target_source in ("ema", "frozen")
-        if watched and self._change is None and has_teacher and isinstance(images, torch.Tensor) and len(images) > 1:
-            self._change = EncoderChange(images, single)
+        if watched and has_teacher and self._change is None and not self._asked:
+            # Once all processes or none: under sharding a pass of an encoder needs them all.
+            self._asked = self.accelerator.num_processes > 1
+            if all(gather_object([isinstance(images, torch.Tensor) and len(images) > 1])):
+                self._change = EncoderChange(images, single)
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         if watched and self._logs_this_step():
             self._task = self._measure(single, inputs, outputs)
