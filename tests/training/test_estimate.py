@@ -73,7 +73,9 @@ def test_parts_of_engines():
     assert [device[name]["weights"] for name in device] == [800, 800, 800, 200, 200, 0]
     assert [device[name]["optimizer"] for name in device] == [1600, 400, 400, 400, 400, 0]
     assert [device[name]["gradients"] for name in device] == [100, 100, 200, 200, 200, 0]
-    assert [device[name]["target encoder and others that are frozen"] for name in device] == [400] * 3 + [100] * 2 + [0]
+    assert [device[name]["target encoder and others that are frozen"] for name in device] == [400] * 3 + [100] * 2 + [
+        0
+    ]
     copies = [device[name]["copy of this process's share of weights"] for name in device]
     assert copies == [0, 200, 200, 0, 0, 0]
     buffers = [device[name]["buffers of the engine"] for name in device]
@@ -117,9 +119,9 @@ def test_wrong_input_is_named(tmp_path):
         Strategy("single", 8)
     with pytest.raises(ValueError, match="'ijepo' is of no known variant"):
         read_job("ijepo")
-    with pytest.raises(ValueError, match=r"nowhere/llama is neither a folder here .* --size"):
+    with pytest.raises(ValueError, match=r"nowhere/llama is neither a folder here .*--size"):
         read_job("llm_jepa", ["--model_name_or_path", "nowhere/llama"])
-    with pytest.raises(ValueError, match="data2vec of text has no training program|no training program"):
+    with pytest.raises(ValueError, match="no training program"):
         read_job("data2vec_text")
     with pytest.raises(ValueError, match="a batch of 1 is too small"):
         Estimator(read_job(f"{RECIPES}/vicreg/tiny.yaml"))(Strategy("single"), 1)
@@ -144,4 +146,6 @@ def test_communication_on_paper():
     compute, exposed = step_seconds(estimate, (8e9, 0.0), "ddp", cluster, machines=4)
     assert compute == pytest.approx(0.03)
     assert exposed == pytest.approx(3 / 4 * 8e9 * 8 / 400e9 - 0.02)  # what the backward pass does not hide
-    assert step_seconds(estimate, (8e9, 0.0), "ddp", cluster, machines=1)[1] == pytest.approx(7 / 8 * 8e9 / 300e9 - 0.02)
+    assert step_seconds(estimate, (8e9, 0.0), "ddp", cluster, machines=1)[1] == pytest.approx(
+        7 / 8 * 8e9 / 300e9 - 0.02
+    )

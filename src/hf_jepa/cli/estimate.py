@@ -64,7 +64,7 @@ def _memory(estimator, strategy, args: argparse.Namespace) -> None:
     from hf_jepa.training.estimate import GIB
 
     estimate, training = estimator(strategy), estimator.job.training
-    precision = {None: "float32"}.get(estimator.autocast, f"autocast to {str(estimator.autocast)[6:]}")
+    precision = "float32" if estimator.autocast is None else f"autocast to {str(estimator.autocast)[6:]}"
     recomputes = ", layers recomputed" if training.gradient_checkpointing else ""
     print(f"{estimator.job.name}: {estimate.samples} samples per GPU, {precision}{recomputes}")
     print(f"{strategy.name} on {strategy.processes} GPU{'s' * (strategy.processes > 1)}, GiB per GPU:\n")
@@ -92,7 +92,9 @@ def _measure(estimator) -> None:
     estimate = estimator(Strategy("single"))
     peak = measured_peak(estimator.job, estimate.samples, device, estimator.autocast)
     off = 100 * (estimate.total / peak - 1)
-    print(f"\none process on {device}: estimate {estimate.total / GIB:.3f} GiB, peak {peak / GIB:.3f} GiB ({off:+.1f} %)")
+    print(
+        f"\none process on {device}: estimate {estimate.total / GIB:.3f} GiB, peak {peak / GIB:.3f} GiB ({off:+.1f} %)"
+    )
 
 
 def _growth(estimator, strategy, args: argparse.Namespace) -> None:

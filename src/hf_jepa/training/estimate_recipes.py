@@ -213,9 +213,7 @@ def _classification(variant: Variant, arguments: Any, training: TrainingArgument
 
     def make() -> nn.Module:
         model = variant.model_class(variant.heads[head])(config)
-        return prepare_mode(
-            model, arguments.mode, arguments.lora_rank, arguments.lora_alpha, arguments.lora_dropout
-        )
+        return prepare_mode(model, arguments.mode, arguments.lora_rank, arguments.lora_alpha, arguments.lora_dropout)
 
     def inputs(model: nn.Module, samples: int) -> dict[str, Any]:
         labels = {"labels": torch.zeros(samples, dtype=torch.long)}

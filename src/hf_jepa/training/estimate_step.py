@@ -130,7 +130,8 @@ def between(first: tuple[int, StepMemory], second: tuple[int, StepMemory], sampl
     """
     (n, a), (m, b) = first, second
     lines = {
-        field.name: getattr(a, field.name) + (getattr(b, field.name) - getattr(a, field.name)) * (samples - n) / (m - n)
+        field.name: getattr(a, field.name)
+        + (getattr(b, field.name) - getattr(a, field.name)) * (samples - n) / (m - n)
         for field in fields(StepMemory)
     }
     # Gradients come while activations go: for large batches the peak is at the start of the backward pass.

@@ -151,7 +151,9 @@ def growth_rows(
     for machines in nodes:
         samples, left = divmod(batch * nodes[0], machines) if strong else (batch, 0)
         if left or not samples:
-            raise ValueError(f"a global batch of {batch * nodes[0] * cluster.gpus} is not shared by {machines} machines")
+            raise ValueError(
+                f"a global batch of {batch * nodes[0] * cluster.gpus} is not shared by {machines} machines"
+            )
         estimate = Estimate({}, {}, samples, round(at_recipe.flops * samples / batch))
         compute, exposed = step_seconds(estimate, moved, strategy, cluster, machines)
         rate = samples * cluster.gpus * machines / (compute + exposed)
