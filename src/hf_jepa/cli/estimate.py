@@ -64,7 +64,7 @@ def _memory(estimator, strategy, args: argparse.Namespace) -> None:
     from hf_jepa.training.estimate import GIB
 
     estimate, training = estimator(strategy), estimator.job.training
-    precision = {None: "float32"}.get(estimator.autocast, f"autocast to {str(estimator.autocast)[6:]}")
+    precision = "float32" if estimator.autocast is None else f"autocast to {str(estimator.autocast)[6:]}"
     recomputes = ", layers recomputed" if training.gradient_checkpointing else ""
     print(f"{estimator.job.name}: {estimate.samples} samples per GPU, {precision}{recomputes}")
     print(f"{strategy.name} on {strategy.processes} GPU{'s' * (strategy.processes > 1)}, GiB per GPU:\n")

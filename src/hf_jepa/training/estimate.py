@@ -90,7 +90,7 @@ class Estimator:
         return self.traced[samples]
 
     def largest_batch(self, strategy: Strategy, capacity: int) -> int:
-        """Most samples per process that fit into so many bytes, by straight lines through two batches; 0 if none do."""
+        """Most samples per process that fit into so many bytes, 0 if none do, by lines through two batches."""
         first = max(self.job.fewest, self.job.training.per_device_train_batch_size)
         most = self._largest_between(first, 2 * first, strategy, capacity)
         if most > 2 * first:  # far away: once more, from nearer
