@@ -30,7 +30,7 @@ SIZES = Sizes(trained=200, persistent=20, unit=40, rest=10)
         pytest.param(IJEPA, 4, False, id="images"),
         pytest.param((*IJEPA, "--gradient_checkpointing", "true"), 8, True, id="recomputed-in-16-bits"),
         pytest.param((f"{RECIPES}/vjepa2/tiny.yaml",), 2, False, id="clips"),
-        pytest.param((f"{RECIPES}/lejepa/tiny.yaml",), 4, True, id="views"),
+        pytest.param((f"{RECIPES}/lejepa/tiny.yaml",), 4, False, id="views"),
         pytest.param((f"{RECIPES}/llm_jepa/tiny.yaml",), 2, False, id="text-pairs"),
     ],
 )
@@ -38,7 +38,8 @@ def test_estimates_are_what_a_step_takes(recipe, samples, half):
     name, *overrides = recipe
     job = read_job(name, [*overrides, "--bf16", str(half).lower()])
     measured = measured_peak(job, samples, "cpu", torch.bfloat16 if half else None)
-    assert Estimator(job)(Strategy("single"), samples).total == pytest.approx(measured, rel=0.05)
+    bound = 0.05 if half else 0.01  # in 16 bits kernels of the CPU take memory that operations do not show
+    assert Estimator(job)(Strategy("single"), samples).total == pytest.approx(measured, rel=bound)
 
 
 def test_a_real_step_works_after_an_estimate_of_tables_that_transformers_keeps():
