@@ -15,7 +15,8 @@ from hf_jepa.training.estimate_tables import BEGIN, END, Cluster, step_seconds, 
 
 
 RECIPES = "training_scripts/configs"
-SMALL = '{"hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 256, "num_attention_heads": 2, "pred_num_hidden_layers": 1}'
+SMALL = '{"hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 256, "num_attention_heads": 2, '
+SMALL += '"pred_num_hidden_layers": 1}'
 IJEPA = ("ijepa", "--model_config", SMALL)
 STEP = StepMemory(
     weights=800, frozen=400, tables=8, gradients=800, optimizer=1600, inputs=16, saved=5000, casts=300, working=6000,
