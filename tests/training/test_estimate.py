@@ -15,7 +15,8 @@ from hf_jepa.training.estimate_tables import BEGIN, END, Cluster, step_seconds, 
 
 
 RECIPES = "training_scripts/configs"
-SMALL = '{"hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 256, "num_attention_heads": 2}'
+SMALL = '{"hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 256, "num_attention_heads": 2, '
+SMALL += '"pred_num_hidden_layers": 1}'
 IJEPA = ("ijepa", "--model_config", SMALL)
 STEP = StepMemory(
     weights=800, frozen=400, tables=8, gradients=800, optimizer=1600, inputs=16, saved=5000, casts=300, working=6000,
@@ -38,7 +39,7 @@ def test_estimates_are_what_a_step_takes(recipe, samples, half):
     name, *overrides = recipe
     job = read_job(name, [*overrides, "--bf16", str(half).lower()])
     measured = measured_peak(job, samples, "cpu", torch.bfloat16 if half else None)
-    bound = 0.05 if half else 0.01  # in 16 bits kernels of the CPU take memory that operations do not show
+    bound = 0.05 if half else 0.02  # in 16 bits kernels of the CPU take memory that operations do not show
     assert Estimator(job)(Strategy("single"), samples).total == pytest.approx(measured, rel=bound)
 
 

@@ -78,7 +78,7 @@ def _memory(estimator, strategy, args: argparse.Namespace) -> None:
         print(f"\nlargest batch in {args.gpu_memory:g} GiB: {most} samples per GPU")
     if args.measure:
         _measure(estimator)
-    print("\nPyTorch's context and what its allocator cannot use (fragmentation) come on top: 1 to 2 GiB, and more.")
+    print("\nPyTorch's context and what its allocator cannot use (fragmentation) come on top.")
 
 
 def _measure(estimator) -> None:

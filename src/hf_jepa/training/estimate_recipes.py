@@ -97,7 +97,7 @@ def _program(variant: Variant, given: set[str]) -> tuple[Variant, tuple[type, ..
     """The sections of the recipe, and who reads them."""
     if "mode" in given or "layer_decay" in given:
         if "num_pooler_layers" in given or "anchor" in given:
-            raise ValueError("recipes of action anticipation cannot be estimated: --measure is not for them either")
+            raise ValueError("recipes of action anticipation cannot be estimated")
         kind = ClassificationArguments if variant.modality == "image" else VideoClassificationArguments
         return variant, (kind, FineTuningArguments), _classification
     if variant.inputs == "text_pairs":
