@@ -20,7 +20,7 @@ SMALL += '"pred_num_hidden_layers": 1}'
 IJEPA = ("ijepa", "--model_config", SMALL)
 STEP = StepMemory(
     weights=800, frozen=400, tables=8, gradients=800, optimizer=1600, inputs=16, saved=5000, casts=300, working=6000,
-    working_without_casts=5600, with_gradients=6100, update=0, flops=10**12,
+    with_gradients=6100, update=0, flops=10**12,
 )  # fmt: skip
 SIZES = Sizes(trained=200, persistent=20, unit=40, rest=10)
 
@@ -60,17 +60,17 @@ def test_the_largest_batch_fits_and_a_larger_one_does_not():
 
 
 def test_parts_of_one_process():
-    device, host = divide(STEP, SIZES, Strategy("single"), half=True)
+    device, host = divide(STEP, SIZES, Strategy("single"))
     assert sum(device.values()) == 800 + 400 + 8 + 1600 + 16 + 6100 and not host
-    accumulating, _ = divide(STEP, SIZES, Strategy("single"), half=True, accumulates=True)
+    accumulating, _ = divide(STEP, SIZES, Strategy("single"), accumulates=True)
     assert accumulating["gradients"] == 800  # those of earlier batches are there all the time
-    stepping, _ = divide(replace(STEP, update=7000), SIZES, Strategy("single"), half=True)
+    stepping, _ = divide(replace(STEP, update=7000), SIZES, Strategy("single"))
     assert sum(stepping.values()) == 800 + 400 + 8 + 1600 + 16 + 800 + 7000
 
 
 def test_parts_of_engines():
-    parts = {name: divide(STEP, SIZES, Strategy(name, 4), half=True) for name in ("ddp", "zero1", "zero2", "zero3")}
-    parts |= {name: divide(STEP, SIZES, Strategy(name, 4), half=True) for name in ("fsdp2", "zero3_offload")}
+    parts = {name: divide(STEP, SIZES, Strategy(name, 4)) for name in ("ddp", "zero1", "zero2", "zero3")}
+    parts |= {name: divide(STEP, SIZES, Strategy(name, 4)) for name in ("fsdp2", "zero3_offload")}
     device = {name: part[0] for name, part in parts.items()}
     assert [device[name]["weights"] for name in device] == [800, 800, 800, 200, 200, 0]
     assert [device[name]["optimizer"] for name in device] == [1600, 400, 400, 400, 400, 0]
@@ -81,9 +81,8 @@ def test_parts_of_engines():
     copies = [device[name]["copy of this process's share of weights"] for name in device]
     assert copies == [0, 200, 200, 0, 0, 0]
     buffers = [device[name]["buffers of the engine"] for name in device]
-    gathered = 4 * (200 + 20 + PREFETCH_BUCKET) + 6 * REDUCE_BUCKET
-    assert buffers == [800, 8 * REDUCE_BUCKET, 8 * REDUCE_BUCKET, gathered, 2 * (10 + 5 * 40), gathered]
-    assert device["fsdp2"]["16-bit copies of weights"] == 0 and device["fsdp2"]["temporary"] == 5600 - 4700
+    gathered = 4 * (200 + 20 + PREFETCH_BUCKET + REDUCE_BUCKET)
+    assert buffers == [800, 4 * REDUCE_BUCKET, 4 * REDUCE_BUCKET, gathered, 4 * (10 + 5 * 40), gathered]
     assert parts["zero3_offload"][1] == {
         "optimizer": 400, "gradients": 200, "weights in float32": 200, "weights": 200,
         "target encoder and others that are frozen": 100,
@@ -142,8 +141,8 @@ def test_a_table_is_written_between_its_markers(tmp_path):
 def test_communication_on_paper():
     cluster = Cluster(gpus=8, bandwidth=400e9, flops=1e12)
     sizes = Sizes(trained=10**9, persistent=0, unit=0, rest=0)
-    assert traffic(sizes, 0, "ddp", half=True) == (8e9, 0.0)
-    assert traffic(sizes, 0, "zero1", half=True) == (4e9, 4e9)
+    assert traffic(sizes, 0, "ddp") == (8e9, 0.0)
+    assert traffic(sizes, 0, "zero1") == (4e9, 4e9)
     estimate = type("E", (), {"flops": 3e10})
     compute, exposed = step_seconds(estimate, (8e9, 0.0), "ddp", cluster, machines=4)
     assert compute == pytest.approx(0.03)

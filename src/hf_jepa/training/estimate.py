@@ -72,7 +72,7 @@ class Estimator:
 
     def _divide(self, step: StepMemory, strategy: Strategy) -> tuple[dict[str, int], dict[str, int]]:
         accumulates = self.job.training.gradient_accumulation_steps > 1
-        return divide(step, self.sizes, strategy, self.autocast is not None, accumulates)
+        return divide(step, self.sizes, strategy, accumulates)
 
     @property
     def autocast(self) -> torch.dtype | None:

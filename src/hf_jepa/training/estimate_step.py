@@ -38,7 +38,6 @@ class StepMemory:
         casts: weights in the 16-bit type of autocast, of `saved`.
         working: most bytes alive at one time beyond all of the above but `saved`: activations, casts and temporary
             tensors, without gradients of parameters.
-        working_without_casts: the same where casts do not count.
         with_gradients: most bytes of both, where each gradient counts from the time when it is made.
         update: most bytes alive in the step of the optimizer beyond weights, gradients and what it keeps.
         flops: floating point operations of forward and backward pass (no bytes).
@@ -53,7 +52,6 @@ class StepMemory:
     saved: int
     casts: int
     working: int
-    working_without_casts: int
     with_gradients: int
     update: int
     flops: int
@@ -74,7 +72,7 @@ class _Alive(TorchDispatchMode):
         self.forget_peaks()
 
     def forget_peaks(self) -> None:
-        self.working = self.working_without_casts = self.with_gradients = 0
+        self.working = self.with_gradients = 0
 
     def add(self, tensor: torch.Tensor, kind: str) -> None:
         """Count the storage of a tensor, unless it is counted already: then it changes its kind."""
@@ -88,7 +86,6 @@ class _Alive(TorchDispatchMode):
         self.bytes[kind] += size
         working = self.bytes["other"] + self.bytes["casts"]
         self.working = max(self.working, working)
-        self.working_without_casts = max(self.working_without_casts, self.bytes["other"])
         self.with_gradients = max(self.with_gradients, working + self.bytes["gradients"])
 
     def _free(self, key: int, size: int) -> None:
@@ -191,7 +188,7 @@ def step_memory(
         loss.backward()
         del loss
         flops = alive.flops
-        peaks = (alive.working, alive.working_without_casts, alive.with_gradients)
+        peaks = (alive.working, alive.with_gradients)
         optimizer = make_optimizer(model)
         optimizer.step()
         kept = [leaf for leaf in tree_leaves(list(optimizer.state.values())) if isinstance(leaf, torch.Tensor)]
@@ -206,7 +203,7 @@ def step_memory(
     sizes = {name: _size(tensors) for name, tensors in given.items()}
     gradients = _size([parameter.grad for parameter in trained if parameter.grad is not None])
     return StepMemory(**sizes, gradients=gradients, optimizer=_size(kept), saved=saved, casts=casts, update=update,
-                      working=peaks[0], working_without_casts=peaks[1], with_gradients=peaks[2],
+                      working=peaks[0], with_gradients=peaks[1],
                       flops=flops)  # fmt: skip
 
 

@@ -128,7 +128,7 @@ class Sizes:
 
 
 def divide(
-    step: StepMemory, sizes: Sizes, strategy: Strategy, half: bool, accumulates: bool = False
+    step: StepMemory, sizes: Sizes, strategy: Strategy, accumulates: bool = False
 ) -> tuple[dict[str, int], dict[str, int]]:
     """Bytes of one process by part.
 
@@ -136,7 +136,6 @@ def divide(
         step: what a process would hold alone.
         sizes: of its model.
         strategy: how it is divided.
-        half: autocast computes in 16 bits.
         accumulates: the gradients of earlier batches are there while the next one is computed.
 
     Returns:
@@ -160,20 +159,19 @@ def divide(
         "tables": step.tables,
         "batch": step.inputs,
         "activations for backward": step.saved - step.casts,
-        "16-bit copies of weights": 0 if fsdp else step.casts,
+        "16-bit copies of weights": step.casts,
         "temporary": step.working - step.saved,
     }
     if fsdp:
-        device["temporary"] = max(0, step.working_without_casts - (step.saved - step.casts))
         # The root stays gathered; a layer and the next one, its buffer, and gradients on their way and back.
-        device["buffers of the engine"] = (sizes.rest + 5 * sizes.unit) * (2 if half else FLOAT)
+        device["buffers of the engine"] = (sizes.rest + 5 * sizes.unit) * FLOAT
     elif strategy.name == "ddp":
         device["buffers of the engine"] = step.gradients  # buckets, beside the gradients themselves
     elif stage in (1, 2):
-        device["buffers of the engine"] = REDUCE_BUCKET * FLOAT * (2 if half else 1)
+        device["buffers of the engine"] = REDUCE_BUCKET * FLOAT
     elif stage == 3:
         gathered = max(sizes.unit, min(sizes.trained, REUSE_DISTANCE // 2)) + sizes.persistent + PREFETCH_BUCKET
-        device["buffers of the engine"] = gathered * FLOAT + REDUCE_BUCKET * (FLOAT + (2 if half else 0))
+        device["buffers of the engine"] = (gathered + REDUCE_BUCKET) * FLOAT
     host: dict[str, int] = {}
     if strategy.offload_optimizer:
         host = {name: device[name] for name in ("optimizer", "gradients")}

@@ -86,7 +86,7 @@ class Cluster:
     flops: float
 
 
-def traffic(sizes: Sizes, frozen: int, strategy: str, half: bool) -> tuple[float, float]:
+def traffic(sizes: Sizes, frozen: int, strategy: str) -> tuple[float, float]:
     """Bytes that one optimizer step moves in one direction of a ring of very many: hidden behind compute, or not.
 
     A ring of W sends (W - 1) / W of it. All-reduce is 2 S, all-gather and reduce-scatter are S each.
@@ -95,21 +95,20 @@ def traffic(sizes: Sizes, frozen: int, strategy: str, half: bool) -> tuple[float
         sizes: of the model.
         frozen: parameters that are only used forward.
         strategy: one of `STRATEGIES`.
-        half: computing in 16 bits, in which ZeRO-3 and FSDP2 send weights and gradients.
 
     Example:
         >>> sizes = Sizes(trained=100, persistent=0, unit=10, rest=0)
-        >>> traffic(sizes, 80, "ddp", half=True), traffic(sizes, 80, "fsdp2", half=True)
-        ((800.0, 0.0), (760.0, 0.0))
+        >>> traffic(sizes, 80, "ddp"), traffic(sizes, 80, "fsdp2")
+        ((800.0, 0.0), (1520.0, 0.0))
     """
-    trained, width = sizes.trained, 2 if half else FLOAT
+    trained = sizes.trained
     if strategy == "single":
         return 0.0, 0.0
     if strategy == "ddp":
         return 2.0 * FLOAT * trained, 0.0
     if strategy in ("zero1", "zero2"):  # gradients behind the backward pass, then new weights, which nothing hides
         return float(FLOAT * trained), float(FLOAT * trained)
-    return float(width * (3 * trained + frozen)), 0.0  # weights forward and backward, gradients; targets forward
+    return float(FLOAT * (3 * trained + frozen)), 0.0  # weights forward and backward, gradients; targets forward
 
 
 def step_seconds(estimate: Estimate, moved: tuple[float, float], strategy: str, cluster: Cluster, machines: int):
@@ -146,7 +145,7 @@ def growth_rows(
     at_recipe = estimator(Strategy(strategy, cluster.gpus * nodes[0]), batch)
     model = estimator.job.model("meta")
     frozen = sum(parameter.numel() for parameter in model.parameters() if not parameter.requires_grad)
-    moved = traffic(estimator.sizes, frozen, strategy, estimator.autocast is not None)
+    moved = traffic(estimator.sizes, frozen, strategy)
     rows, first = [], None
     for machines in nodes:
         samples, left = divmod(batch * nodes[0], machines) if strong else (batch, 0)
