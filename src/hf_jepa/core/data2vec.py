@@ -165,10 +165,10 @@ class TeacherAverage(Average):
         super().__init__(target, source)
         self.copies = [Average(target.get_submodule(name), source.get_submodule(name)) for name in copied]
 
-    def __call__(self, momentum: float) -> None:
-        super().__call__(momentum)
+    def __call__(self, momentum: float, skip: torch.Tensor | None = None) -> None:
+        super().__call__(momentum, skip)
         for copy in self.copies:
-            copy(0.0)
+            copy(0.0, skip)
 
 
 class Data2VecPreTrainingMixin(JepaPreTrainingMixin):

@@ -65,7 +65,8 @@ class _Operations(TorchFunctionMode):
         if self.inside_linear:
             return out
         if func is nn.functional.linear:
-            self.add(2 * out.numel() * args[1].shape[-1], *args[:2])
+            operands = (args + tuple((kwargs or {}).values()))[:2]  # peft names them
+            self.add(2 * out.numel() * operands[0].shape[-1], *operands)
         elif func in _CONVOLUTIONS:
             self.add(2 * out.numel() * args[1].shape[1:].numel(), *args[:2])
         elif func in _PRODUCTS:

@@ -126,6 +126,8 @@ class RunCardMixin:
 
     def _save(self: Trainer, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)
+        if not self.args.should_save:
+            return
         with new_name(Path(output_dir or self.args.output_dir) / SETTINGS_FILE) as path:
             path.write_text(json.dumps(self.run_settings(), indent=2, default=str) + "\n", encoding="utf-8")
 

@@ -228,7 +228,7 @@ class ThroughputMixin:
         if grad_norm is None and not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
             self.accelerator.unscale_gradients()
             found = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-            return torch.nn.utils.get_total_norm(found)
+            grad_norm = torch.nn.utils.get_total_norm(found)
         return super()._get_grad_norm(model, grad_norm)
 
     def get_batch_samples(self: Trainer, epoch_iterator: Iterator, num_batches: int, device: torch.device):

@@ -313,7 +313,7 @@ class _Schedules(TrainerCallback):
                 group["weight_decay"] = decay
 
     def on_step_end(self, args: JepaTrainingArguments, state, control, **kwargs):
-        if self.average is not None:
+        if self.average is not None and not self.trainer.accelerator.optimizer_step_was_skipped:
             with self.trainer.meter.averaging():
                 self.average(self.trainer.momentum(state.global_step - 1), self.trainer.nonfinite)
 
