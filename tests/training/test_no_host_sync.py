@@ -22,7 +22,7 @@ ON_HOST = ("hf_jepa/masking/", "hf_jepa/data/", "torch/utils/data/", " draw_mask
 # Once in a step transformers asks whether rows of text are packed, in code that is not ours.
 OF_OTHERS = ("find_packed_sequence_indices",)
 # On a CPU, where nothing waits, whether a step is left out is read at once.
-ON_CPU = ("finite_steps.py", " decide")
+ON_CPU = ("finite_steps.py", " _get_grad_norm")
 READS = {"item", "tolist", "numpy", "cpu", "__bool__", "__float__", "__int__", "__index__", "nonzero"}
 BELOW = {"aten::_local_scalar_dense", "aten::is_nonzero", "aten::nonzero", "aten::equal", "aten::masked_select"}
 

@@ -252,7 +252,10 @@ def test_values_of_a_recipe_mean_what_they_do_on_the_command_line(tmp_path):
     [
         (["--model_config", '{"hiden_size": 32}'], r"IJepaConfig has no field hiden_size \(did you mean hidden_size"),
         (["--mask_mode", "official", "--context_length", "20"], "context_length=20: official masks choose the length"),
-        (["--mask_mode", "official", "--length_bucket", "8"], "length_bucket=8: official masks keep what blocks leave"),
+        (
+            ["--mask_mode", "official", "--length_bucket", "8"],
+            "length_bucket=8: official masks keep what blocks leave",
+        ),
         (["--optim", "sgd"], "optim='sgd' would change nothing: pretraining has its own optimizers"),
         (["--lr_scheduler_type", "constant"], "lr_scheduler_type=.* would change nothing"),
         (["--learning_rate", "0"], "learning_rate=0.0 must be above 0"),
