@@ -202,11 +202,12 @@ def test_autocast_loss_is_finite_and_close(model, batch):
     torch.testing.assert_close(found.float(), expected, rtol=0.1, atol=0.05)
 
 
-def test_compiled_step_has_no_graph_break_and_equals_eager(model, batch):
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_compiled_step_has_no_graph_break_and_equals_eager(model, batch, backend):
     model(**batch).loss.backward()
     expected = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
-    loss = torch.compile(model, fullgraph=True)(**batch).loss
+    loss = torch.compile(model, fullgraph=True, backend=backend)(**batch).loss
     loss.backward()
     for name, parameter in model.named_parameters():
         if name in expected:

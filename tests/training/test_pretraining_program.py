@@ -254,7 +254,7 @@ def test_values_of_a_recipe_mean_what_they_do_on_the_command_line(tmp_path):
         (["--mask_mode", "official", "--context_length", "20"], "context_length=20: official masks choose the length"),
         (
             ["--mask_mode", "official", "--length_bucket", "8"],
-            "length_bucket=8: official masks keep what blocks leave",
+            "length_bucket=8: official masks keep what",
         ),
         (["--optim", "sgd"], "optim='sgd' would change nothing: pretraining has its own optimizers"),
         (["--lr_scheduler_type", "constant"], "lr_scheduler_type=.* would change nothing"),
