@@ -115,6 +115,7 @@ class LlmJepaTrainer(RunTrainer):
     def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device):
         """The batches of an optimizer step, and how many tokens are learnt in them, in all processes together."""
         batches = list(islice(self.awaited(epoch_iterator), num_batches))
+        self.has_batches(batches)
         if not batches:
             return batches, None
         tokens = sum(_learnt_tokens(batch) for batch in batches)

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from transformers import Trainer, TrainerCallback
 
@@ -92,6 +93,15 @@ class WatchdogMixin:
         self._watchdog: Watchdog | None = None
         super().__init__(*args, **kwargs)
         self.callback_handler.callbacks.insert(0, _Progress(self))  # before others start to communicate
+
+    def has_batches(self: Trainer, batches: list[Any]) -> None:
+        """Say that this process will make a step, before anything is counted over the processes."""
+        if batches and self._watchdog is not None:
+            self._watchdog.beat(self.state.global_step, "step")
+
+    def _get_num_items_in_batch(self: Trainer, batch_samples: list[Any], device: torch.device):
+        self.has_batches(batch_samples)
+        return super()._get_num_items_in_batch(batch_samples, device)
 
     def train(self: Trainer, *args: Any, **kwargs: Any):
         several = self.args.world_size > 1 and dist.is_initialized() and self.args.stall_timeout > 0
