@@ -58,7 +58,7 @@ class Story:
         command = [*(launcher if processes > 1 else []), str(TESTS / "resume_processes.py"), str(self.folder)]
         paths = os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
         environment = os.environ | {"PYTHONPATH": paths, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
-        if not accelerate:  # which asks its processes to save; elsewhere they are killed, and nobody need be waited for
+        if not accelerate:  # which asks its processes to save; elsewhere nobody need be waited for
             environment["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = "3"
         done = subprocess.run(
             [sys.executable, *command, json.dumps(jobs)], env=environment, capture_output=True, text=True, timeout=600

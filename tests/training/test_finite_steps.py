@@ -132,7 +132,7 @@ def test_several_in_a_row_stop_with_the_batch(make_trainer, limit, tmp_path):
 def test_a_run_of_nothing_else_fails(make_trainer):
     trainer = make_trainer(max_steps=3)
     trainer.data_collator = NotANumber()
-    with pytest.raises(FloatingPointError, match="of all 3 steps is NaN or infinite"):
+    with pytest.raises(FloatingPointError, match="of the last 3 of 3 steps is NaN or infinite"):
         trainer.train()
 
 

@@ -54,9 +54,9 @@ class FiniteStepMixin:
         nonfinite_steps: the numbers, from 1, of the steps that were left out; kept in checkpoints.
 
     Raises:
-        FloatingPointError: `max_nonfinite_steps` in a row, a run of nothing else, or weights that are not finite, to
-            which leaving out steps is no help. Before, the batches of the last step are saved, see
-            `hf_jepa.training.nonfinite`.
+        FloatingPointError: `max_nonfinite_steps` in a row, a run that ends in more such steps than others, or weights
+            that are not finite, to which leaving out steps is no help. In the first and the last case the batches of
+            the last step are saved before, see `hf_jepa.training.nonfinite`.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -265,8 +265,11 @@ class _Watch(TrainerCallback):
 
     def on_train_end(self, args, state, control, **kwargs):
         self.read()
-        if self.streak and self.streak == state.global_step - self._first:
-            raise FloatingPointError(f"the loss or gradient of all {self.streak} steps is NaN or infinite: {DIVERGED}")
+        steps = state.global_step - self._first
+        if 2 * self.streak > steps:  # a run too short for `max_nonfinite_steps`
+            raise FloatingPointError(
+                f"the loss or gradient of the last {self.streak} of {steps} steps is NaN or infinite: {DIVERGED}"
+            )
 
 
 def leave_out(optimizer: torch.optim.Optimizer, found: torch.Tensor) -> None:

@@ -448,8 +448,9 @@ class VJepa21ForPreTraining(VJepa21PreTrainedModel, VJepa2ForPreTraining):
             ...     crop_size=16, patch_size=8, frames_per_clip=2, pred_hidden_size=32, pred_num_hidden_layers=1,
             ...     pred_num_attention_heads=2, levels=[0]))
             >>> model.train_one_modality(images=False)
-            >>> [name for name, p in model.context_encoder.named_parameters() if not p.requires_grad]
-            ['embeddings.image_patch_embeddings.proj.weight', 'embeddings.image_patch_embeddings.proj.bias']
+            >>> [name.rpartition("embeddings.")[2] for name, p in model.context_encoder.named_parameters()
+            ...     if not p.requires_grad]
+            ['proj.weight', 'proj.bias', 'modality.image']
         """
         for module in self.modules():
             if isinstance(module, VJepa21Embeddings):
