@@ -161,7 +161,6 @@ class _Watch(TrainerCallback):
             if isinstance(module, _BatchNorm) and module.track_running_stats
             for buffer in module.buffers(recurse=False)
         ]
-        self._first = state.global_step
 
     def on_step_begin(self, args, state, control, **kwargs):
         """What must be put back where it was: statistics, the sum of losses; and the state of random numbers."""
@@ -265,7 +264,7 @@ class _Watch(TrainerCallback):
 
     def on_train_end(self, args, state, control, **kwargs):
         self.read()
-        steps = state.global_step - self._first
+        steps = state.global_step - self.trainer._initial_global_step
         if 2 * self.streak > steps:  # a run too short for `max_nonfinite_steps`
             raise FloatingPointError(
                 f"the loss or gradient of the last {self.streak} of {steps} steps is NaN or infinite: {DIVERGED}"
