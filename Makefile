@@ -12,7 +12,7 @@ TEST = OMP_NUM_THREADS=1 DS_ACCELERATOR=cpu $(BIN)/python -m pytest -q
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help install quickstart example-video example-objectives example-text test test-distributed test-slow quality style bench bench-train models-table clean
+.PHONY: help install quickstart example-video example-objectives example-text test test-commands test-distributed test-slow quality style bench bench-train models-table clean
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## / - /'
@@ -45,7 +45,10 @@ test: $(STAMP) quality  ## code quality, the default test-suite and the docstrin
 	$(TEST) -n 2 --dist loadfile --doctest-modules src/hf_jepa tests
 
 test-distributed: $(DEEPSPEED)  ## training over several processes: DDP, DeepSpeed, FSDP2, resume, faults
-	$(TEST) -m distributed tests/distributed
+	$(TEST) -m "distributed and not slow" tests
+
+test-commands: $(STAMP)  ## every command of the documents, as they say it
+	$(TEST) -m commands tests/docs
 
 test-slow: $(DEEPSPEED)  ## the long tests only
 	$(TEST) -m slow tests

@@ -1,12 +1,6 @@
-"""Runs of `JepaTrainer` with LoRA adapters under every engine, over the processes that torchrun starts.
-
-torchrun --nproc_per_node 2 tests/adapter_processes.py FOLDER
-
-FOLDER holds a checkpoint of every variant, `start-VARIANT`. See also `engine_processes`.
-"""
+"""Runs of `JepaTrainer` with LoRA adapters under every engine, over two processes. See also `engine_processes`."""
 
 import os
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -74,16 +68,12 @@ def train(name: str, folder: Path, processes: int = 1) -> dict[str, Any]:
     return found
 
 
-def main(folder: Path, names: list[str]) -> None:
+def train_adapters(folder: Path) -> None:
+    """All runs, from the checkpoints of `save_starts`."""
     rank = os.environ["RANK"]
-    for name in names or RUNS:
+    for name in RUNS:
         start = time.monotonic()
         with engine(RUNS[name][1], folder):
             torch.save(train(name, folder, processes=2), folder / f"{name}-{rank}.pt")
         if rank == "0":
             print(f"{name}: {time.monotonic() - start:.1f} s", flush=True)
-    torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])

@@ -45,3 +45,6 @@ if __name__ == "__main__":
     without_gpus()
     sys.argv = sys.argv[1:]
     runpy.run_path(sys.argv[0], run_name="__main__")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # threads of gloo and DeepSpeed, which nobody can end, sometimes abort a process that shuts down

@@ -1,9 +1,4 @@
-"""Runs of `JepaTrainer` under every engine, over the processes that torchrun starts, for a test to compare.
-
-torchrun --nproc_per_node 2 tests/engine_processes.py FOLDER
-
-One pair of processes makes all runs, because starting one takes longer than a run.
-"""
+"""Runs of `JepaTrainer` under every engine, over two processes, for a test to compare."""
 
 import gc
 import json
@@ -19,7 +14,7 @@ from typing import Any
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from cpu_processes import without_gpus
-from tiny_training import CLIPS, CONFIG
+from tiny_training import CLIPS, CONFIG, noise_images
 from torch.nn.utils.rnn import pad_sequence
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
@@ -52,6 +47,7 @@ ARGUMENTS: dict[str, Any] = {
     # Biases of keys have no gradient but rounding, of which AdamW with its usual epsilon makes whole steps.
     "adam_epsilon": 1e-5,
     "logging_steps": 1,
+    "per_device_eval_batch_size": 4,
     "collapse_monitor": False,
     "save_strategy": "no",
     "report_to": "none",
@@ -247,6 +243,11 @@ def weights(trainer: JepaTrainer) -> dict[str, torch.Tensor]:
     return found
 
 
+def evaluations(trainer: JepaTrainer) -> list[float]:
+    """The loss of ten images, alone and with three that cannot be read."""
+    return [trainer.evaluate(noise_images(10, unreadable))["eval_loss"] for unreadable in (0, 3)]
+
+
 def losses_of_a_batch(rows: torch.Tensor, weight: float = 1.0) -> dict[str, torch.Tensor]:
     """Losses over the batch of all processes, and their gradient, from embeddings (2, N, D) of two views."""
     rows = rows.clone().requires_grad_()
@@ -263,10 +264,10 @@ def batch_rows() -> torch.Tensor:
     return torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0))
 
 
-def main(folder: Path, names: list[str]) -> None:
+def train_under_engines(folder: Path) -> None:
+    """All runs, one after the other, and what else several processes have to agree on."""
     rank = os.environ["RANK"]
-    chosen = names or [name for name in RUNS if find_spec("deepspeed") is not None or "zero" not in name]
-    for name in chosen:
+    for name in [name for name in RUNS if find_spec("deepspeed") is not None or "zero" not in name]:
         start = time.monotonic()
         with engine(RUNS[name][1], folder):
             trainer = make(name, folder, processes=2)
@@ -286,11 +287,8 @@ def main(folder: Path, names: list[str]) -> None:
                 make("bf16-zero1", folder, processes=2)
             except ValueError as error:
                 (folder / f"refused-{rank}.txt").write_text(str(error))
+    with engine("ddp", folder):
+        torch.save(evaluations(make("ddp", folder, processes=2)), folder / f"evaluated-{rank}.pt")
     with without_rows() if rank == "1" else nullcontext():  # whose rows are others, and nobody's business
         weight = 0.0 if rank == "1" else 2.0  # as `StepWeightsMixin` has it
         torch.save(losses_of_a_batch(batch_rows() * (1 + int(rank)), weight), folder / f"absent-{rank}.pt")
-    torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])

@@ -1,23 +1,12 @@
-"""Runs of `JepaTrainer` over two processes, in which something goes wrong in one of them.
+"""Runs of `JepaTrainer` over two processes, in which something goes wrong in one of them."""
 
-`fault_processes.py FOLDER` makes them and leaves in FOLDER what the processes found, what they printed
-(`<case>-<rank>.log`) and how they ended (`ended.json`). They are forked, so that everything is imported once, and no
-launcher ends a process because another one has ended.
-"""
-
-import gc
 import json
-import multiprocessing
 import os
-import socket
-import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from tiny_training import CONFIG
 from torch.utils.data import Dataset, IterableDataset
 from transformers import TrainerCallback
@@ -108,8 +97,9 @@ def everything(trainer: JepaTrainer) -> dict[str, torch.Tensor]:
     return found
 
 
-def not_finite(folder: Path, rank: int) -> None:
+def not_finite(folder: Path) -> None:
     """Steps with NaN in one process only: left out by both, until there are too many."""
+    rank = int(os.environ["RANK"])
     found: dict[str, Any] = {}
     for name, changes in (
         ("hand", {"callbacks": [ByHand(3)]}),
@@ -128,13 +118,20 @@ def not_finite(folder: Path, rank: int) -> None:
     except FloatingPointError as error:
         found["stopped"] = {"steps": trainer.nonfinite_steps, "error": str(error)}
     (folder / f"found-{rank}.json").write_text(json.dumps(found))
+    torch.distributed.barrier()
 
 
 # --- processes that part ------------------------------------------------------------------------------------------
 
 
-def ends_early(folder: Path, rank: int) -> None:
-    make(folder, Stream([400, 13][rank]), max_steps=40, stall_timeout=WAIT, dataloader_drop_last=False).train()
+def ends_early(folder: Path) -> None:
+    make(
+        folder,
+        Stream([400, 13][int(os.environ["RANK"])]),
+        max_steps=40,
+        stall_timeout=WAIT,
+        dataloader_drop_last=False,
+    ).train()
 
 
 class InStepFour(TrainerCallback):
@@ -152,7 +149,7 @@ def part(folder: Path, what, rank: int = 1) -> None:
     make(folder, callbacks=[InStepFour(what, rank)], gradient_accumulation_steps=2, stall_timeout=WAIT).train()
 
 
-def raises(folder: Path, rank: int) -> None:
+def raises(folder: Path) -> None:
     def fail():
         raise ValueError("no such image")
 
@@ -162,14 +159,14 @@ def raises(folder: Path, rank: int) -> None:
         threading.Event().wait()  # a process that does not get away, as in a destructor: its connections stay open
 
 
-def out_of_memory(folder: Path, rank: int) -> None:
+def out_of_memory(folder: Path) -> None:
     def fail():
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has ...")
 
     part(folder, fail, rank=0)  # which also keeps the store
 
 
-def stalls(folder: Path, rank: int) -> None:
+def stalls(folder: Path) -> None:
     part(folder, never_returns)
 
 
@@ -178,45 +175,3 @@ def never_returns() -> None:
 
 
 WAIT = 4.0  # seconds
-CASES = (not_finite, ends_early, raises, out_of_memory, stalls)
-
-
-def run(case, folder: Path, rank: int, port: int) -> None:
-    log = os.open(folder / f"{case.__name__}-{rank}.log", os.O_WRONLY | os.O_CREAT)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    case(folder / case.__name__, rank)
-    dist.barrier()
-    os._exit(0)  # past the destructor of the group, which sometimes does not return
-
-
-def start(case, folder: Path) -> list[multiprocessing.Process]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    (folder / case.__name__).mkdir()
-    fork = multiprocessing.get_context("fork")
-    processes = [fork.Process(target=run, args=(case, folder, rank, port)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    return processes
-
-
-def main(folder: Path) -> None:
-    torch.set_num_threads(1)
-    gc.freeze()  # or every collection in a child copies all that was imported
-    ended = {}
-    for case in CASES:
-        processes, until = start(case, folder), time.monotonic() + 60
-        for process in processes[: 1 if case is raises else 2]:
-            process.join(max(0.0, until - time.monotonic()))
-        ended[case.__name__] = [process.exitcode for process in processes]
-        for process in processes:
-            process.kill()
-    (folder / "ended.json").write_text(json.dumps(ended))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

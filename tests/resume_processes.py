@@ -1,8 +1,7 @@
 """Runs of `JepaTrainer` in one or two processes that note what they compute, and that faults can strike.
 
-    LAUNCHER tests/resume_processes.py FOLDER JOBS
-
-JOBS is a JSON list of dictionaries:
+`make_runs` makes them, also for a launcher: `tests/resume_processes.py FOLDER JOBS`, with JOBS in JSON. A job is a
+dictionary:
     run: name of the output folder below FOLDER.
     note: name of the notes, `FOLDER/NOTE-RANK.jsonl`.
     engine: "plain" (one process or DDP) or the stage of ZeRO.
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from cpu_processes import without_shared_memory
 from tiny_training import CONFIG
 from transformers import TrainerCallback
 
@@ -199,12 +199,10 @@ def reset() -> None:
         os.environ.pop(name, None)
 
 
-def main(folder: Path, jobs: list[dict[str, Any]]) -> None:
+def make_runs(folder: Path, jobs: list[dict[str, Any]]) -> None:
     rank, world_size = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
     if any(job["engine"] != "plain" for job in jobs):
-        import deepspeed
-
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        without_shared_memory()
     faults: list[Faults] = []
     write_in_halves(faults)
     for job in jobs:
@@ -214,10 +212,9 @@ def main(folder: Path, jobs: list[dict[str, Any]]) -> None:
         pids[rank] = os.getpid()
         if world_size > 1:
             torch.distributed.all_reduce(pids)
-        launcher = [os.getppid()] if world_size > 1 else []
         others = [pid for pid in pids.tolist() if pid != os.getpid()]
         notes = Notes(trainer, folder / f"{job['note']}-{rank}.jsonl")
-        faults.append(Faults(trainer, [*launcher, *others, os.getpid()], job.get("fault"), notes))
+        faults.append(Faults(trainer, [*others, os.getpid()], job.get("fault"), notes))
         for callback in (notes, faults[-1]):
             trainer.add_callback(callback)
         resume = job.get("resume")
@@ -234,4 +231,4 @@ def main(folder: Path, jobs: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), json.loads(sys.argv[2]))
+    make_runs(Path(sys.argv[1]), json.loads(sys.argv[2]))

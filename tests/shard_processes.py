@@ -1,11 +1,7 @@
-"""Runs on shards over the processes that torchrun starts; what each saw and read, for a test to compare.
-
-torchrun --nproc_per_node 2 tests/shard_processes.py SHARDS CHECKPOINT FOLDER
-"""
+"""Runs on shards over two processes; what each saw and read, for a test to compare."""
 
 import json
 import os
-import sys
 from pathlib import Path
 
 import torch
@@ -21,7 +17,7 @@ SAVED = STEPS + 3
 WORKERS = {"dataloader_num_workers": 2, "dataloader_persistent_workers": True}
 
 
-def main(pattern: str, checkpoint_of_one: str, folder: Path) -> None:
+def train_on_shards(pattern: str, checkpoint_of_one: str, folder: Path) -> None:
     rank = os.environ["RANK"]
     log = folder / f"reads-{rank}"
     log_reads(log)
@@ -51,8 +47,3 @@ def main(pattern: str, checkpoint_of_one: str, folder: Path) -> None:
         (folder / f"{name}-{rank}.json").write_text(json.dumps(found))
         torch.save(trainer.model.state_dict(), folder / f"{name}-{rank}.pt")
         trainer.accelerator.wait_for_everyone()
-    trainer.accelerator.end_training()
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]))

@@ -1,13 +1,10 @@
-"""What a process of ZeRO-1, ZeRO-3 and FSDP2 holds, counted after a step; run by test_estimate_shares.py.
-
-torchrun tests/without_shared_memory.py tests/share_processes.py FOLDER
-"""
+"""What a process of ZeRO-1, ZeRO-3 and FSDP2 holds, counted after a step."""
 
 import json
-import sys
 from pathlib import Path
 
 import torch
+from cpu_processes import without_shared_memory
 from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
@@ -15,8 +12,9 @@ from hf_jepa.core.ema import local_shard
 from hf_jepa.training.estimate_recipes import Job, read_job
 
 
-FIELDS = '{"hidden_size": 128, "num_hidden_layers": 2, "intermediate_size": 1024, "num_attention_heads": 2}'
-RECIPE = ("ijepa", "--model_config", FIELDS)
+FIELDS = {"hidden_size": 128, "num_hidden_layers": 2, "intermediate_size": 1024, "num_attention_heads": 2}
+FIELDS |= {"pred_num_hidden_layers": 2}
+RECIPE = ("ijepa", "--model_config", json.dumps(FIELDS))
 
 
 def size(tensors: list) -> int:
@@ -77,13 +75,14 @@ def of_fsdp2(job: Job) -> dict[str, int]:
     }
 
 
-if __name__ == "__main__":
+def count_shares(folder: Path) -> None:
+    """Writes `RANK.json`: strategy -> part -> bytes."""
+    without_shared_memory()
     torch.distributed.init_process_group("gloo")
     torch.manual_seed(0)
     name, *fields = RECIPE
     job = read_job(name, fields)
     found = {"fsdp2": of_fsdp2(job), "zero1": of_deepspeed(job, 1), "zero3": of_deepspeed(job, 3)}
     rank = torch.distributed.get_rank()
-    (Path(sys.argv[1]) / f"{rank}.json").write_text(json.dumps(found))
+    (folder / f"{rank}.json").write_text(json.dumps(found))
     torch.distributed.barrier()
-    torch.distributed.destroy_process_group()

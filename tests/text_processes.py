@@ -1,10 +1,6 @@
-"""Runs of `LlmJepaTrainer` over the processes that torchrun starts; what they found, for a test to compare.
-
-torchrun --nproc_per_node 2 tests/text_processes.py FOLDER
-"""
+"""Runs of `LlmJepaTrainer` over two processes; what they found, for a test to compare."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +49,7 @@ def make(name: str, folder: Path, single: bool = False) -> LlmJepaTrainer:
     return trainer
 
 
-def main(folder: Path) -> None:
+def train_texts(folder: Path) -> None:
     for name in RUNS:
         trainer = make(name, folder)
         dropped: list[bool] = []
@@ -68,8 +64,3 @@ def main(folder: Path) -> None:
         (folder / f"{name}-{rank}.json").write_text(json.dumps(found))
         torch.save(weights(trainer), folder / f"{name}-{rank}.pt")
         trainer.accelerator.wait_for_everyone()
-    trainer.accelerator.end_training()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

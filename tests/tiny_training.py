@@ -1,5 +1,13 @@
-"""Sizes of the models that the training tests share."""
+"""Sizes of the models, and the images, that the training tests share."""
 
+from io import BytesIO
+
+import datasets
+import torch
+from PIL import Image
+
+from hf_jepa.data.images import ImageDataset
+from hf_jepa.data.transforms import evaluation_transform
 from hf_jepa.registry import VARIANTS
 
 
@@ -16,3 +24,17 @@ CONFIG = {
 }
 VIDEO = [name for name, variant in VARIANTS.items() if variant.modality == "video"]
 CLIPS = {"crop_size": 64, "patch_size": 8, "frames_per_clip": 4}  # of moving digits, 2 x 8 x 8 tokens
+
+
+def noise_images(count: int, unreadable: int = 0) -> ImageDataset:
+    """Images of noise with two labels, and after them what is no image."""
+    generator = torch.Generator().manual_seed(0)
+    files = []
+    for pixels in torch.randint(256, (count, 50, 52, 3), generator=generator, dtype=torch.uint8).numpy():
+        files.append(BytesIO())
+        Image.fromarray(pixels).save(files[-1], "png")
+    contents = [file.getvalue() for file in files] + [b"no image"] * unreadable
+    table = {"image": [{"bytes": content, "path": None} for content in contents]}
+    table["label"] = [i % 2 for i in range(len(contents))]
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
+    return ImageDataset(datasets.Dataset.from_dict(table, features=features), evaluation_transform(48))

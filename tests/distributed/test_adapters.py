@@ -1,14 +1,12 @@
 """Continued pretraining with LoRA adapters gives the weights of a single process under every engine."""
 
-import os
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import forks
 import pytest
 import torch
-from adapter_processes import RUNS, save_starts, train
+from adapter_processes import RUNS, save_starts, train, train_adapters
 from safetensors.torch import load_file
 
 from hf_jepa.registry import VARIANTS
@@ -31,17 +29,7 @@ def folder(tmp_path_factory) -> Path:
     """The results of two processes, and of one for each variant and number of accumulated batches."""
     folder = tmp_path_factory.mktemp("adapters")
     save_starts(folder)
-    settings = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-    command = ["torch.distributed.run", "--standalone", "--nproc_per_node=2", ROOT / "tests/adapter_processes.py"]
-    done = subprocess.run(
-        [sys.executable, "-m", *map(str, command), str(folder)],
-        capture_output=True,
-        text=True,
-        env=os.environ | settings,
-        timeout=280,
-    )
-    print(done.stdout)
-    assert done.returncode == 0, done.stderr[-4000:]
+    print(forks.run(train_adapters, folder, logs=folder))
     return folder
 
 

@@ -1,22 +1,28 @@
 """Every engine trains with the numbers of a single process: context encoder, target encoder and predictor."""
 
-import os
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-import engine_processes
+import forks
 import pytest
 import torch
-from engine_processes import RUNS, SAVED, batch_rows, fresh_model, losses_of_a_batch, make, weights
+from engine_processes import (
+    RUNS,
+    SAVED,
+    batch_rows,
+    evaluations,
+    fresh_model,
+    losses_of_a_batch,
+    make,
+    train_under_engines,
+    weights,
+)
 
 from hf_jepa.hub.fingerprint import differences, load_target_encoder
 from hf_jepa.registry import VARIANTS
 
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(900)]  # a minute on an idle machine
-SCRIPT = Path(engine_processes.__file__)
 EXACT = 2e-7
 ROUNDED = 5e-3  # bf16: other sizes of batches are other roundings; measured 1e-3
 
@@ -36,16 +42,7 @@ def folder(tmp_path_factory) -> Path:
     """What two processes made of all runs."""
     folder = tmp_path_factory.mktemp("engines")
     fresh_model("ijepa").save_pretrained(folder / "start")
-    environment = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", SCRIPT, folder],
-        capture_output=True,
-        text=True,
-        env=os.environ | environment,
-        timeout=800,
-    )
-    assert done.returncode == 0, done.stderr[-6000:]
-    (folder / "errors.txt").write_text(done.stderr)
+    print(forks.run(train_under_engines, folder, logs=folder, timeout=800))
     return folder
 
 
@@ -116,6 +113,14 @@ def test_a_process_without_rows_is_not_seen_in_losses_over_the_batch(folder):
     # Over two processes, of whose gradients data parallelism takes the mean.
     torch.testing.assert_close(first["gradient"] / 2, expected["gradient"], rtol=0, atol=1e-6)
     assert not second["gradient"].any()
+
+
+def test_two_processes_measure_what_one_does(folder, tmp_path):
+    """Ten images in batches of four leave the second process nothing but filling in its last one."""
+    alone = evaluations(make("ddp", tmp_path))
+    assert alone[0] == pytest.approx(alone[1], rel=1e-6)
+    for rank in (0, 1):
+        assert torch.load(folder / f"evaluated-{rank}.pt", weights_only=True) == pytest.approx(alone, rel=1e-6)
 
 
 @pytest.mark.skipif(not available("zero"), reason='pip install "hf_jepa[deepspeed]"')

@@ -1,19 +1,23 @@
 """Losses that are statistics of a batch have, through whole models, the gradient of the batch of all processes."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
+import forks
 import pytest
+import torch
+from batch_statistics_processes import CASES, compare_gradients, gradients
 
 
 pytestmark = pytest.mark.distributed
 
 
-def test_gradients_of_one_two_and_four_processes_agree():
-    script = Path(__file__).parents[1] / "batch_statistics_processes.py"
-    settings = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=os.environ | settings)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count(" 2 processes: ") == done.stdout.count(" 4 processes: ") == 6, done.stdout
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The file with the gradients of a single process."""
+    file = tmp_path_factory.mktemp("statistics") / "alone.pt"
+    torch.save({name: gradients(name) for name in CASES}, file)
+    return file
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_gradients_of_several_processes_are_those_of_one(alone, tmp_path, processes):
+    printed = forks.run(compare_gradients, alone, logs=tmp_path, processes=processes)
+    assert printed.count(f" {processes} processes: ") == len(CASES), printed

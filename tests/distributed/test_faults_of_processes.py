@@ -1,13 +1,12 @@
 """Something goes wrong in one of two processes: both do the same about it, and nothing hangs."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+import forks
 import pytest
 import torch
+from fault_processes import ends_early, not_finite, out_of_memory, raises, stalls
 
 from hf_jepa.models.ijepa.modeling_ijepa import IJepaForPreTraining
 from hf_jepa.training.nonfinite import load_nonfinite_step, restore_random_state
@@ -19,13 +18,17 @@ pytestmark = pytest.mark.distributed
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("faults")
-    script = Path(__file__).parents[1] / "fault_processes.py"
-    settings = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(
-        [sys.executable, script, folder], capture_output=True, text=True, env=os.environ | settings, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    """What the processes found, what they printed, and how they ended."""
+    folder, codes = tmp_path_factory.mktemp("faults"), {}
+    for case in (not_finite, ends_early, raises, out_of_memory, stalls):
+        (folder / case.__name__).mkdir()
+        started = forks.start(case, folder / case.__name__, logs=folder, own_store=case is out_of_memory)
+        if case is raises:  # of which the other one stays until it is killed
+            codes[case.__name__] = forks.statuses(started[:1], timeout=60)
+            started[1].kill()
+        else:
+            codes[case.__name__] = forks.statuses(started, timeout=60)
+    (folder / "ended.json").write_text(json.dumps(codes))
     return folder
 
 
@@ -97,7 +100,7 @@ def test_a_process_with_fewer_batches_is_named(folder):
 
 
 def test_a_process_that_raised_and_stays_is_named(folder):
-    (code, _), first, second = ended(folder, "raises")
+    (code,), first, second = ended(folder, "raises")
     assert code == STALLED
     assert "rank 1, after step 3, raised ValueError: no such image" in first
     assert "rank 0 is in step 4, without progress" in first and "(most recent call first)" in first

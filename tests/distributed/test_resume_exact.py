@@ -1,7 +1,6 @@
 """Runs that are killed, asked to leave or left without disk go on as if nothing had been, bit for bit.
 
-Each launch runs several jobs one after the other, because starting two processes takes longer than training them. What
-strikes, and when, is drawn from a seed that a failing test shows; HF_JEPA_FAULT_SEED repeats one.
+What strikes, and when, is drawn from a seed that a failing test shows; HF_JEPA_FAULT_SEED repeats one.
 """
 
 import importlib.util
@@ -13,8 +12,9 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
+import forks
 import pytest
-from resume_processes import EVERY, STEPS
+from resume_processes import EVERY, STEPS, make_runs
 
 from hf_jepa.training.checkpoint_folders import STAGING, checkpoint_folders, fault_of
 from hf_jepa.training.preemption import EXIT_STATUS, MARKER
@@ -50,21 +50,25 @@ class Story:
         print(f"HF_JEPA_FAULT_SEED={self.seed}")
         self.draw = random.Random(self.seed)
 
-    def launch(self, processes: int, *jobs: dict, accelerate: bool = False) -> subprocess.CompletedProcess:
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-        if accelerate:
-            launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--mixed_precision=no", "--num_machines=1"]
-            launcher += ["--num_processes=2", "--main_process_port=0"]
-        command = [*(launcher if processes > 1 else []), str(TESTS / "resume_processes.py"), str(self.folder)]
+    def make(self, processes: int, *jobs: dict) -> list[int | None]:
+        """Runs, one after the other in the same processes; how these end."""
+        started = forks.start(make_runs, self.folder, jobs, logs=self.folder, processes=processes)
+        codes = forks.statuses(started, timeout=600)
+        self.printed = (self.folder / "make_runs-0.log").read_text()
+        print(f"seed {self.seed}, {processes} process(es), statuses {codes}: {jobs}\n{self.printed[-3000:]}")
+        return codes
+
+    def launch(self, *jobs: dict) -> int:
+        """The same in two processes of `accelerate launch`."""
+        command = ["-m", "accelerate.commands.launch", "--multi_gpu", "--mixed_precision=no", "--num_machines=1"]
+        command += ["--num_processes=2", "--main_process_port=0", str(TESTS / "resume_processes.py"), str(self.folder)]
         paths = os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
         environment = os.environ | {"PYTHONPATH": paths, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
-        if not accelerate:  # which asks its processes to save; elsewhere nobody need be waited for
-            environment["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = "3"
         done = subprocess.run(
             [sys.executable, *command, json.dumps(jobs)], env=environment, capture_output=True, text=True, timeout=600
         )
-        print(f"seed {self.seed}, {processes} process(es), status {done.returncode}: {jobs}\n{done.stderr[-3000:]}")
-        return done
+        print(f"seed {self.seed}, launched, status {done.returncode}: {jobs}\n{done.stderr[-3000:]}")
+        return done.returncode
 
     def notes(self, name: str, rank: int = 0) -> dict[tuple[int, str], list]:
         """(step, kind) -> what a process noted then."""
@@ -96,14 +100,11 @@ def story(tmp_path_factory) -> Story:
     def resumed(name: str, **more) -> dict:
         return job(name, f"{name}_struck", note=f"{name}_resumed", resume="auto", **more)
 
-    def killed(done: subprocess.CompletedProcess) -> None:
-        assert done.returncode == -9, done.stderr
-
-    killed(story.launch(1, job("single", "single"), victim("single", 1)))
-    killed(story.launch(2, *(job(name, name) for name in ENGINES), victim("ddp", 2)))
-    killed(story.launch(2, resumed("ddp"), victim("zero1", 2)))
-    killed(story.launch(2, resumed("zero1"), victim("zero3", 2)))
-    story.left = story.launch(
+    assert story.make(1, job("single", "single"), victim("single", 1)) == [-9]
+    assert story.make(2, *(job(name, name) for name in ENGINES), victim("ddp", 2)) == [-9, -9]
+    assert story.make(2, resumed("ddp"), victim("zero1", 2)) == [-9, -9]
+    assert story.make(2, resumed("zero1"), victim("zero3", 2)) == [-9, -9]
+    story.left = story.make(
         2,
         resumed("zero3"),
         job("ddp", "wider", resume=f"single/checkpoint-{EVERY}"),
@@ -111,14 +112,13 @@ def story(tmp_path_factory) -> Story:
         job("zero3", "zero3_full", fault=story.write("zero3", 1, "full", 2 * EVERY)),
         job("ddp", "asked", fault={"rank": 1, "kind": "leave", "step": 6}, options={"logging_steps": 5}),
     )
+    story.full = story.printed
     story.launched = story.launch(
-        2,
         job("ddp", "asked", note="asked_resumed", resume="auto", options={"logging_steps": 5}),
         job("zero1", "stopped", fault={"rank": 0, "kind": "launcher", "step": 6}),
-        accelerate=True,
     )
     narrower = job("single", "narrower", resume=f"ddp/checkpoint-{EVERY}")
-    assert story.launch(1, resumed("single"), narrower).returncode == 0
+    assert story.make(1, resumed("single"), narrower) == [0]
     return story
 
 
@@ -147,14 +147,14 @@ def test_a_full_disk_costs_one_checkpoint(story, name, ranks):
     folders = checkpoint_folders(story.folder / f"{name}_full")
     assert [path.name for path in folders] == ["checkpoint-12", "checkpoint-4"]
     assert all(fault_of(path) is None for path in folders)
-    assert "No space left on device" in story.left.stderr and "training goes on to the next save" in story.left.stderr
+    assert "No space left on device" in story.full and "training goes on to the next save" in story.full
 
 
 def test_all_processes_leave_after_the_same_step_with_the_status_that_requeues(story):
     last = [max(step for step, kind in story.notes("asked", rank) if kind == "weights") for rank in (0, 1)]
     assert last == [7, 7]  # asked in the sixth step, all know after the next
     assert checkpoint_folders(story.folder / "asked")[-2].name == "checkpoint-7"
-    assert story.left.returncode != 0 and f"exitcode  : {EXIT_STATUS}" in story.left.stderr
+    assert story.left == [EXIT_STATUS] * 2
     equal_from_there(story, "ddp", "asked_resumed", 2, kinds=("masks", "weights"))
     # What was not logged yet is part of the next log.
     means = [sum(story.notes("ddp")[step, "loss"][0] for step in steps) / 5 for steps in (range(1, 6), range(6, 11))]
@@ -167,7 +167,7 @@ def test_a_launcher_that_is_asked_to_leave_lets_its_processes_save(story):
     assert fault_of(story.folder / "stopped/checkpoint-7") is None
     assert (story.folder / "stopped" / MARKER).read_text() == "7\n"
     assert not (story.folder / "asked" / MARKER).exists()  # it was resumed
-    assert story.launched.returncode == 1  # its own; hence the file
+    assert story.launched == 1  # its own; hence the file
 
 
 @pytest.mark.parametrize(("whole", "other", "ranks"), [("single", "wider", (1, 2)), ("ddp", "narrower", (2, 1))])

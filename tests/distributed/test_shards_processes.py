@@ -1,22 +1,17 @@
 """Two processes with two workers each on shards: who reads what, resuming, and a shard that is gone."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
+import forks
 import pytest
 import torch
 from shard_files import EVEN, shard_trainer, write_tars
-from shard_processes import BATCH, SAVED, STEPS
+from shard_processes import BATCH, SAVED, STEPS, train_on_shards
 
 from hf_jepa.data.shard_names import find_shards
 
 
 pytestmark = pytest.mark.distributed
-
-SCRIPT = Path(__file__).resolve().parents[1] / "shard_processes.py"
 
 
 @pytest.fixture(scope="module")
@@ -27,16 +22,7 @@ def runs(tmp_path_factory):
     steps = {"per_device_train_batch_size": 2 * BATCH, "max_steps": 2 * STEPS}
     alone = shard_trainer(folder / "alone", find_shards(pattern), save_strategy="steps", save_steps=SAVED, **steps)
     alone.train()
-    command = ["torch.distributed.run", "--standalone", "--nproc_per_node=2", SCRIPT, pattern]
-    done = subprocess.run(
-        [sys.executable, "-m", *map(str, command), folder / f"alone/checkpoint-{SAVED}", folder],
-        capture_output=True,
-        text=True,
-        env=os.environ
-        | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_DATASETS_CACHE": str(folder / "cache")},
-        timeout=200,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
+    forks.run(train_on_shards, pattern, str(folder / f"alone/checkpoint-{SAVED}"), folder, logs=folder)
     names = ("whole", "resumed", "of one", "broken")
     return (
         alone,

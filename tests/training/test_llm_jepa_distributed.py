@@ -8,10 +8,11 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import forks
 import pytest
 import torch
 from safetensors.torch import load_file
-from text_processes import RUNS, make
+from text_processes import RUNS, make, train_texts
 from tiny_pairs import LLAMA, draw_pairs, largest_difference, weights
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
@@ -53,8 +54,9 @@ def losses(log: list[dict]) -> torch.Tensor:
 # --- the trainer --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.distributed
 def test_two_processes_are_one(tmp_path):
-    torchrun(ROOT / "tests/text_processes.py", tmp_path, cwd=tmp_path)
+    forks.run(train_texts, tmp_path, logs=tmp_path)
     found = {name: [json.loads((tmp_path / f"{name}-{rank}.json").read_text()) for rank in (0, 1)] for name in RUNS}
     two = {name: [torch.load(tmp_path / f"{name}-{rank}.pt", weights_only=True) for rank in (0, 1)] for name in RUNS}
     for name, (first, second) in two.items():

@@ -312,6 +312,7 @@ def test_tiny_recipe_runs_under_accelerate_launch(tmp_path):
     assert (arguments.embedded_length, masks.min_keep, training.max_steps) == (1280, 2, 20)
 
 
+@pytest.mark.slow  # `make test-distributed` compares the trainer, and starts the program
 def test_two_processes_equal_one_with_accumulation(tmp_path, photos):
     recipe = ROOT / "training_scripts/configs/ijepa/tiny.yaml"
     common = ["--max_steps", 4, "--embedded_length", 512, "--use_cpu", "true", "--logging_steps", 1]

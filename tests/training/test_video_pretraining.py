@@ -331,8 +331,7 @@ def test_the_command_line_finds_the_program_of_the_modality():
     assert program(VARIANTS["vjepa2"]) is pretrain
 
 
-@pytest.mark.slow  # half a minute each; images are compared by default
-@pytest.mark.slow
+@pytest.mark.slow  # `make test-distributed` compares the trainer, and starts the program
 @pytest.mark.parametrize("variant", VIDEO)
 def test_two_processes_equal_one(tmp_path, variant):
     recipe = CONFIGS / variant / "tiny.yaml"
@@ -353,6 +352,7 @@ def test_two_processes_equal_one(tmp_path, variant):
         torch.testing.assert_close(value, expected[name], rtol=0, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_two_processes_go_past_a_corrupt_video(tmp_path, clip_folder):
     """With two lengths, of which batches of a process may lack one."""
     sources = {

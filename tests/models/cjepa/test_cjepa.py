@@ -1,9 +1,6 @@
 """C-JEPA beside recorded numbers of its formulas, and what its options do."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -159,40 +156,3 @@ def test_stock_ijepa_reads_the_encoder(tmp_path):
 def test_wrong_fields_are_refused_by_value(fields, message):
     with pytest.raises(Exception, match=message):
         CJepaConfig(**(TINY | fields))
-
-
-GLOBAL_BATCH = """
-import sys, torch, torch.distributed as dist
-sys.path.insert(0, {tests!r})
-from test_cjepa import batch, make
-dist.init_process_group("gloo")
-torch.manual_seed(0)
-model = make(vicreg_weight=1.0)
-inputs, rows = batch(), [slice(0, 4), slice(4, 6)][dist.get_rank()]
-share = {{"pixel_values": inputs["pixel_values"][rows]}}
-share |= {{name: [mask[rows] for mask in inputs[name]] for name in ("context_mask", "target_mask")}}
-out = model(**share)
-out.regularization_loss.backward()
-gradient = model.projector[0].weight.grad
-dist.all_reduce(gradient)
-if dist.get_rank() == 0:
-    torch.save([out.regularization_loss.detach(), gradient / 2], {file!r})
-dist.barrier()
-dist.destroy_process_group()
-"""
-
-
-def test_statistics_are_those_of_the_batch_of_all_processes(tmp_path):
-    """Also where the processes have different numbers of images."""
-    script, file = tmp_path / "share.py", tmp_path / "found.pt"
-    script.write_text(GLOBAL_BATCH.format(tests=str(Path(__file__).parent), file=str(file)))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0, done.stderr[-3000:]
-    torch.manual_seed(0)
-    model = make(vicreg_weight=1.0)
-    loss = model(**batch()).regularization_loss
-    loss.backward()
-    found, gradient = torch.load(file, weights_only=True)
-    torch.testing.assert_close(found, loss, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(gradient, model.projector[0].weight.grad, rtol=1e-4, atol=1e-5)
