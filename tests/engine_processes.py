@@ -35,6 +35,7 @@ from hf_jepa.training.trainer import JepaTrainer
 
 
 BATCH = 4  # of all processes together, times the accumulated ones
+SPOILED = 0  # a sample of the third batch
 ACCUMULATED = {"gradient_accumulation_steps": 2}
 OURS = ("ACCELERATE_", "FSDP_")  # variables of Accelerate
 ARGUMENTS: dict[str, Any] = {
@@ -71,8 +72,11 @@ RUNS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "ddp-text": ("data2vec_text", "ddp", {}),
     "ddp-accumulation": ("data2vec_text", "ddp", ACCUMULATED),
     "ddp-unreadable": ("ijepa", "ddp", ACCUMULATED),
+    "ddp-nonfinite": ("ijepa", "ddp", ACCUMULATED),
+    "ddp-checkpointing": ("ijepa", "ddp", {"gradient_checkpointing": True, "optim": "adamw_torch_fused"}),
     "zero0": ("ijepa", "zero0", {}),
     "zero1": ("ijepa", "zero1", {}),
+    "zero1-nonfinite": ("ijepa", "zero1", {}),
     "zero2": ("ijepa", "zero2", {}),
     "zero2-accumulation": ("data2vec_text", "zero2", ACCUMULATED),
     "zero3": ("ijepa", "zero3", {"collapse_monitor": True, "logging_steps": 5}),
@@ -80,12 +84,16 @@ RUNS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "zero3-video": ("vjepa2_1", "zero3_partitioned", {}),
     "zero3-text": ("data2vec_text", "zero3_partitioned", {}),
     "zero3-accumulation": ("ijepa", "zero3_partitioned", ACCUMULATED),
+    "zero3-nonfinite": ("ijepa", "zero3_partitioned", {}),
+    "zero3-checkpointing": ("ijepa", "zero3_partitioned", {"gradient_checkpointing": True}),
     "zero3-offload": ("ijepa", "zero3_offload", {}),
     "zero3-offload-partitioned": ("ijepa", "zero3_offload_partitioned", {}),
     "fsdp2": ("ijepa", "fsdp2", {"collapse_monitor": True, "logging_steps": 5}),
     "fsdp2-video": ("vjepa2_1", "fsdp2", {}),
     "fsdp2-text": ("data2vec_text", "fsdp2", {}),
     "fsdp2-accumulation": ("ijepa", "fsdp2", ACCUMULATED),
+    "fsdp2-nonfinite": ("ijepa", "fsdp2", {}),
+    "fsdp2-checkpointing": ("ijepa", "fsdp2", {"gradient_checkpointing": True, "optim": "adamw_torch_fused"}),
     "bf16-ddp": ("ijepa", "ddp", {"bf16": True}),
     "bf16-fsdp2": ("ijepa", "fsdp2", {"bf16": True}),
     "bf16-zero1": ("ijepa", "zero1", {"bf16": True}),
@@ -146,6 +154,21 @@ class MostlyUnreadable(EmbeddedCrops):
         return [bad if i % 5 < 3 else crop for i, bad, crop in zip(indices, broken, crops, strict=True)]
 
 
+class Spoiled(EmbeddedCrops):
+    """Crops of which one, in the batch of one process, has a pixel of NaN."""
+
+    def __getitems__(self, indices: list[int]) -> list[Any]:
+        crops = super().__getitems__(indices)
+        for index, crop in zip(indices, crops, strict=True):
+            if index == SPOILED:
+                crop["pixel_values"][0, 0, 0] = float("nan")
+        return crops
+
+
+# Last part of the name of a run -> its data, if they are not the usual ones.
+DATASETS = {"unreadable": MostlyUnreadable, "nonfinite": Spoiled}
+
+
 class SpanCollator:
     """Pads texts, and hides spans of them."""
 
@@ -184,14 +207,19 @@ def parts_of(variant: str) -> tuple[dict[str, Any], dict[str, Any]]:
     return CONFIG, parts
 
 
+def kind_of(name: str) -> str:
+    """The last part of the name of a run."""
+    return name.rpartition("-")[2]
+
+
 def make(name: str, folder: Path, processes: int = 1) -> JepaTrainer:
     """The trainer of a run, in as many processes, or in a single one with the same batches."""
     variant, _, arguments = RUNS[name]
     arguments = ARGUMENTS | {"per_device_train_batch_size": BATCH // processes, "use_cpu": processes == 1} | arguments
     arguments = JepaTrainingArguments(str(folder / name), **arguments)
     _, parts = parts_of(variant)
-    if name.endswith("unreadable"):
-        parts["train_dataset"] = MostlyUnreadable(64)
+    if kind_of(name) in DATASETS:
+        parts["train_dataset"] = DATASETS[kind_of(name)](64)
     if name == "zero3-init" and processes > 1:  # each process keeps its part as soon as it is read
         return JepaTrainer(VARIANTS[variant].model_class().from_pretrained(folder / "start"), arguments, **parts)
     with whole_models(arguments):

@@ -7,11 +7,13 @@ import forks
 import pytest
 import torch
 from engine_processes import (
+    DATASETS,
     RUNS,
     SAVED,
     batch_rows,
     evaluations,
     fresh_model,
+    kind_of,
     losses_of_a_batch,
     make,
     train_under_engines,
@@ -53,7 +55,7 @@ def single(tmp_path_factory):
 
     def of(name: str) -> tuple[dict[str, torch.Tensor], list[float]]:
         variant, _, arguments = RUNS[name]
-        key = variant, "unreadable" in name, *sorted(arguments.items())
+        key = variant, DATASETS.get(kind_of(name)), *sorted(arguments.items())
         if key not in known:
             trainer = make(name, tmp_path_factory.mktemp("single"))
             trainer.train()

@@ -279,6 +279,8 @@ class Watchdog:
             idle = (time.monotonic() - self._moved) / (1 if self._steps else FIRST)
             with suppress(dist.DistError):  # `missed` says so
                 self._publish()
+            if self.status.phase == "end":  # `meet` looks itself, and knows more
+                continue
             missed = self.missed() if idle > self.grace else []
             if (missed or idle > self.timeout) and not self._stopped.is_set():
                 self._end(missed)
