@@ -86,7 +86,6 @@ RUNS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "zero3-accumulation": ("ijepa", "zero3_partitioned", ACCUMULATED),
     "zero3-nonfinite": ("ijepa", "zero3_partitioned", {}),
     "zero3-checkpointing": ("ijepa", "zero3_partitioned", {"gradient_checkpointing": True}),
-    "zero3-offload": ("ijepa", "zero3_offload", {}),
     "zero3-offload-partitioned": ("ijepa", "zero3_offload_partitioned", {}),
     "fsdp2": ("ijepa", "fsdp2", {"collapse_monitor": True, "logging_steps": 5}),
     "fsdp2-video": ("vjepa2_1", "fsdp2", {}),
@@ -97,7 +96,6 @@ RUNS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "bf16-ddp": ("ijepa", "ddp", {"bf16": True}),
     "bf16-fsdp2": ("ijepa", "fsdp2", {"bf16": True}),
     "bf16-zero1": ("ijepa", "zero1", {"bf16": True}),
-    "bf16-zero3": ("ijepa", "zero3", {"bf16": True}),
     "bf16-zero3-partitioned": ("ijepa", "zero3_partitioned", {"bf16": True}),
 }
 SAVED = ("zero2", "zero3", "zero3-init", "fsdp2", "bf16-zero3-partitioned")  # with card and fingerprint
