@@ -1,7 +1,6 @@
 """Official I-JEPA checkpoints: converted, loaded, written back; refused when anything is wrong."""
 
 import json
-import os
 import pickle
 import re
 import shutil
@@ -13,6 +12,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
+from scripts import run_script
 from transformers import AutoModel
 
 from hf_jepa.cli.main import main
@@ -38,8 +38,7 @@ IO = load_file(GOLDEN / "encoder_forward/io.safetensors")
 
 
 def run(*arguments) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
+    return run_script(SCRIPT, *arguments)
 
 
 @pytest.fixture(scope="module")

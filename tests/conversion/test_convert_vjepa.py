@@ -1,15 +1,13 @@
 """Official V-JEPA checkpoints: converted, loaded, written back; files of the neighbours are refused."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from scripts import run_script
 from transformers import AutoModel
 
 from hf_jepa.core.configuration import model_fields
@@ -64,11 +62,9 @@ def test_an_encoder_without_a_predictor(tmp_path):
     torch.testing.assert_close(found, io["last_hidden_state"], **CLOSE)
 
 
-@pytest.mark.slow
 def test_the_script_goes_both_ways(tmp_path):
     def run(*options):
-        command = [sys.executable, str(ROOT / "conversion/convert_vjepa.py"), *map(str, options)]
-        return subprocess.run(command, capture_output=True, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
+        return run_script(ROOT / "conversion/convert_vjepa.py", *options)
 
     done = run("--checkpoint", OFFICIAL, "--output", tmp_path / "m", "--num-attention-heads", 4)
     assert done.returncode == 0, done.stderr

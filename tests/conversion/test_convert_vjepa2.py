@@ -1,16 +1,14 @@
 """Official V-JEPA 2 checkpoints: converted, loaded, written back; files of the neighbours are refused."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from scripts import run_script
 from transformers import AutoModel, VJEPA2Model
 
 from hf_jepa.cli.main import main
@@ -86,11 +84,8 @@ def test_converted_checkpoints_give_the_official_numbers(converted):
 def test_the_script_converts_and_reports(tmp_path):
     (tmp_path / "fields.yaml").write_text(yaml.safe_dump(UNTOLD))
     options = ["--num-attention-heads", "2", "--pred-num-attention-heads", "2", "--config", tmp_path / "fields.yaml"]
-    command = [sys.executable, ROOT / "conversion/convert_vjepa2.py", "--checkpoint", OFFICIAL, "--output"]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [*command, tmp_path / "model", *options], capture_output=True, text=True, env=environment, check=False
-    )
+    script = ROOT / "conversion/convert_vjepa2.py"
+    done = run_script(script, "--checkpoint", OFFICIAL, "--output", tmp_path / "model", *options)
     assert done.returncode == 0, done.stderr
     assert "target_encoder: 28 tensors" in done.stdout and "not used: opt" in done.stdout
     names = {path.name for path in (tmp_path / "model").iterdir()}
@@ -99,13 +94,7 @@ def test_the_script_converts_and_reports(tmp_path):
     card = (tmp_path / "model/README.md").read_text()
     (snippet,) = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
     assert "skip_predictor" in snippet and "pipeline_tag: feature-extraction" in card
-    back = subprocess.run(
-        [*command[:2], "--reverse", tmp_path / "model", "--output", tmp_path / "back.pt"],
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=False,
-    )
+    back = run_script(script, "--reverse", tmp_path / "model", "--output", tmp_path / "back.pt")
     assert back.returncode == 0, back.stderr
     official, again = read_torch_checkpoint(OFFICIAL), read_torch_checkpoint(tmp_path / "back.pt")
     for entry in LAYOUT.entries:

@@ -1,11 +1,10 @@
 """Official V-JEPA 2.1 checkpoints: converted, written back exactly, refused when anything is wrong."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from scripts import run_script
 
 from hf_jepa.core.key_map import ConversionError
 from hf_jepa.hub.files import read_torch_checkpoint
@@ -151,11 +150,10 @@ def test_heads_and_levels_must_be_known():
 
 
 def test_the_script_writes_a_checkpoint_that_loads(tmp_path):
-    command = [sys.executable, str(ROOT / "conversion/convert_vjepa2_1.py")]
-    command += ["--checkpoint", str(GOLDEN / "predictor_distilled/checkpoint.pt"), "--output", str(tmp_path / "model")]
+    options = ["--checkpoint", GOLDEN / "predictor_distilled/checkpoint.pt", "--output", tmp_path / "model"]
     (tmp_path / "fields.yaml").write_text("pred_num_attention_heads: 1\ncrop_size: 64\nframes_per_clip: 4\n")
-    command += ["--num-attention-heads", "2", "--config", str(tmp_path / "fields.yaml")]
-    done = subprocess.run(command, capture_output=True, text=True)
+    options += ["--num-attention-heads", 2, "--config", tmp_path / "fields.yaml"]
+    done = run_script(ROOT / "conversion/convert_vjepa2_1.py", *options)
     assert done.returncode == 0, done.stderr
     assert "ema_encoder" in done.stdout
     model = VJepa21ForPreTraining.from_pretrained(tmp_path / "model")

@@ -115,7 +115,6 @@ for auto in (AutoConfig, AutoModel, AutoModelForImageClassification, AutoModelFo
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_it_trains_and_its_card_is_true(source, tmp_path):
     training = f"""
 import json
@@ -130,6 +129,7 @@ assert main(["train", "toyjepa", "--model_config", json.dumps(VARIANTS["toyjepa"
     run(source, snippet.replace('"run"', repr(str(tmp_path / "run"))))
 
 
+@pytest.mark.slow
 def test_the_behaviour_suites_take_it_up(source):
     suites = Path(__file__).parent
     environment = os.environ | {"PYTHONPATH": str(source), "OMP_NUM_THREADS": "1"}
