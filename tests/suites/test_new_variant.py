@@ -82,12 +82,14 @@ def run(source: Path, code: str) -> str:
     return done.stdout.strip()
 
 
-@pytest.mark.parametrize("first", [pytest.param("ToyJepaConfig", marks=pytest.mark.slow), "ToyJepaForPreTraining"])
+@pytest.mark.slow
+@pytest.mark.parametrize("first", ["ToyJepaConfig", "ToyJepaForPreTraining"])
 def test_it_is_registered_whatever_is_imported_first(source, first):
     imports = f"from hf_jepa import {first}; from transformers import AutoModelForPreTraining as A"
     assert run(source, imports + ALL_REGISTERED + "print('toyjepa' in VARIANTS)").split("\n") == ["[]", "True"]
 
 
+@pytest.mark.slow
 def test_a_look_from_a_half_imported_module_registers_nothing_yet(source):
     """Importing a variant there could end in a circle; the next look registers it."""
     (source / "hf_jepa/half.py").write_text(
@@ -98,20 +100,16 @@ def test_a_look_from_a_half_imported_module_registers_nothing_yet(source):
 
 
 def test_checkpoints_load_through_the_auto_classes(source, tmp_path):
-    saving = f"""
-import hf_jepa, torch
-variant = hf_jepa.VARIANTS["toyjepa"]
-variant.model_class()(variant.config_class()(**variant.tiny)).save_pretrained({str(tmp_path)!r})
-"""
-    run(source, saving)
-    loading = f"""
+    code = f"""
 import hf_jepa
 from transformers import AutoConfig, AutoModel, AutoModelForImageClassification, AutoModelForPreTraining
+variant = hf_jepa.VARIANTS["toyjepa"]
+variant.model_class()(variant.config_class()(**variant.tiny)).save_pretrained({str(tmp_path)!r})
 for auto in (AutoConfig, AutoModel, AutoModelForImageClassification, AutoModelForPreTraining):
     print(type(auto.from_pretrained({str(tmp_path)!r})).__name__)
 """
     expected = ["ToyJepaConfig", "ToyJepaModel", "ToyJepaForImageClassification", "ToyJepaForPreTraining"]
-    assert run(source, loading).splitlines() == expected
+    assert run(source, code).splitlines() == expected
 
 
 @pytest.mark.slow

@@ -266,6 +266,7 @@ def test_values_of_a_recipe_mean_what_they_do_on_the_command_line(tmp_path):
 )
 def test_wrong_values_are_refused_before_the_training(options, message, tmp_path):
     common = ["--dataset", "embedded", "--output_dir", str(tmp_path), "--use_cpu", "true", "--max_steps", "1"]
+    common += ["--model_config", json.dumps(VARIANTS["ijepa"].tiny)]
     with pytest.raises(ValueError, match=message):
         pretrain("ijepa", [*common, *options])
 

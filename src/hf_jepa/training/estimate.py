@@ -44,7 +44,7 @@ class Estimator:
 
     Example:
         >>> from hf_jepa.training.estimate_recipes import read_job
-        >>> sizes = '{"hidden_size": 32, "num_hidden_layers": 1, "intermediate_size": 64, "num_attention_heads": 2}'
+        >>> sizes = '{"hidden_size": 48, "num_hidden_layers": 1, "pred_num_hidden_layers": 1}'
         >>> estimator = Estimator(read_job("ijepa", ["--model_config", sizes]))
         >>> alone, sharded = (estimator(Strategy(*how), 4) for how in (("single",), ("fsdp2", 8)))
         >>> sharded.device["optimizer"] * 8 - alone.device["optimizer"] < 8

@@ -25,7 +25,7 @@ def measured_peak(job: Job, samples: int, device: str, autocast: torch.dtype | N
 
     Example:
         >>> from hf_jepa.training.estimate_recipes import read_job
-        >>> sizes = '{"hidden_size": 32, "num_hidden_layers": 1, "intermediate_size": 64, "num_attention_heads": 2}'
+        >>> sizes = '{"hidden_size": 48, "num_hidden_layers": 1, "pred_num_hidden_layers": 1}'
         >>> job = read_job("ijepa", ["--model_config", sizes])
         >>> measured_peak(job, 2, "cpu") > 2**20
         True
