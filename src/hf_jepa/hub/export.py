@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import ModelCard
-from transformers import AutoModel, PreTrainedModel
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from hf_jepa import __version__
