@@ -50,9 +50,9 @@ def generic(model):
 def token_rows(config) -> dict:
     """Two rows of a text, what is learnt of them, and where the two views are read."""
     tokens = torch.randint(3, config.text_config.vocab_size, (2, 8), generator=torch.Generator().manual_seed(0))
-    mask = torch.ones_like(tokens)
+    packed = torch.arange(4).repeat(2, 2)  # Text and Code of a row begin at 0
     places = {"text_index": torch.tensor([3, 11]), "code_index": torch.tensor([7, 15])}
-    return {"input_ids": tokens, "labels": tokens, "attention_mask": mask, **places}
+    return {"input_ids": tokens, "labels": tokens, "position_ids": packed, **places}
 
 
 def items_of(variant, folder: Path) -> list[dict]:

@@ -7,12 +7,19 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import ModelCard
+from transformers import PreTrainedModel
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from hf_jepa import __version__
 from hf_jepa.core.key_map import ConversionError
 from hf_jepa.hub.files import new_folder, read_config, read_json
-from hf_jepa.hub.fingerprint import compute_fingerprint, differences, load_target_encoder, write_fingerprint
+from hf_jepa.hub.fingerprint import (
+    FILE_NAME,
+    compute_fingerprint,
+    differences,
+    load_target_encoder,
+    write_fingerprint,
+)
 from hf_jepa.hub.inspect import variant_of_folder
 from hf_jepa.hub.remote_code import Package, bundle, require_loadable
 from hf_jepa.registry import VARIANTS, Variant
@@ -24,7 +31,7 @@ CARRIED = (
     "README.md",
     "added_tokens.json",
     "chat_template*",
-    "fingerprint.json",
+    FILE_NAME,
     "generation_config.json",
     "merges.txt",
     "*preprocessor_config.json",
@@ -54,7 +61,9 @@ REGISTRATION = """
 
 # --- Added by the export ----------------------------------------------------------------------------------------
 # Parts of the config.json beside this file are of types that transformers knows only where hf_jepa is installed.
-"""
+# ruff: noqa: E402, F811
+from transformers import {names}
+{imports}"""
 
 
 def export_remote_code(source: str | Path, output: str | Path) -> str:
@@ -89,7 +98,7 @@ def export_remote_code(source: str | Path, output: str | Path) -> str:
     _require_no_foreign_code(fields, source)
     package = Package(version=__version__)
     with new_folder(output) as folder:
-        carried, left = _carry(source, folder, (*CARRIED, *WEIGHTS))
+        carried, left = carry(source, folder, (*CARRIED, *WEIGHTS))
         parts = nested_variants(fields)
         modules = _modules(variant, parts, config.architectures or [], _video_processor_files(variant, folder))
         files = bundle(modules, package)
@@ -104,14 +113,15 @@ def export_remote_code(source: str | Path, output: str | Path) -> str:
             place = f"{_entry(variant.processor_class.__module__)}.{variant.processor_class.__name__}"
             saved = read_json(folder / name, "a processor") | {"auto_map": {"AutoVideoProcessor": place}}
             _write_json(folder / name, saved)
-        _check_fingerprint(variant, source, folder)
-        _check_copy(variant, folder)
+        encoder = load_target_encoder(variant, folder)
+        check_fingerprint(encoder, source, folder)
+        _check_copy(variant, encoder, folder)
         auto_class = next(name for name in fields["auto_map"] if name != "AutoConfig")
         section = CODE_SECTION.format(version=__version__, auto_class=auto_class, repo=Path(output).resolve().name)
-        _tell_in_card(folder, section, ["custom_code"])
+        tell_in_card(folder, section, ["custom_code"])
     lines = [f"wrote {output}", *(f"  {name}" for name in carried)]
     lines.append(f"  {len(files)} files of code: {', '.join(files)}")
-    return "\n".join([*lines, *_left_out(left)])
+    return "\n".join([*lines, *left_out(left)])
 
 
 def auto_map(variant: Variant) -> dict[str, str]:
@@ -192,32 +202,29 @@ def _registration(variant: Variant, parts: Sequence[Variant]) -> dict[str, str]:
     """What is added to the copies of configuration and modeling, so that parts of other types are found."""
     if not parts:
         return {}
-    others = [part for part in parts if part is not variant]
-    names = {"configuration": "AutoConfig", "modeling": "AutoModel"}
-    tails = {
-        kind: REGISTRATION
-        + f"from transformers import {', '.join(sorted({auto_class, 'CONFIG_MAPPING'}))}  # noqa: E402\n\n"
-        + "".join(
-            f"from .{kind}_{part.name} import {part.config if kind == 'configuration' else part.base_model}"
-            "  # noqa: E402\n"
-            for part in others
+    configs, models = [part.config for part in parts], [part.base_model for part in parts]
+    return {
+        f"configuration_{variant.name}.py": REGISTRATION.format(
+            names="CONFIG_MAPPING, AutoConfig", imports=_imports(variant, parts, "configuration", configs)
         )
-        for kind, auto_class in names.items()
-    }
-    configs = ", ".join(part.config for part in parts)
-    tails["configuration"] += (
-        f"\n\nfor _part in ({configs},):\n"
+        + f"for _part in ({', '.join(configs)},):\n"
         "    if _part.model_type not in CONFIG_MAPPING:\n"
-        "        AutoConfig.register(_part.model_type, _part)\n"
-    )
-    tails["modeling"] = tails["modeling"].replace("AutoModel, CONFIG_MAPPING", "AutoModel") + (
-        f"\n\nfor _part in ({', '.join(part.base_model for part in parts)},):\n"
-        "    AutoModel.register(_part.config_class, _part, exist_ok=True)\n"
-    )
-    return {f"{kind}_{variant.name}.py": tail for kind, tail in tails.items()}
+        "        AutoConfig.register(_part.model_type, _part)\n",
+        f"modeling_{variant.name}.py": REGISTRATION.format(
+            names="AutoModel", imports=_imports(variant, parts, "modeling", models)
+        )
+        + f"for _part in ({', '.join(models)},):\n"
+        "    AutoModel.register(_part.config_class, _part, exist_ok=True)\n",
+    }
 
 
-def _carry(source: Path, folder: Path, patterns: Sequence[str]) -> tuple[list[str], list[str]]:
+def _imports(variant: Variant, parts: Sequence[Variant], kind: str, names: Sequence[str]) -> str:
+    others = [(part, name) for part, name in zip(parts, names, strict=True) if part is not variant]
+    lines = [f"from .{kind}_{part.name} import {name}\n" for part, name in others]
+    return "".join(["\n", *lines, "\n\n"] if lines else ["\n\n"])
+
+
+def carry(source: Path, folder: Path, patterns: Sequence[str]) -> tuple[list[str], list[str]]:
     """Copy what belongs to a model; names of what was copied, and of what was not."""
     names = {path.name for pattern in patterns for path in source.glob(pattern) if path.is_file()}
     for name in sorted(names):
@@ -225,7 +232,7 @@ def _carry(source: Path, folder: Path, patterns: Sequence[str]) -> tuple[list[st
     return sorted(names), sorted(path.name for path in source.iterdir() if path.name not in {*names, "config.json"})
 
 
-def _left_out(names: Sequence[str]) -> list[str]:
+def left_out(names: Sequence[str]) -> list[str]:
     return [f"  left out: {', '.join(names)}"] if names else []
 
 
@@ -233,25 +240,28 @@ def _write_json(path: Path, fields: dict) -> None:
     path.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
 
 
-def _check_fingerprint(variant: Variant, source: Path, folder: Path) -> None:
-    """The fingerprint that the source came with is that of what was written; where it has none, one is made."""
-    encoder = load_target_encoder(variant, folder)
-    if not (folder / "fingerprint.json").is_file():
+def check_fingerprint(encoder: PreTrainedModel, source: Path, folder: Path) -> None:
+    """The fingerprint that came along is that of what was written; where none came, one is made.
+
+    Raises:
+        ConversionError: it is not.
+    """
+    if not (folder / FILE_NAME).is_file():
         write_fingerprint(encoder, folder)
     elif found := differences(encoder, folder):
         raise ConversionError(
             f"the fingerprint of {source} is not that of its weights: {'; '.join(found[:3])}. Fetch it again, or "
-            "remove fingerprint.json if you have changed the weights"
+            f"remove {FILE_NAME} if you have changed the weights"
         )
 
 
-def _check_copy(variant: Variant, folder: Path) -> None:
+def _check_copy(variant: Variant, encoder: PreTrainedModel, folder: Path) -> None:
     """The copied code computes from these weights what the package does, to the bit."""
     name = variant.base_model or variant.pretraining_model
     copied = get_class_from_dynamic_module(f"{_entry(variant.module_name('modeling'))}.{name}", str(folder))
     model = copied.from_pretrained(folder, dtype=torch.float32)
-    encoder = variant.encoder_of(model) if variant.base_model else model.causal_lm.base_model
-    found, expected = compute_fingerprint(encoder), compute_fingerprint(load_target_encoder(variant, folder))
+    copy = variant.encoder_of(model) if variant.base_model else model.causal_lm.base_model
+    found, expected = compute_fingerprint(copy), compute_fingerprint(encoder)
     if found != expected:
         raise ConversionError(
             f"the copied code of {name} computes {found['first_values']}, the package "
@@ -259,7 +269,7 @@ def _check_copy(variant: Variant, folder: Path) -> None:
         )
 
 
-def _tell_in_card(folder: Path, section: str, tags: Sequence[str]) -> None:
+def tell_in_card(folder: Path, section: str, tags: Sequence[str]) -> None:
     """Add to the card, where there is one, how the folder is loaded now."""
     path = folder / "README.md"
     if not path.is_file():
@@ -271,4 +281,13 @@ def _tell_in_card(folder: Path, section: str, tags: Sequence[str]) -> None:
     card.save(path)
 
 
-__all__ = ["CARRIED", "auto_map", "export_remote_code", "nested_variants"]
+__all__ = [
+    "CARRIED",
+    "auto_map",
+    "carry",
+    "check_fingerprint",
+    "export_remote_code",
+    "left_out",
+    "nested_variants",
+    "tell_in_card",
+]
