@@ -109,10 +109,10 @@ def bundle(modules: Iterable[str], package: Package) -> dict[str, str]:
     """
     files: dict[str, str] = {}
     origin: dict[str, str] = {}
-    waiting = [(module, "the list of modules") for module in modules]
+    waiting = list(modules)
     while waiting:
-        module, where = waiting.pop()
-        source, name = package.source(module, where), package.file_name(module)
+        module = waiting.pop()
+        source, name = package.source(module, "the export"), package.file_name(module)
         if origin.setdefault(name, module) != module:
             raise RemoteCodeError(f"{module} and {origin[name]} would both be copied to {name}: rename one")
         if name in files:
@@ -123,8 +123,8 @@ def bundle(modules: Iterable[str], package: Package) -> dict[str, str]:
     return dict(sorted(files.items()))
 
 
-def _rewritten(text: str, module: str, package: Package) -> tuple[str, list[tuple[str, str]]]:
-    """The text of a module with imports of flat files; the modules that these are of, and where each is named."""
+def _rewritten(text: str, module: str, package: Package) -> tuple[str, list[str]]:
+    """The text of a module with imports of flat files, and the modules that these are of."""
     lines = text.splitlines(keepends=True)
     needed, edits = [], []
     for node in ast.walk(ast.parse(text)):
@@ -135,7 +135,8 @@ def _rewritten(text: str, module: str, package: Package) -> tuple[str, list[tupl
             raise RemoteCodeError(f"{where}: write `from {package.name}... import name`, which can be followed")
         if not isinstance(node, ast.ImportFrom) or not package.holds(target := _target(node, module)):
             continue
-        needed.append((target, where))
+        package.source(target, where)
+        needed.append(target)
         if lines[node.lineno - 1].encode()[: node.col_offset].strip():
             raise RemoteCodeError(f"{where}: an import has to begin its line, or transformers does not find the file")
         edits.append(

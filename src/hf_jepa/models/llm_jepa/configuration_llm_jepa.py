@@ -141,6 +141,7 @@ _GENERAL = {field.name for field in fields(PreTrainedConfig)} | {
     "auto_map",
     "experts_implementation",
     "model_type",
+    "name_or_path",
     "output_attentions",
 }
 
