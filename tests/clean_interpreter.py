@@ -1,7 +1,8 @@
 """Loads exported folders where importing hf_jepa raises; called with the path of a list of what to load.
 
-An item of the list: `folder`, `auto` (an Auto class), `case` (a file with `inputs` and the tensors `expected` of the
-output, see `recorded`), `code` (whether classes come from the folder) and `again` (a folder to save to and load from).
+An item of the list: `folder`, `auto` (an Auto class, or file and class in the folder), `case` (a file with `inputs`
+and the tensors `expected` of the output, see `record`), `code` (whether classes come from the folder) and `again` (a
+folder to save to and load from).
 Prints one line for each item: what was loaded, or what is wrong.
 """
 
@@ -30,7 +31,7 @@ def computed(model, inputs: dict) -> dict:
 
     torch.manual_seed(0)
     with torch.no_grad():
-        return tensors_of(model.eval()(**inputs))
+        return tensors_of((model.eval() if isinstance(model, torch.nn.Module) else model)(**inputs))
 
 
 def record(model, inputs: dict, path) -> None:
@@ -44,9 +45,13 @@ def verdict(item: dict) -> str:
     """What was loaded, or what is wrong."""
     import torch
     import transformers
+    from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
-    auto = getattr(transformers, item["auto"])
-    options = {"trust_remote_code": True} if item["code"] else {}
+    if "." in item["auto"]:
+        auto = get_class_from_dynamic_module(item["auto"], item["folder"])
+    else:
+        auto = getattr(transformers, item["auto"])
+    options = {"trust_remote_code": True} if item["code"] and "." not in item["auto"] else {}
     model = auto.from_pretrained(item["folder"], **options)
     if type(model).__module__.startswith("transformers_modules.") != item["code"]:
         return f"{type(model)} is not where it should be from"
@@ -56,7 +61,7 @@ def verdict(item: dict) -> str:
         model.save_pretrained(item["again"])
         models[" saved again"] = auto.from_pretrained(item["again"], **options)
     for what, each in models.items():
-        if item["code"] and type(each) is type(model) and not isinstance(each.config, each.config_class):
+        if item["code"] and hasattr(each, "config") and not isinstance(each.config, each.config_class):
             return f"the config{what} is a {type(each.config)}, not a {each.config_class}"
         found = computed(each, case["inputs"])
         if found.keys() != case["expected"].keys() or not found:

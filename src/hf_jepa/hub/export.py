@@ -61,9 +61,12 @@ REGISTRATION = """
 
 # --- Added by the export ----------------------------------------------------------------------------------------
 # Parts of the config.json beside this file are of types that transformers knows only where hf_jepa is installed.
-# ruff: noqa: E402, F811
+# ruff: noqa: E402
 from transformers import {names}
-{imports}"""
+
+{imports}
+
+"""
 
 
 def export_remote_code(source: str | Path, output: str | Path) -> str:
@@ -99,7 +102,7 @@ def export_remote_code(source: str | Path, output: str | Path) -> str:
     package = Package(version=__version__)
     with new_folder(output) as folder:
         carried, left = carry(source, folder, (*CARRIED, *WEIGHTS))
-        parts = nested_variants(fields)
+        parts = [part for part in nested_variants(fields) if part is not variant]  # its own type it knows
         modules = _modules(variant, parts, config.architectures or [], _video_processor_files(variant, folder))
         files = bundle(modules, package)
         for name, tail in _registration(variant, parts).items():
@@ -205,23 +208,21 @@ def _registration(variant: Variant, parts: Sequence[Variant]) -> dict[str, str]:
     configs, models = [part.config for part in parts], [part.base_model for part in parts]
     return {
         f"configuration_{variant.name}.py": REGISTRATION.format(
-            names="CONFIG_MAPPING, AutoConfig", imports=_imports(variant, parts, "configuration", configs)
+            names="CONFIG_MAPPING, AutoConfig", imports=_imports(parts, "configuration", configs)
         )
         + f"for _part in ({', '.join(configs)},):\n"
         "    if _part.model_type not in CONFIG_MAPPING:\n"
         "        AutoConfig.register(_part.model_type, _part)\n",
         f"modeling_{variant.name}.py": REGISTRATION.format(
-            names="AutoModel", imports=_imports(variant, parts, "modeling", models)
+            names="AutoModel", imports=_imports(parts, "modeling", models)
         )
         + f"for _part in ({', '.join(models)},):\n"
         "    AutoModel.register(_part.config_class, _part, exist_ok=True)\n",
     }
 
 
-def _imports(variant: Variant, parts: Sequence[Variant], kind: str, names: Sequence[str]) -> str:
-    others = [(part, name) for part, name in zip(parts, names, strict=True) if part is not variant]
-    lines = [f"from .{kind}_{part.name} import {name}\n" for part, name in others]
-    return "".join(["\n", *lines, "\n\n"] if lines else ["\n\n"])
+def _imports(parts: Sequence[Variant], kind: str, names: Sequence[str]) -> str:
+    return "".join(f"from .{kind}_{part.name} import {name}\n" for part, name in zip(parts, names, strict=True))
 
 
 def carry(source: Path, folder: Path, patterns: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -125,7 +125,7 @@ def bundle(modules: Iterable[str], package: Package) -> dict[str, str]:
 
 def _rewritten(text: str, module: str, package: Package) -> tuple[str, list[str]]:
     """The text of a module with imports of flat files, and the modules that these are of."""
-    lines = text.splitlines(keepends=True)
+    lines = text.split("\n")  # as Python counts them
     needed, edits = [], []
     for node in ast.walk(ast.parse(text)):
         where = f"{_path(module)}, line {getattr(node, 'lineno', 0)}"
@@ -143,9 +143,9 @@ def _rewritten(text: str, module: str, package: Package) -> tuple[str, list[str]
             (node.lineno - 1, node.end_lineno, f"from .{package.file_name(target).removesuffix('.py')} import")
         )
     for first, end, new in sorted(edits, reverse=True):
-        old = "".join(lines[first:end])
+        old = "\n".join(lines[first:end])
         lines[first:end] = [re.sub(r"from[\s\\]+[.\s\\]*[\w.]*[\s\\]+import\b", new, old, count=1)]
-    return "".join(lines), needed
+    return "\n".join(lines), needed
 
 
 def _path(module: str) -> str:
