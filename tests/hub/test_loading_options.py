@@ -60,7 +60,6 @@ def test_exported_code_takes_the_same_options(tmp_path, offline):
     model.save_pretrained(tmp_path / "package", max_shard_size="20KB")
     export_remote_code(tmp_path / "package", tmp_path / "out")
     assert len(list((tmp_path / "out").glob("model-*.safetensors"))) > 1
-    # Where the package is imported it serves its own types, also to those who trust the folder; this asks for the copy.
     options = {"trust_remote_code": True, "device_map": "cpu", "dtype": torch.float32}
     assert same(AutoModelForPreTraining.from_pretrained(tmp_path / "out", **options), model)
     half = AutoModel.from_pretrained(tmp_path / "out", **(options | {"dtype": torch.bfloat16}))

@@ -3,15 +3,18 @@
 import numpy as np
 import pytest
 import torch
+from clips import write_video
 from code_cache import code_cache  # noqa: F401
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassification, pipeline
 
+from hf_jepa.data.video_readers import open_video
 from hf_jepa.hub.export import export_remote_code
 from hf_jepa.registry import VARIANTS
 
 
 IMAGES = [name for name, variant in VARIANTS.items() if variant.modality == "image"]
+VIDEOS = [name for name, variant in VARIANTS.items() if "AutoModelForVideoClassification" in variant.heads]
 CLASSIFIERS = [name for name in IMAGES if VARIANTS[name].heads]
 
 
@@ -64,6 +67,25 @@ def test_classes_of_images(name, tmp_path):
         assert found[label] == pytest.approx(expected[i].item(), abs=1e-5)
     with torch.no_grad():
         torch.testing.assert_close(model(pixels).logits[0].softmax(-1), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", VIDEOS)
+def test_classes_of_videos(name, tmp_path):
+    """Of frames and of open files, as many as the model was trained on; torchvision is not needed."""
+    variant = VARIANTS[name]
+    labels = {0: "jump", 1: "run", 2: "sit"}
+    head = variant.heads["AutoModelForVideoClassification"]
+    model = tiny(variant, head, id2label=labels, label2id={label: i for i, label in labels.items()})
+    processor = variant.processor(model.config)
+    classify = pipeline("video-classification", model=model, video_processor=processor, device="cpu")
+    reader = open_video(write_video(tmp_path / "video.mp4", frames=8))
+    for video, frames in ((reader.read(np.arange(8)), None), (reader, None), (reader, 2)):
+        options = {} if frames is None else {"num_frames": frames}
+        found = {each["label"]: each["score"] for each in classify(video, top_k=3, **options)}
+        taken = reader.read(np.arange(0, 8, 8 // (frames or model.config.frames_per_clip)))
+        with torch.no_grad():
+            expected = model(processor(taken).pixel_values_videos).logits[0].softmax(-1)
+        assert found == pytest.approx({label: expected[i].item() for i, label in labels.items()}, abs=1e-5)
 
 
 def test_pipelines_of_a_folder_with_code(tmp_path):
