@@ -87,7 +87,8 @@ def test_code_is_used_where_it_is_trusted_and_the_stock_class_where_not(ijepa, t
     export_remote_code(ijepa, tmp_path / "out")
     trusted = AutoModel.from_pretrained(tmp_path / "out", trust_remote_code=True)
     assert type(trusted).__module__.startswith("transformers_modules.out.")
-    assert isinstance(trusted.config, type(trusted).config_class)
+    config = AutoConfig.from_pretrained(tmp_path / "out", trust_remote_code=True)
+    assert type(config) is type(trusted.config) is type(trusted).config_class
     assert type(AutoModel.from_pretrained(tmp_path / "out")).__module__.startswith("transformers.models.ijepa")
     assert type(AutoModelForPreTraining.from_pretrained(tmp_path / "out")).__module__.startswith("hf_jepa.")
 
@@ -241,7 +242,11 @@ def test_architectures_that_are_not_native_are_refused(name, message, tmp_path):
 
 @pytest.mark.parametrize(
     "fields",
-    [{"rope_layout": "interleaved", "num_attention_heads": 2}, {"rope_interpolation": True, "rope_grid_size": 8}],
+    [
+        {"rope_layout": "interleaved", "num_attention_heads": 2},
+        {"rope_interpolation": True, "rope_grid_size": 8},
+        {"use_silu": True},
+    ],
 )
 def test_what_the_stock_class_would_compute_otherwise_is_refused_by_field(fields, tmp_path):
     source = saved("vjepa2", tmp_path / "source", **fields)

@@ -167,13 +167,15 @@ def _write_native(base: PreTrainedModel, folder: Path) -> tuple[PreTrainedModel,
     config.architectures = [MODEL_MAPPING[type(config)].__name__]
     config.save_pretrained(folder)
     with _quiet():
-        native, info = AutoModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+        native, info = AutoModel.from_pretrained(
+            folder, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
+        )
     present = {name for name, _ in base.named_children()}
     beyond = sorted({key.split(".")[0] for key in info["missing_keys"]} - present)
     wrong = [key for key in info["missing_keys"] if key.split(".")[0] in present]
     wrong += [*info["unexpected_keys"], *(key for key, *_ in info["mismatched_keys"])]
     if wrong:
-        raise ConversionError(f"{type(native).__name__} has other weights than {type(base).__name__}: {some(wrong)}")
+        raise ConversionError(f"{_unlike(base, native)}: {len(wrong)} weights have no place in it: {some(wrong)}")
     return native, beyond
 
 
@@ -186,12 +188,17 @@ def _require_equal(variant: Variant, base: PreTrainedModel, native: PreTrainedMo
     found = native.eval()(samples, **options).last_hidden_state
     if (found - expected).abs().max() <= TOLERANCE * expected.std():
         return
-    known, default = native.config.to_dict(), type(base.config)()
-    own = [name for name in model_fields(type(base.config)) if name not in known]
-    set_ = [f"{name}={value!r}" for name in own if (value := getattr(base.config, name)) != getattr(default, name)]
-    raise ConversionError(
+    raise ConversionError(_unlike(base, native))
+
+
+def _unlike(base: PreTrainedModel, native: PreTrainedModel) -> str:
+    """Why the stock class is not the same function: fields that it does not know and that are not at their default."""
+    config, default = base.config, type(base.config)()
+    own = [name for name in model_fields(type(config)) if not hasattr(native.config, name)]
+    chosen = [f"{name}={value!r}" for name in own if (value := getattr(config, name)) != getattr(default, name)]
+    return (
         f"{type(native).__name__} of transformers computes something else from these weights, because it does not "
-        f"know {', '.join(set_) or 'all fields of the config'}: export the folder with its code (--remote-code)"
+        f"know {', '.join(chosen) or 'all fields of the config'}; export the folder with its code (--remote-code)"
     )
 
 
