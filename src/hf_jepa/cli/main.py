@@ -22,6 +22,7 @@ COMMANDS = {
     "estimate": "say how much memory a run takes per GPU, and how its throughput grows with machines",
     "masks": "draw context and target masks over an image or a video",
     "convert": "turn an official checkpoint into an ordinary one, and back",
+    "export": "write a checkpoint as a folder that loads without this package",
     "inspect": "show what a checkpoint holds and check its fingerprint",
 }
 # What wrong input raises: values and shapes, files and Hub ids, missing extras. Anything else is a bug.

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -10,6 +11,9 @@ from torch import nn
 
 from hf_jepa.core.shards import is_gathered, local_shard, shard_like
 
+
+# peft and deepspeed are imported by name where they are needed: transformers takes every import statement of code that
+# lies beside exported weights for something that has to be installed.
 
 # What peft makes of the name of a layer: the layer that it wraps, and the matrices beside it.
 _WRAPPED = re.compile(r"(^|\.)base_layer\.")
@@ -73,7 +77,7 @@ class AdaptedWeight:
 
 
 def _not_plain(layer: nn.Module) -> str | None:
-    from peft.tuners.lora import layer as lora  # slow to import, but whoever has adapters has done so
+    lora = import_module("peft.tuners.lora.layer")  # slow, but whoever has adapters has done so
 
     if type(layer) not in (lora.Linear, lora.Embedding, lora.Conv1d, lora.Conv2d, lora.Conv3d):
         return f"{type(layer).__module__}.{type(layer).__name__}"
@@ -121,9 +125,7 @@ def whole_matrices(weights: Iterable[AdaptedWeight]) -> Iterator[None]:
     if not cut:
         yield
         return
-    import deepspeed
-
-    with deepspeed.zero.GatheredParameters(cut):
+    with import_module("deepspeed").zero.GatheredParameters(cut):
         yield
 
 

@@ -16,7 +16,8 @@ class VideoConfigMixin(JepaConfigMixin):
         (8, 16, 24)
     """
 
-    attribute_map = {"image_size": "crop_size", "num_channels": "in_chans"}
+    # `num_frames` is what the video pipeline of transformers asks for.
+    attribute_map = {"image_size": "crop_size", "num_channels": "in_chans", "num_frames": "frames_per_clip"}
 
     @property
     def grid_size(self) -> Grid:

@@ -41,25 +41,30 @@ def compute_fingerprint(model: PreTrainedModel) -> dict:
         >>> compute_fingerprint(IJepaModel(config))["shape"]
         [1, 16, 32]
     """
-    shape = input_shape(model.config)
-    drawn, kind = np.random.default_rng(0).standard_normal(shape).astype(np.float32), "standard normal"
-    if len(shape) == 2 and not hasattr(model.config, "conv_stride"):  # tokens of a text
-        drawn, kind = np.random.default_rng(0).integers(model.config.vocab_size, size=shape), "integers"
+    drawn, kind = fixed_input(model.config)
     training = model.training
     with torch.no_grad():
-        output = model.eval()(torch.from_numpy(drawn).to(model.device)).last_hidden_state.double().cpu()
+        output = model.eval()(drawn.to(model.device)).last_hidden_state.double().cpu()
     model.train(training)
     if not output.isfinite().all():
         raise ValueError("the encoder's output is not finite: the weights are damaged or hold NaN or infinity")
     return {
         "torch": torch.__version__,
-        "input": f"numpy default_rng(0) {kind}, {' x '.join(map(str, shape))}",
+        "input": f"numpy default_rng(0) {kind}, {' x '.join(map(str, drawn.shape))}",
         "shape": list(output.shape),
         "mean": output.mean().item(),
         "std": output.std().item(),
         "mean_abs": output.abs().mean().item(),
         "first_values": output.flatten()[:8].tolist(),
     }
+
+
+def fixed_input(config: PreTrainedConfig) -> tuple[torch.Tensor, str]:
+    """What a fingerprint asks an encoder about, of `input_shape`, and how it is drawn."""
+    shape, rng = input_shape(config), np.random.default_rng(0)
+    if len(shape) == 2 and not hasattr(config, "conv_stride"):  # tokens of a text
+        return torch.from_numpy(rng.integers(config.vocab_size, size=shape)), "integers"
+    return torch.from_numpy(rng.standard_normal(shape).astype(np.float32)), "standard normal"
 
 
 def input_shape(config: PreTrainedConfig) -> tuple[int, ...]:
@@ -157,6 +162,7 @@ __all__ = [
     "FILE_NAME",
     "compute_fingerprint",
     "differences",
+    "fixed_input",
     "input_shape",
     "load_target_encoder",
     "write_fingerprint",

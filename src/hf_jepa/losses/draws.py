@@ -2,6 +2,8 @@
 
 import torch
 
+from hf_jepa.losses.operators import operator_name
+
 
 _SEED_FACTOR, _STREAM_FACTOR = 0x9E3779B1, 0x85EBCA6B  # odd: other seeds and streams start far from all steps
 
@@ -22,7 +24,7 @@ def step_generator(seed: int, step: int, stream: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed((step + seed * _SEED_FACTOR + stream * _STREAM_FACTOR) % 2**32)
 
 
-@torch.library.custom_op("hf_jepa::unit_directions", mutates_args=())
+@torch.library.custom_op(operator_name(__name__, "unit_directions"), mutates_args=())
 def unit_directions(seed: int, step: int, features: int, count: int, device: torch.device) -> torch.Tensor:
     """Random directions of one step, uniform on the sphere; the same on every device.
 
@@ -50,7 +52,7 @@ def _(seed: int, step: int, features: int, count: int, device: torch.device) -> 
     return torch.empty(features, count, device=device)
 
 
-@torch.library.custom_op("hf_jepa::choose_indices", mutates_args=())
+@torch.library.custom_op(operator_name(__name__, "choose_indices"), mutates_args=())
 def choose_indices(seed: int, step: int, total: int, count: int, device: torch.device) -> torch.Tensor:
     """Some of `total` indices, in ascending order, drawn anew every step.
 

@@ -11,6 +11,7 @@ import torch.distributed as dist
 
 from hf_jepa.losses.distributed import full_precision, gather_rows, process_count, reduce_sum
 from hf_jepa.losses.draws import require_step, step_generator, unit_directions
+from hf_jepa.losses.operators import operator_name
 from hf_jepa.losses.rectified_gaussian import RectifiedGeneralizedGaussian, rectified_samples
 
 
@@ -141,7 +142,7 @@ def l1_metric(z: torch.Tensor) -> torch.Tensor:
     return ratio.mean() / z.shape[-1]
 
 
-@torch.library.custom_op("hf_jepa::rectified_targets", mutates_args=())
+@torch.library.custom_op(operator_name(__name__, "rectified_targets"), mutates_args=())
 def rectified_targets(
     seed: int,
     step: int,
@@ -187,7 +188,7 @@ def _distance(z: torch.Tensor, targets: torch.Tensor, projections: torch.Tensor)
     return reduce_sum(total) / (len(projections) * len(z))
 
 
-@torch.library.custom_op("hf_jepa::sorted_distance", mutates_args=())
+@torch.library.custom_op(operator_name(__name__, "sorted_distance"), mutates_args=())
 def _sorted_distance(
     z: torch.Tensor, targets: torch.Tensor, projections: torch.Tensor, with_gradient: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:

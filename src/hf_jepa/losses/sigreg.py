@@ -14,6 +14,7 @@ import torch
 
 from hf_jepa.losses.distributed import full_precision, own_rows, process_count, reduce_sum
 from hf_jepa.losses.draws import choose_indices, require_step, unit_directions
+from hf_jepa.losses.operators import operator_name
 
 
 INTERVALS = ("half", "full")
@@ -193,7 +194,7 @@ def _knots(t_max: float, n_points: int, interval: str) -> _Knots:
     return _Knots(0.0 if n_points % 2 else spacing / 2, spacing, (n_points + 1) // 2)
 
 
-@torch.library.custom_op("hf_jepa::characteristic_sums", mutates_args=())
+@torch.library.custom_op(operator_name(__name__, "characteristic_sums"), mutates_args=())
 def characteristic_sums(
     z: torch.Tensor, directions: torch.Tensor, first: float, spacing: float, count: int
 ) -> torch.Tensor:
@@ -229,7 +230,7 @@ def _(z: torch.Tensor, directions: torch.Tensor, first: float, spacing: float, c
     return z.new_empty(z.shape[0], count, directions.shape[1], 2)
 
 
-@torch.library.custom_op("hf_jepa::characteristic_sums_backward", mutates_args=())
+@torch.library.custom_op(operator_name(__name__, "characteristic_sums_backward"), mutates_args=())
 def _characteristic_sums_backward(
     gradient: torch.Tensor, z: torch.Tensor, directions: torch.Tensor, first: float, spacing: float
 ) -> torch.Tensor:

@@ -138,8 +138,10 @@ class LlmJepaConfig(PreTrainedConfig):
 _GENERAL = {field.name for field in fields(PreTrainedConfig)} | {
     "_name_or_path",
     "attn_implementation",
+    "auto_map",
     "experts_implementation",
     "model_type",
+    "name_or_path",
     "output_attentions",
 }
 
@@ -154,7 +156,11 @@ def _own_form(config_dict: dict[str, Any]) -> dict[str, Any]:
             "adapters has none: merge them into their language model first, as its README.md shows"
         )
     text = {name: value for name, value in config_dict.items() if name != SETTINGS_KEY}
-    return {**config_dict.get(SETTINGS_KEY, {}), "text_config": text, "model_type": LlmJepaConfig.model_type}
+    own = {**config_dict.get(SETTINGS_KEY, {}), "text_config": text, "model_type": LlmJepaConfig.model_type}
+    # Where code lies beside the weights, it is of these classes, or of the language model.
+    if text.get("auto_map", {}).get("AutoConfig", "").endswith(f".{LlmJepaConfig.__name__}"):
+        own["auto_map"] = text.pop("auto_map")
+    return own
 
 
 def objective_fields(config_class: type[PreTrainedConfig] = LlmJepaConfig) -> list[str]:

@@ -48,10 +48,11 @@ class SaltConfig(VJepa2Config):
         if not isinstance(self.teacher_config, dict):
             return
         model_type = self.teacher_config.get("model_type", "vjepa2")
-        if model_type not in CONFIG_MAPPING:
+        # Ours has fields that the native one of V-JEPA 2 lacks; this very class may not be registered.
+        known = {"vjepa2": VJepa2Config, self.model_type: type(self)}
+        if model_type not in known and model_type not in CONFIG_MAPPING:
             raise ValueError(f"teacher_config has the model_type {model_type!r}, which transformers does not know")
-        # Ours has fields that the native one of V-JEPA 2 lacks.
-        config_class = VJepa2Config if model_type == "vjepa2" else CONFIG_MAPPING[model_type]
+        config_class = known[model_type] if model_type in known else CONFIG_MAPPING[model_type]
         self.teacher_config = config_class(**self.teacher_config)
 
     @property

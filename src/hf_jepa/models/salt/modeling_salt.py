@@ -65,8 +65,9 @@ def load_teacher(source: str | PathLike, **kwargs) -> PreTrainedModel:
 
 def new_teacher(config: PreTrainedConfig) -> PreTrainedModel:
     """A teacher with random weights, which a checkpoint then fills in."""
-    if config.model_type in _ENCODERS:
-        return _ENCODERS[config.model_type](config)
+    encoders = _ENCODERS | {SaltConfig.model_type: SaltModel}  # which may not be registered
+    if config.model_type in encoders:
+        return encoders[config.model_type](config)
     return AutoModel.from_config(config)
 
 
