@@ -149,7 +149,7 @@ class HubServer:
         """An address that whoever knows it may use, as those of a storage elsewhere."""
         key = secrets.token_hex(8)
         self.keys[key] = oid
-        return f"{self.url}/{place}/{oid}?key={key}"
+        return f"{self.url.replace('127.0.0.1', 'localhost')}/{place}/{oid}?key={key}"
 
     def require_signed(self, request: Request, oid: str) -> None:
         if self.keys.get(request.query.get("key", "")) != oid:
@@ -229,7 +229,9 @@ class HubServer:
             return self.lfs_batch(request, f"{match[1] or 'models/'}{match[2]}")
         if match := re.fullmatch(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             return self.resolve(request, f"{match[1] or 'models/'}{match[2]}", unquote(match[3]), unquote(match[4]))
-        if match := re.fullmatch(r"/api/((?:models|datasets)/[^/]+/[^/]+)(?:/([a-z-]+)(?:/([^/]+)(?:/(.+))?)?)?", path):
+        if match := re.fullmatch(
+            r"/api/((?:models|datasets)/[^/]+/[^/]+)(?:/([a-z-]+)(?:/([^/]+)(?:/(.+))?)?)?", path
+        ):
             name, verb, revision, rest = match.groups()
             verb, revision, rest = verb or "revision", unquote(revision or "main"), unquote(rest or "")
             if verb in ("preupload", "commit", "tag", "branch"):
@@ -315,6 +317,7 @@ def connected(hub: HubServer, cache, token: str | None = WRITE) -> Iterator[Simp
     waited: list[float] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(constants, "ENDPOINT", hub.url)
+        patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
         patch.setattr(huggingface_hub.hf_api.api, "endpoint", hub.url)
         patch.setattr(transformers_hub, "_hf_api", None)  # made anew at the next use
         patch.setattr(constants, "HF_HUB_DISABLE_XET", True)

@@ -19,12 +19,24 @@ from hf_jepa.hub.inspect import inspect_checkpoint, variant_of_folder
 
 
 # What a run leaves beside its checkpoint, and nobody else wants: pickles, its own checkpoints, logs, hidden files.
-LEFT_OUT = ("_*", ".*", "checkpoint-*", "runs", "trainer_state.json", "manifest.json", "*.bin", "*.pt", "*.pth", "*.pkl")
+LEFT_OUT = (
+    "_*",
+    ".*",
+    "checkpoint-*",
+    "runs",
+    "trainer_state.json",
+    "manifest.json",
+    "*.bin",
+    "*.pt",
+    "*.pth",
+    "*.pkl",
+)
 # What belongs to a checkpoint, its processor or tokenizer, its card, or its code.
 PUBLISHED = (".safetensors", ".json", ".md", ".txt", ".jinja", ".model", ".yaml", ".py", ".png", ".jpg", ".svg")
 WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
 TOKEN = re.compile(rb"\bhf_[A-Za-z0-9]{20,}")
 PAUSES = (1, 4, 16)  # seconds before each further attempt at what huggingface_hub tries only once
+INVALID_TOKEN = "Invalid credentials in Authorization header"  # in place of which 401 may mean a missing repository
 RETRIED = (429, 500, 502, 503, 504)
 
 T = TypeVar("T")
@@ -96,8 +108,8 @@ def publish(
     with plain_errors(repo):
         _prepare_repo(api, Path(folder), repo, private, make=not pull_request)
         if revision is not None:
-            _persistent(lambda: api.create_branch(repo, branch=revision, exist_ok=True))
-        commit = _persistent(
+            persistent(lambda: api.create_branch(repo, branch=revision, exist_ok=True))
+        commit = persistent(
             lambda: api.create_commit(
                 repo,
                 **_changes(api, Path(folder), contents.files, repo, branch),
@@ -192,17 +204,17 @@ def _require_no_token(folder: Path, files: Sequence[str]) -> None:
 def _prepare_repo(api: HfApi, folder: Path, repo: str, private: bool | None, make: bool) -> None:
     """Make a repository if there is none; refuse one that is not what was asked for."""
     try:
-        info = _persistent(lambda: api.model_info(repo))
+        info = persistent(lambda: api.model_info(repo))
     except RepositoryNotFoundError:
         if not make:
             raise
-        _persistent(lambda: api.create_repo(repo, private=private, exist_ok=True))
+        persistent(lambda: api.create_repo(repo, private=private, exist_ok=True))
         return
     if private and not info.private:
         raise ValueError(f"{repo} exists and is public: make it private in its settings, or choose another name")
     if all(file.rfilename != "config.json" for file in info.siblings):
         return
-    found = read_json(Path(_persistent(lambda: api.hf_hub_download(repo, "config.json"))), "a config")
+    found = read_json(Path(persistent(lambda: api.hf_hub_download(repo, "config.json"))), "a config")
     wanted = read_json(folder / "config.json", "a config")
     if found.get("model_type") != wanted.get("model_type"):
         raise ValueError(
@@ -223,7 +235,7 @@ def _changes(api: HfApi, folder: Path, files: Sequence[str], repo: str, branch: 
     }
 
 
-def _persistent(call: Callable[[], T], statuses: Sequence[int] = RETRIED) -> T:
+def persistent(call: Callable[[], T], statuses: Sequence[int] = RETRIED) -> T:
     """Try again what failed for a reason that passes."""
     for pause in PAUSES:
         try:
@@ -243,10 +255,6 @@ def plain_errors(repo: str) -> Iterator[None]:
     """Say in one line what the Hub refuses, and what to do."""
     try:
         yield
-    except RevisionNotFoundError as error:
-        raise OSError(f"{repo} has no such revision ({error.response.url.path})") from error
-    except RepositoryNotFoundError as error:
-        raise OSError(f"{repo} does not exist, or is private and your token does not open it") from error
     except HfHubHTTPError as error:
         raise _plain(error, repo) from error
     except httpx2.TransportError as error:
@@ -259,8 +267,14 @@ def plain_errors(repo: str) -> Iterator[None]:
 
 def _plain(error: HfHubHTTPError, repo: str) -> OSError:
     status, said = error.response.status_code, error.response.headers.get("X-Error-Message", "")
+    if isinstance(error, RepositoryNotFoundError) or (status == 401 and said != INVALID_TOKEN):
+        return OSError(f"{repo} does not exist, or is private and your token does not open it")
+    if isinstance(error, RevisionNotFoundError):
+        return OSError(f"{repo} has no such revision ({error.response.url.path})")
     if status == 401:
-        return PermissionError(f"{repo}: the Hub does not know your token: log in again (hf auth login) or set HF_TOKEN")
+        return PermissionError(
+            f"{repo}: the Hub does not know your token: log in again (hf auth login) or set HF_TOKEN"
+        )
     if status == 403:
         return PermissionError(
             f"your token may not write to {repo} ({said}): make one with the role 'write' at "
@@ -271,4 +285,4 @@ def _plain(error: HfHubHTTPError, repo: str) -> OSError:
     return OSError(f"{repo}: the Hub answered {status}: {said or error}")
 
 
-__all__ = ["Contents", "Published", "check_folder", "plain_errors", "publish"]
+__all__ = ["Contents", "Published", "check_folder", "persistent", "plain_errors", "publish"]

@@ -6,7 +6,7 @@ from huggingface_hub import HfApi
 
 from hf_jepa.hub.fingerprint import FILE_NAME
 from hf_jepa.hub.inspect import inspect_checkpoint
-from hf_jepa.hub.publish import plain_errors
+from hf_jepa.hub.publish import persistent, plain_errors
 
 
 def verify_checkpoint(source: str | Path, revision: str | None = None) -> tuple[str, bool]:
@@ -60,9 +60,9 @@ def _downloaded(repo: str, revision: str | None) -> tuple[Path, list[str], bool]
         raise FileNotFoundError(f"{repo} is neither a folder nor the id of a repository (owner/name)")
     api = HfApi(library_name="hf_jepa")
     with plain_errors(repo):
-        commit = api.model_info(repo, revision=revision).sha
-        folder = Path(api.snapshot_download(repo, revision=commit))
-        found = api.verify_repo_checksums(repo, revision=commit)
+        commit = persistent(lambda: api.model_info(repo, revision=revision)).sha
+        folder = Path(persistent(lambda: api.snapshot_download(repo, revision=commit)))
+        found = persistent(lambda: api.verify_repo_checksums(repo, revision=commit))
     lines = [f"{repo}, commit {commit}"]
     for file in found.mismatches:
         kind = file["algorithm"]
