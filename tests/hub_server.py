@@ -146,7 +146,7 @@ class HubServer:
     # --- large files --------------------------------------------------------------------------------------------
 
     def signed(self, oid: str, place: str) -> str:
-        """An address that whoever knows it may use, as those of a storage elsewhere."""
+        """An address of the storage, another host, that whoever knows it may use."""
         key = secrets.token_hex(8)
         self.keys[key] = oid
         return f"{self.url.replace('127.0.0.1', 'localhost')}/{place}/{oid}?key={key}"

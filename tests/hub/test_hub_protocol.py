@@ -5,12 +5,14 @@ import logging
 import os
 import subprocess
 import sys
+from pathlib import Path
 
+import httpx2
 import pytest
 import torch
+from hub_server import READ, STRANGER, TOKENS, WRITE, HubServer, connected
 from huggingface_hub import HfApi, ModelCard, hf_hub_download, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
-from hub_server import READ, STRANGER, TOKENS, WRITE, HubServer, connected
 from safetensors.torch import load_file, save_file
 
 from hf_jepa.cli.main import main
@@ -95,9 +97,9 @@ def test_a_large_folder_goes_up_by_lfs_in_one_commit_and_comes_down_as_it_was(hu
     assert hub.repos["models/" + REPO].at("main").files["model.safetensors"].lfs
     (upload,) = [line for line in hub.log if line.startswith("PUT /lfs/")]
     assert upload.endswith(" 200 None"), "the storage needs no token, and gets none"
-    again = snapshot_download(REPO)
+    again = Path(snapshot_download(REPO))
     for name in FILES[1:]:
-        assert open(f"{again}/{name}", "rb").read() == (folder / name).read_bytes()
+        assert (again / name).read_bytes() == (folder / name).read_bytes()
     assert main(["verify", REPO]) == 0
     assert "all 5 files have the hashes" in capsys.readouterr().out
 
@@ -221,8 +223,6 @@ def test_a_private_repository_shows_nothing_to_others(hub, client, folder, tmp_p
 def test_storage_addresses_of_private_files_cannot_be_guessed(hub, client, folder):
     publish(folder, REPO, private=True)
     oid = hub.repos["models/" + REPO].at("main").files["model.safetensors"].oid
-    import httpx2
-
     assert httpx2.get(f"{hub.url}/cdn/{oid}").status_code == 403
     assert httpx2.put(f"{hub.url}/lfs/{oid}", content=b"other").status_code == 403
 
@@ -236,7 +236,7 @@ def test_a_token_that_only_reads_is_named_in_one_line(hub, client, folder, tmp_p
         assert push(folder, REPO) == 2
     line = error_line(capsys)
     assert f"your token may not write to {REPO}" in line and "role 'write'" in line
-    assert len(hub.repos) == exists and not exists or len(hub.titles(REPO)) == 2
+    assert len(hub.titles(REPO)) == 2 if exists else hub.repos == {}
 
 
 def test_no_token_and_a_wrong_one(hub, client, folder, tmp_path, capsys):
@@ -349,7 +349,7 @@ def test_an_interrupted_upload_leaves_what_was_there_and_can_be_repeated(hub, cl
     line = error_line(capsys)
     assert f"{REPO} is as it was" in line and "Run the same again" in line
     assert hub.files(REPO) == before and len(hub.titles(REPO)) == 2
-    assert open(hf_hub_download(REPO, "model.safetensors"), "rb").read() == published
+    assert Path(hf_hub_download(REPO, "model.safetensors")).read_bytes() == published
     assert push(folder, REPO) == 0
     assert hub.files(REPO)["model.safetensors"] == (folder / "model.safetensors").read_bytes() != published
     assert len(hub.titles(REPO)) == 3 and main(["verify", REPO]) == 0
@@ -402,10 +402,10 @@ def test_other_bytes_than_the_hub_names_are_noticed(hub, client, folder, name, c
 
 def test_a_cached_copy_that_was_changed_is_noticed(hub, client, folder, capsys):
     publish(folder, REPO)
-    path = hf_hub_download(REPO, "model.safetensors")
-    content = bytearray(open(path, "rb").read())
+    path = Path(hf_hub_download(REPO, "model.safetensors"))
+    content = bytearray(path.read_bytes())
     content[-1] ^= 1
-    open(path, "wb").write(content)
+    path.write_bytes(content)
     assert main(["verify", REPO]) == 1
     assert "model.safetensors has the sha256" in capsys.readouterr().out
 

@@ -16,9 +16,7 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("folder", type=Path, help="folder of the checkpoint")
     parser.add_argument("repo", help="owner/name on the Hub; made if there is none")
-    parser.add_argument(
-        "--private", action="store_true", help="only for its owner; refused where it is public already"
-    )
+    parser.add_argument("--private", action="store_true", help="only for its owner; refused where it is public")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--revision", help="branch, made if there is none (default: the main one)")
     where.add_argument("--pr", action="store_true", help="propose the commit as a pull request")

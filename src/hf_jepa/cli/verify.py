@@ -8,8 +8,8 @@ from hf_jepa.cli.main import command_parser
 def parser() -> argparse.ArgumentParser:
     parser = command_parser(
         "verify",
-        "Of a Hub id all files are downloaded and compared with the hashes that the Hub names. Then the fingerprint is "
-        "computed anew. Exits with 1 if something differs.",
+        "Of a Hub id all files are downloaded and compared with the hashes that the Hub names. Then the fingerprint "
+        "is computed anew. Exits with 1 if something differs.",
         "hf-jepa verify me/ijepa-vith14 --revision main",
     )
     parser.add_argument("checkpoint", help="Hub id or folder")
