@@ -168,11 +168,11 @@ def _contents(folder: Path) -> Contents:
     for path in sorted(folder.iterdir()):
         if any(fnmatch(path.name, pattern) for pattern in LEFT_OUT):
             left_out.append(path.name)
-        elif path.is_dir():
+        elif path.is_dir() and not path.is_symlink():  # which may lead out of the folder, or round in circles
             below = _contents(path)
             files += [f"{path.name}/{name}" for name in below.files]
             left_out += [f"{path.name}/{name}" for name in below.left_out]
-        elif path.suffix in PUBLISHED:
+        elif path.is_file() and path.suffix in PUBLISHED:
             files.append(path.name)
         else:
             raise ValueError(f"{path} does not belong to a checkpoint: move it away")
