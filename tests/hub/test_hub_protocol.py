@@ -167,6 +167,11 @@ def test_a_pull_request_of_one_who_may_not_write(hub, client, folder, tmp_path, 
         assert push(folder, REPO, "--pr") == 0
     assert capsys.readouterr().out.splitlines()[-1] == f"{hub.url}/{REPO}/discussions/1"
     assert len(hub.titles(REPO)) == 2 and len(hub.titles(REPO, "refs/pr/1")) == 3
+    assert push(folder, REPO, "--revision", "refs/pr/1", "--message", "nothing new") == 0
+    assert len(hub.titles(REPO, "refs/pr/1")) == 3
+    change(folder)
+    assert push(folder, REPO, "--revision", "refs/pr/1", "--message", "more") == 0
+    assert hub.titles(REPO, "refs/pr/1")[0] == "more" and len(hub.titles(REPO)) == 2
     assert main(["verify", REPO, "--revision", "refs/pr/1"]) == 0
 
 
@@ -277,6 +282,13 @@ def test_wrong_revisions_are_named(hub, client, folder, capsys):
     assert "is a folder, which has no revision 'v9'" in error_line(capsys)
     assert main(["verify", "no-such-folder"]) == 2
     assert "neither a folder nor the id" in error_line(capsys)
+
+
+def test_a_card_that_the_hub_does_not_take_ends_before_anything_is_uploaded(hub, client, folder, capsys):
+    (folder / "README.md").write_text("---\nlicense: As You Like It\n---\n# Tiny\n")
+    assert push(folder, REPO) == 2
+    assert "\"license\" is 'As You Like It'" in error_line(capsys)
+    assert not any("lfs" in line for line in hub.log) and len(hub.titles(REPO)) == 1
 
 
 # --- what goes wrong on the way -----------------------------------------------------------------------------------

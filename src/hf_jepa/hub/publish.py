@@ -89,7 +89,7 @@ def publish(
         folder: see `check_folder`.
         repo: its Hub id, made if there is none.
         private: whether a new repository is private; None as the owner has set.
-        revision: branch, made if there is none; the main one unless given.
+        revision: branch, made if there is none, or a pull request (`refs/pr/1`); the main branch unless given.
         pull_request: propose the commit instead.
         message: of the commit.
 
@@ -107,7 +107,7 @@ def publish(
     api, branch = HfApi(library_name="hf_jepa"), revision or "main"
     with plain_errors(repo):
         _prepare_repo(api, Path(folder), repo, private, make=not pull_request)
-        if revision is not None:
+        if revision is not None and not revision.startswith("refs/"):  # a pull request that is open has a place
             persistent(lambda: api.create_branch(repo, branch=revision, exist_ok=True))
         commit = persistent(
             lambda: api.create_commit(
