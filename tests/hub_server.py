@@ -14,18 +14,11 @@ import json
 import re
 import secrets
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import SimpleNamespace
 from urllib.parse import parse_qs, unquote, urlsplit
 
-import huggingface_hub
-import pytest
 from hub_repos import Answer, Refused, Repo, Request, read_json
-from huggingface_hub import constants
-from transformers.utils import hub as transformers_hub
 
 
 # Whose token, and what it may do. As long as real ones, so that what looks for tokens finds them.
@@ -303,29 +296,3 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(content)
-
-
-@contextmanager
-def connected(hub: HubServer, cache, token: str | None = WRITE) -> Iterator[SimpleNamespace]:
-    """Let `huggingface_hub` and transformers of this process use a server, with a cache and a token of its own.
-
-    Retries do not wait. They read the address when they are imported, so it is changed wherever they keep it.
-
-    Yields:
-        what was `waited` for, in seconds, one number per retry.
-    """
-    waited: list[float] = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(constants, "ENDPOINT", hub.url)
-        patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
-        patch.setattr(huggingface_hub.hf_api.api, "endpoint", hub.url)
-        patch.setattr(transformers_hub, "_hf_api", None)  # made anew at the next use
-        patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        patch.setattr(constants, "HF_HUB_CACHE", str(cache))
-        patch.setattr(constants, "HF_TOKEN_PATH", str(cache / "no-token"))
-        patch.setattr("huggingface_hub.utils._http.time", SimpleNamespace(sleep=waited.append))
-        for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
-            patch.delenv(name, raising=False)
-        if token is not None:
-            patch.setenv("HF_TOKEN", token)
-        yield SimpleNamespace(waited=waited)

@@ -4,31 +4,16 @@ import json
 import pickle
 
 import pytest
-import torch
+from hub_client import FILES
 from safetensors.torch import load_file, save_file
 
 from hf_jepa.core.key_map import ConversionError
-from hf_jepa.hub.fingerprint import FILE_NAME, write_fingerprint
+from hf_jepa.hub.fingerprint import FILE_NAME
 from hf_jepa.hub.publish import check_folder, publish
-from hf_jepa.models.ijepa.configuration_ijepa import IJepaConfig
-from hf_jepa.models.ijepa.modeling_ijepa import IJepaForPreTraining
-from hf_jepa.registry import VARIANTS
 from hf_jepa.training.arguments import JepaTrainingArguments
 
 
 CARD = "---\nlicense: mit\n---\n# Tiny\n"
-FILES = ["README.md", "config.json", "fingerprint.json", "model.safetensors"]
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """A checkpoint that can be published."""
-    torch.manual_seed(0)
-    model = IJepaForPreTraining(IJepaConfig(**VARIANTS["ijepa"].tiny))
-    model.save_pretrained(tmp_path)
-    write_fingerprint(model.target_encoder, tmp_path)
-    (tmp_path / "README.md").write_text(CARD)
-    return tmp_path
 
 
 def test_what_a_run_leaves_stays_behind(folder):
@@ -42,7 +27,7 @@ def test_what_a_run_leaves_stays_behind(folder):
     (folder / "code" / "modeling.py").write_text("")
     (folder / "code" / "scheduler.pt").write_bytes(b"")
     contents = check_folder(folder)
-    assert contents.files == ["README.md", "code/modeling.py", *FILES[1:], "run.json"]
+    assert contents.files == ["README.md", "code/modeling.py", *FILES[2:], "run.json"]
     assert sorted(contents.left_out) == sorted(
         ["checkpoint-20", "_incomplete", "runs", "training_args.bin", "optimizer.pt", "rng_state.pth"]
         + ["trainer_state.json", ".env", "_log.json", "code/scheduler.pt"]

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hub_server import WRITE, HubServer, connected
+from hub_server import WRITE
 from tiny_batches import BATCHES
 from tiny_pairs import draw_pairs, make_text_trainer
 from torch.utils.data import default_collate
@@ -17,12 +17,6 @@ from hf_jepa.training.trainer import JepaTrainer
 
 
 pytestmark = pytest.mark.hub
-
-
-@pytest.fixture
-def hub(tmp_path):
-    with HubServer() as hub, connected(hub, tmp_path / "cache"):
-        yield hub
 
 
 def make_trainer(variant, folder, model=None, **arguments):
@@ -50,7 +44,7 @@ def make_trainer(variant, folder, model=None, **arguments):
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_train_card_push_pull_verify_and_train_on(name, hub, tmp_path, capsys):
+def test_train_card_push_pull_verify_and_train_on(name, hub, client, tmp_path, capsys):
     variant, repo = VARIANTS[name], f"alice/{name}"
     trainer = make_trainer(variant, tmp_path / "run", hub_model_id=repo)
     trainer.train()
@@ -86,7 +80,7 @@ def test_train_card_push_pull_verify_and_train_on(name, hub, tmp_path, capsys):
     assert any(not torch.equal(value, moved[key]) for key, value in state.items())
 
 
-def test_a_trainer_pushes_its_run_and_no_token(hub, tmp_path):
+def test_a_trainer_pushes_its_run_and_no_token(hub, client, tmp_path):
     """`training_args.bin`, which it uploads too, is a pickle of the arguments."""
     trainer = make_trainer(VARIANTS["ijepa"], tmp_path / "run", hub_model_id="alice/run", hub_token=WRITE)
     trainer.train()
