@@ -42,10 +42,11 @@ def test_a_file_that_belongs_to_no_checkpoint_is_named(folder, name):
         check_folder(folder)
 
 
-def test_folders_are_not_followed_elsewhere(folder):
-    (folder / "code").mkdir()
-    (folder / "code" / "circle").symlink_to(folder)
-    with pytest.raises(ValueError, match="code/circle does not belong to a checkpoint"):
+def test_folders_are_not_followed_elsewhere(folder, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "private.json").write_text("{}")
+    (folder / "code").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match="code does not belong to a checkpoint"):
         check_folder(folder)
 
 
