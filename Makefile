@@ -12,7 +12,7 @@ TEST = OMP_NUM_THREADS=1 DS_ACCELERATOR=cpu $(BIN)/python -m pytest -q
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help install quickstart example-video example-objectives example-text test test-commands test-distributed test-slow quality style bench bench-train models-table clean
+.PHONY: help install quickstart example-video example-objectives example-text test test-commands test-hub test-distributed test-slow quality style bench bench-train models-table clean
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## / - /'
@@ -49,6 +49,9 @@ test-distributed: $(DEEPSPEED)  ## training over several processes: DDP, DeepSpe
 
 test-commands: $(STAMP)  ## every command of the documents, as they say it
 	$(TEST) -m commands tests/docs
+
+test-hub: $(STAMP)  ## publishing, loading and verifying against a Hub server on this machine
+	HF_HUB_DISABLE_XET=1 $(TEST) -n 2 --dist loadfile -m "hub and not slow" tests
 
 test-slow: $(DEEPSPEED)  ## the long tests only
 	$(TEST) -m slow tests

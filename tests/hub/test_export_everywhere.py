@@ -10,9 +10,9 @@ from pathlib import Path
 import clean_interpreter
 import pytest
 import torch
-from batches import BATCHES
 from clean_interpreter import record
 from code_cache import code_cache  # noqa: F401
+from tiny_batches import BATCHES
 from transformers import AutoImageProcessor, AutoModel
 
 from hf_jepa.hub.export import auto_map, export_remote_code

@@ -1,8 +1,8 @@
-"""Tiny models and batches of every registered variant."""
+"""Tiny models of every registered variant."""
 
 import pytest
 import torch
-from batches import BATCHES
+from tiny_batches import BATCHES
 
 from hf_jepa.registry import VARIANTS
 

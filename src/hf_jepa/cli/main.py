@@ -24,6 +24,8 @@ COMMANDS = {
     "convert": "turn an official checkpoint into an ordinary one, and back",
     "export": "write a checkpoint as a folder that loads without this package",
     "inspect": "show what a checkpoint holds and check its fingerprint",
+    "push": "check a folder and upload it to the Hub in one commit",
+    "verify": "compare a checkpoint with its hashes on the Hub and with its fingerprint",
 }
 # What wrong input raises: values and shapes, files and Hub ids, missing extras. Anything else is a bug.
 INPUT_ERRORS = (ValueError, OSError, ImportError)

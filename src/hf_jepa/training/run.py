@@ -32,6 +32,10 @@ class RunArguments(
     # The filter reads the loss on the host at every step, and would show a loss of NaN as 0.
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Keep NaN losses out of the logs."})
 
+    def __getstate__(self) -> dict:
+        """What is pickled: `training_args.bin`, which lies beside the weights and is uploaded, holds no token."""
+        return self.__dict__ | {"hub_token": None}
+
 
 # Guards look at what preemption wants saved; checkpoints catch a full disk wherever in saving it shows.
 class RunTrainer(

@@ -1,4 +1,4 @@
-"""Batches for the tiny models of every registered variant."""
+"""Batches of every kind of inputs, for models of the size of `Variant.tiny`."""
 
 import math
 
