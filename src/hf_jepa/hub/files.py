@@ -264,7 +264,10 @@ def is_finite(tensor: torch.Tensor) -> bool:
 
 
 def require_finite(state: Mapping[str, torch.Tensor]) -> None:
-    """Refuse tensors with NaN or infinity."""
+    """Refuse tensors with NaN or infinity, and those that are no weights: integers, whose bits say something else."""
+    if wrong := [key for key, value in state.items() if not value.is_floating_point()]:
+        kinds = ", ".join(sorted({str(state[key].dtype) for key in wrong}))
+        raise ConversionError(f"{len(wrong)} tensors are not of floating-point numbers but {kinds}: {some(wrong)}")
     if broken := [key for key, value in state.items() if not is_finite(value)]:
         raise ConversionError(f"NaN or infinity in {len(broken)} tensors, the weights are damaged: {some(broken)}")
 
