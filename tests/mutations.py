@@ -81,21 +81,39 @@ def dropped_tensor(rng, official, path):
 
 def renamed_tensor(rng, official, path):
     state, key = _tensor(rng, official)
-    names = [f"{key}.x", key.replace("0", "999999999999"), key.upper(), "../../x", 3, (1, 2), f"module.{key}", "a" * 9999]
+    names = [
+        f"{key}.x",
+        key.replace("0", "999999999999"),
+        key.upper(),
+        "../../x",
+        3,
+        (1, 2),
+        f"module.{key}",
+        "a" * 9999,
+    ]
     state[rng.choice(names)] = state.pop(key)
     torch.save(official, path)
 
 
 def duplicated_tensor(rng, official, path):
     state, key = _tensor(rng, official)
-    state[rng.choice([f"module.{key}", f"backbone.{key}", f"{key} ", key.removeprefix("module.")])] = state[key].clone()
+    state[rng.choice([f"module.{key}", f"backbone.{key}", f"{key} ", key.removeprefix("module.")])] = state[
+        key
+    ].clone()
     torch.save(official, path)
 
 
 def other_shape(rng, official, path):
     state, key = _tensor(rng, official)
     value = state[key]
-    shapes = [value[None], value.flatten()[:-1], torch.cat([value, value]), value[:0], torch.zeros(()), value[..., None]]
+    shapes = [
+        value[None],
+        value.flatten()[:-1],
+        torch.cat([value, value]),
+        value[:0],
+        torch.zeros(()),
+        value[..., None],
+    ]
     state[key] = rng.choice(shapes).clone()
     torch.save(official, path)
 
@@ -125,7 +143,20 @@ def nested_file(rng, official, path):
 
 
 def wrong_type(rng, official, path):
-    wrong = [None, 3, "text", [], {}, [1, 2], {"x": 1}, torch.zeros(2), {"x": {"y": torch.zeros(1)}}, 1e300, set(), b"x"]
+    wrong = [
+        None,
+        3,
+        "text",
+        [],
+        {},
+        [1, 2],
+        {"x": 1},
+        torch.zeros(2),
+        {"x": {"y": torch.zeros(1)}},
+        1e300,
+        set(),
+        b"x",
+    ]
     where = rng.choice(["entry", "tensor", "all"])
     if where == "all":
         torch.save(rng.choice(wrong), path)
@@ -166,11 +197,12 @@ def hostile_object(rng, official, path):
         Calls(torch.load, str(path)),
         Calls(getattr, official, "clear"),
     ]
-    official[rng.choice([*official, "extra"])] = rng.choice(calls)
+    name = rng.choice([*official, "extra"])
+    official[name] = rng.choice(calls)
     if rng.random() < 0.5:
         torch.save(official, path)
     else:
-        path.write_bytes(pickle.dumps(official["extra"] if "extra" in official else {}, protocol=2))
+        path.write_bytes(pickle.dumps({name: official[name]}, protocol=2))
 
 
 def hostile_operations(rng, official, path):
@@ -190,7 +222,9 @@ def hostile_operations(rng, official, path):
         b"X\xff\xff\xff\x7fabc.",
         b"r\xff\xff\xff\x7f.",
         bytes(rng.randrange(256) for _ in range(rng.randrange(200))),
-        b"".join(rng.choice([b"]", b"(", b"}", b"\x85", b"R", b"Q", b"e", b"u", b"K\x01", b"h\x00"]) for _ in range(50)),
+        b"".join(
+            rng.choice([b"]", b"(", b"}", b"\x85", b"R", b"Q", b"e", b"u", b"K\x01", b"h\x00"]) for _ in range(50)
+        ),
     ]
     program = b"\x80\x02" + rng.choice(programs)
     if rng.random() < 0.5:
@@ -327,7 +361,15 @@ def wrong_config(rng, folder):
 def odd_config(rng, folder):
     path = folder / "config.json"
     fields = json.loads(path.read_text())
-    references = ["../../evil--m.Model", "/etc/passwd.Model", "..Model", "a/../../b.M", 3, "os.path;x", "evil/code--m.M"]
+    references = [
+        "../../evil--m.Model",
+        "/etc/passwd.Model",
+        "..Model",
+        "a/../../b.M",
+        3,
+        "os.path;x",
+        "evil/code--m.M",
+    ]
     contents = [
         "[" * 100_000,
         '{"a":' * 100_000 + "1" + "}" * 100_000,
@@ -355,7 +397,16 @@ def odd_index(rng, folder):
     index = json.loads(path.read_text())
     places = index["weight_map"]
     key = rng.choice(list(places))
-    outside = ["../../secret.safetensors", "/etc/passwd", "..\\x.safetensors", "x.safetensors", "config.json", 3, None, ""]
+    outside = [
+        "../../secret.safetensors",
+        "/etc/passwd",
+        "..\\x.safetensors",
+        "x.safetensors",
+        "config.json",
+        3,
+        None,
+        "",
+    ]
     changes = [
         lambda: places.update({key: rng.choice(outside)}),
         lambda: places.update({key: rng.choice(outside)}),
@@ -379,6 +430,10 @@ MUTATIONS = (*FILE_MUTATIONS, *FOLDER_MUTATIONS)
 def copied(official: Checkpoint) -> Checkpoint:
     """A copy whose entries can be changed; tensors are shared."""
     return {
-        name: OrderedDict(value) if isinstance(value, OrderedDict) else dict(value) if isinstance(value, dict) else value
+        name: OrderedDict(value)
+        if isinstance(value, OrderedDict)
+        else dict(value)
+        if isinstance(value, dict)
+        else value
         for name, value in official.items()
     }

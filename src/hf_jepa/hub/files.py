@@ -188,9 +188,10 @@ def read_index(folder: Path) -> dict[str, str]:
         ConversionError: it is no index, or names files outside the folder.
     """
     what = "an index of safetensors files"
-    places = read_json(folder / INDEX, what).get("weight_map")
-    if not isinstance(places, dict) or not places:
-        raise ConversionError(f"{folder / INDEX} is not {what}: it has no weight_map")
+    index = read_json(folder / INDEX, what)
+    places = index.get("weight_map")
+    if not isinstance(places, dict) or not places or not isinstance(index.get("metadata"), dict):
+        raise ConversionError(f"{folder / INDEX} is not {what}: it has no weight_map, or no metadata")
     for name in places.values():
         if not require_plain_name(name, str(folder / INDEX)).endswith(".safetensors"):
             raise ConversionError(f"{folder / INDEX} is refused: {name!r:.120} is no safetensors file")
@@ -311,7 +312,9 @@ def read_config(config_class: type[PreTrainedConfig], folder: Path) -> PreTraine
     try:
         config = config_class.from_dict(fields)
     except (StrictDataclassError, AttributeError, TypeError, ValueError, KeyError, ArithmeticError) as error:
-        raise ConversionError(f"{path} is no {config_class.__name__}: {error.__cause__ or error}") from error
+        raise ConversionError(
+            f"{path} is no {config_class.__name__}: {str(error.__cause__ or error)[:500]}"
+        ) from error
     if not isinstance(config.architectures, list | None):
         raise ConversionError(f"{path}: architectures is {config.architectures!r}, expected a list")
     if shapes:
