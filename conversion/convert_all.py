@@ -161,14 +161,12 @@ def _prove_model(row: OfficialFile, official: dict[str, Any]) -> int:
     back = layout.revert(ours, config)
     for entry, state in official.items():  # two keys of one place would come back as one
         require_same_keys(back.get(entry, {}), state, f"way back to {entry!r}")
-    if dropped := row.family.get("dropped"):
-        beside = {row.family["prefix"] + key: torch.empty(1, device="meta") for key in dropped}
-        spoiled = {"encoder": "pos_embed", "target_encoder": "pos_embed", "predictor": "predictor_pos_embed"}
-        more = {
-            entry: state | {key: v for key, v in beside.items() if key.endswith("." + spoiled[entry])}
-            for entry, state in official.items()
-        }
-        require_same_keys(layout.convert(more, config), ours, "file with what is dropped")
+    more = {entry: dict(state) for entry, state in official.items()}
+    for key in row.family.get("dropped", ()):
+        for entry in more:
+            if (entry == "predictor") == key.startswith("predictor"):
+                more[entry][row.family["prefix"] + key] = torch.empty(1, device="meta")
+    require_same_keys(layout.convert(more, config), ours, "file with keys that are dropped")
     return len(ours)
 
 
@@ -206,11 +204,11 @@ def convert_file(row: OfficialFile, output: Path, files: Path | None, state: dic
     """Convert a file into `output/<name>`, unless that is finished; what became of it."""
     folder, done = output / row.name, state.get(row.name)
     if folder.exists():
-        if done and done["url"] == row.url and _fingerprint(folder) == done["fingerprint"]:
-            if inspect_checkpoint(folder)[1]:
-                return "finished before"
+        same = done and done["url"] == row.url and _fingerprint(folder) == done["fingerprint"]
+        if same and inspect_checkpoint(folder)[1]:
+            return "finished before"
         raise ConversionError(f"{folder} is there, but not as this program left it: remove it to convert it again")
-    file = files / row.path if files is not None else download(row.url)
+    file = files / row.path if files is not None else download(row.url).path
     if row.probe:
         if not (output / row.encoder).is_dir():
             raise ConversionError(f"{row.name} needs its encoder: convert {row.encoder} first")

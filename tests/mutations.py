@@ -371,21 +371,23 @@ def odd_config(rng, folder):
         "evil/code--m.M",
     ]
     contents = [
-        "[" * 100_000,
-        '{"a":' * 100_000 + "1" + "}" * 100_000,
-        '{"a":' * 70 + "1" + "}" * 70,
-        "[]",
-        "",
-        "\x00",
-        json.dumps(fields | {"auto_map": {"AutoModel": rng.choice(references)}}),
-        json.dumps(fields | {"model_type": rng.choice(["bert", "../x", "", 3, None, "llama"])}),
-        json.dumps(fields | {"architectures": rng.choice([3, "os.system", [3], {"x": 1}])}),
-        json.dumps(fields | {"quantization_config": rng.choice([3, {"quant_method": "x"}])}),
-        json.dumps(fields | {"num_labels": 10**8}),
-        json.dumps(fields | {"id2label": rng.choice([3, {"x": 1}, {str(i): "a" for i in range(300_000)}])}),
-        json.dumps(fields)[:-20],
+        lambda: "[" * 100_000,
+        lambda: '{"a":' * 100_000 + "1" + "}" * 100_000,
+        lambda: '{"a":' * 70 + "1" + "}" * 70,
+        lambda: "[]",
+        lambda: "",
+        lambda: "\x00",
+        lambda: json.dumps(fields | {"auto_map": {"AutoModel": rng.choice(references)}}),
+        lambda: json.dumps(fields | {"model_type": rng.choice(["bert", "../x", "", 3, None, "llama"])}),
+        lambda: json.dumps(fields | {"architectures": rng.choice([3, "os.system", [3], {"x": 1}])}),
+        lambda: json.dumps(fields | {"quantization_config": rng.choice([3, {"quant_method": "x"}])}),
+        lambda: json.dumps(fields | {"num_labels": 10**8}),
+        lambda: json.dumps(
+            fields | {"id2label": rng.choice([3, {"x": 1}, dict.fromkeys(map(str, range(110_000)), "a")])}
+        ),
+        lambda: json.dumps(fields)[:-20],
     ]
-    path.write_text(rng.choice(contents))
+    path.write_text(rng.choice(contents)())
 
 
 def odd_index(rng, folder):

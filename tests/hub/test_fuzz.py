@@ -25,8 +25,8 @@ from hf_jepa.registry import VARIANTS, Variant
 GOLDEN = Path(__file__).resolve().parents[1] / "fixtures/golden"
 FILES = {
     "ijepa": "ijepa/encoder_forward",
-    "vjepa": "vjepa/encoder",
-    "vjepa2": "vjepa2/encoder_swiglu",
+    "vjepa": "vjepa/pretrain_step",
+    "vjepa2": "vjepa2/pretrain_step",
     "vjepa2_1": "vjepa2_1/encoder",
     "data2vec_vision": "data2vec/vision_step",
     "nepa": "nepa/pretrain_step",

@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from filelock import FileLock
@@ -13,6 +14,7 @@ from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import get_session
 
 from hf_jepa.core.key_map import ConversionError
+from hf_jepa.hub.files import read_json
 from hf_jepa.hub.limits import require_plain_name
 
 
@@ -41,7 +43,14 @@ def shown(url: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
-def download(url: str, cache: str | Path | None = None, max_bytes: int = MAX_FILE_BYTES) -> Path:
+class Fetched(NamedTuple):
+    """A file that was fetched, and its SHA-256 in hexadecimal."""
+
+    path: Path
+    sha256: str
+
+
+def download(url: str, cache: str | Path | None = None, max_bytes: int = MAX_FILE_BYTES) -> Fetched:
     """The file of an address, from the cache where it was fetched before.
 
     An interrupted download goes on where it stopped, if the file is still the same there.
@@ -52,7 +61,7 @@ def download(url: str, cache: str | Path | None = None, max_bytes: int = MAX_FIL
         max_bytes: what a file may have.
 
     Returns:
-        its path; the name is that of the address.
+        its path, whose name is that of the address, and its SHA-256.
 
     Raises:
         ConversionError: the address names no file, the file is too large, or the one in the cache was changed.
@@ -65,9 +74,10 @@ def download(url: str, cache: str | Path | None = None, max_bytes: int = MAX_FIL
     final, record = folder / name, folder / f"{name}.record.json"
     with FileLock(folder / f"{name}.lock"):
         if final.is_file() and record.is_file():
-            if sha256_of(final) != json.loads(record.read_text(encoding="utf-8")).get("sha256"):
+            found = sha256_of(final)
+            if found != read_json(record, "the record of a download").get("sha256"):
                 raise ConversionError(f"{final} is not what was downloaded: remove it, to fetch it again")
-            return final
+            return Fetched(final, found)
         try:
             _fetch(url, folder / f"{name}.partial", max_bytes)
         except HfHubHTTPError as error:
@@ -78,10 +88,10 @@ def download(url: str, cache: str | Path | None = None, max_bytes: int = MAX_FIL
             if not type(error).__module__.startswith("http"):  # of the library that asks
                 raise
             raise OSError(f"{shown(url)} cannot be fetched: {type(error).__name__}, {_without(url, error)}") from None
-        text = json.dumps({"url": shown(url), "sha256": sha256_of(folder / f"{name}.partial")})
-        record.write_text(text, encoding="utf-8")
+        found = sha256_of(folder / f"{name}.partial")
+        record.write_text(json.dumps({"url": shown(url), "sha256": found}), encoding="utf-8")
         (folder / f"{name}.partial").rename(final)
-    return final
+    return Fetched(final, found)
 
 
 def _fetch(url: str, partial: Path, max_bytes: int) -> None:
@@ -98,7 +108,7 @@ def _fetch(url: str, partial: Path, max_bytes: int) -> None:
             "fetch it by other means and give its path"
         )
     tag, begun = {key: answer.headers.get(key) for key in _TAGS} | {"size": int(size)}, partial.with_suffix(".begun")
-    if not begun.is_file() or not partial.is_file() or json.loads(begun.read_text(encoding="utf-8")) != tag:
+    if not begun.is_file() or not partial.is_file() or read_json(begun, "a record") != tag:
         partial.unlink(missing_ok=True)
         begun.write_text(json.dumps(tag), encoding="utf-8")
     there = partial.stat().st_size if partial.is_file() else 0
@@ -146,4 +156,4 @@ def _without(url: str, error: Exception) -> str:
     return text
 
 
-__all__ = ["download", "is_url", "sha256_of", "shown"]
+__all__ = ["Fetched", "download", "is_url", "sha256_of", "shown"]

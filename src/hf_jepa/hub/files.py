@@ -73,6 +73,17 @@ def read_torch_checkpoint(path: str | Path, verified: bool = False) -> dict:
     return value
 
 
+def require_new_folder(output: str | Path) -> None:
+    """Refuse an output that is there and is not an empty folder.
+
+    Raises:
+        FileExistsError: it is.
+    """
+    output = Path(output).resolve()
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise FileExistsError(f"output {output} exists and is not an empty folder: choose another or remove it")
+
+
 @contextmanager
 def new_folder(output: str | Path) -> Iterator[Path]:
     """A temporary folder that becomes `output` when all went well and vanishes when not.
@@ -82,9 +93,8 @@ def new_folder(output: str | Path) -> Iterator[Path]:
     Raises:
         FileExistsError: `output` exists and is not an empty folder.
     """
+    require_new_folder(output)
     output = Path(output).resolve()
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise FileExistsError(f"output {output} exists and is not an empty folder: choose another or remove it")
     if output.exists():
         with _own_folder(output, output.name) as own:
             yield own
@@ -333,6 +343,7 @@ __all__ = [
     "read_json",
     "read_torch_checkpoint",
     "require_finite",
+    "require_new_folder",
     "save_weights",
     "stored_shapes",
     "stored_tensors",
