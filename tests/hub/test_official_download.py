@@ -113,7 +113,7 @@ def test_what_is_wrong_is_said_without_secrets(server, tmp_path, monkeypatch):
     server.shutdown()
     server.server_close()
     assert not [text for text in messages if "secret" in text or "password" in text]
-    assert not [path for path in tmp_path.rglob("vitl.pt")]
+    assert not list(tmp_path.rglob("vitl.pt"))
     for record in tmp_path.rglob("*"):
         assert record.is_dir() or b"secret" not in record.read_bytes()
 

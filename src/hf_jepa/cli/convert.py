@@ -14,7 +14,7 @@ def parser() -> argparse.ArgumentParser:
         "convert",
         "The architecture is read off the tensors; every key must find its place. The result is a folder that stock "
         "transformers loads. The checkpoint may be named first, without --checkpoint, and may be an address (http or "
-        "https): it is fetched into the cache once, and its SHA-256 is shown. Probes are converted together with their "
+        "https): it is fetched into the cache once, and its SHA-256 is shown. Probes are converted with their "
         "encoder: see `hf-jepa convert --probe --help`.",
         "hf-jepa convert checkpoint.pth.tar --output runs/converted --num-attention-heads 4",
     )
