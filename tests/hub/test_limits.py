@@ -58,7 +58,8 @@ def write(path: Path, program: bytes) -> Path:
         (b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuJ\xff\xff\xff\x7ftQ.",
          "claims 8589934588 bytes"),
     ],
-    ids=["call", "new object", "bytearray", "foreign operation", "system", "subclass", "tuples", "lists", "long text", "memo", "claim"],
+    ids=["call", "new object", "bytearray", "foreign operation", "system", "subclass", "tuples", "lists", "long text",
+         "memo", "claim"],
 )  # fmt: skip
 def test_hostile_pickles_are_refused_before_anything_is_built(tmp_path, program, message):
     tracemalloc.start()
