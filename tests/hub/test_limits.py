@@ -229,7 +229,7 @@ def test_integers_are_no_weights():
         {"image_size": [16, 10**6]},
         {"backbone_config": {"depths": [2, 10**5]}},
         {"initializer_range": float("inf")},
-        {"levels": list(range(10_000))},
+        {"levels": [0] * 10_000},
         {"anything": 10**12},
     ],
     ids=str,
