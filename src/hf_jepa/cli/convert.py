@@ -1,6 +1,7 @@
 """`hf-jepa convert`: the converters of `conversion/` under one name."""
 
 import argparse
+import re
 
 from hf_jepa.cli.main import command_parser
 from hf_jepa.registry import VARIANTS
@@ -12,8 +13,9 @@ def parser() -> argparse.ArgumentParser:
     parser = command_parser(
         "convert",
         "The architecture is read off the tensors; every key must find its place. The result is a folder that stock "
-        "transformers loads. The checkpoint may be named first, without --checkpoint. Probes are converted together "
-        "with their encoder: see `hf-jepa convert --probe --help`.",
+        "transformers loads. The checkpoint may be named first, without --checkpoint, and may be an address (http or "
+        "https): it is fetched into the cache once, and its SHA-256 is shown. Probes are converted with their "
+        "encoder: see `hf-jepa convert --probe --help`.",
         "hf-jepa convert checkpoint.pth.tar --output runs/converted --num-attention-heads 4",
     )
     convertible = sorted(name for name, variant in VARIANTS.items() if variant.convertible)
@@ -42,10 +44,10 @@ def main(argv: list[str]) -> int:
 
     if {word.split("=")[0] for word in argv} & {"--probe", "--encoder"}:
         named_first = not argv[0].startswith("-")
-        probes.run(probe_parser().parse_args(["--probe", *argv] if named_first else argv))
+        probes.run(_parsed(probe_parser(), ["--probe", *argv] if named_first else argv))
         return 0
     named_first = bool(argv) and not argv[0].startswith("-")
-    args = parser().parse_args(["--checkpoint", *argv] if named_first else argv)
+    args = _parsed(parser(), ["--checkpoint", *argv] if named_first else argv)
     if args.reverse is not None and probes.holds_probe(args.reverse):
         print(probes.revert_probe(args.reverse, args.output))
         return 0
@@ -59,6 +61,25 @@ def main(argv: list[str]) -> int:
         name = variant.name
     run(name, args)
     return 0
+
+
+def _parsed(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:
+    """The arguments, files of the network replaced by those in the cache; nothing is fetched for wrong arguments."""
+    from hf_jepa.hub.download import download, is_url, shown
+    from hf_jepa.hub.files import require_new_folder
+
+    args = parser.parse_args(argv)
+    options = [re.fullmatch(r"(--[\w-]+=)?(.*)", word, re.DOTALL).groups(default="") for word in argv]
+    if not any(is_url(value) for _, value in options):
+        return args
+    require_new_folder(args.output)
+    found = []
+    for option, value in options:
+        if is_url(value):
+            url, (value, digest) = value, download(value)
+            print(f"fetched {shown(url)} to {value}\n  sha256 {digest}")
+        found.append(f"{option}{value}")
+    return parser.parse_args(found)
 
 
 __all__ = ["main", "parser"]

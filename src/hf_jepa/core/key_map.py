@@ -179,8 +179,10 @@ def require_same_keys(state: Mapping[str, torch.Tensor], expected: Mapping[str, 
 
 
 def some(names: list[str], count: int = 5) -> str:
-    """The first few of a list, for a message."""
-    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
+    """The first few of a list, for a message, and of long names the beginning."""
+    return ", ".join(name if len(name) <= 200 else f"{name[:200]}..." for name in names[:count]) + (
+        ", ..." if len(names) > count else ""
+    )
 
 
 def _drops(rule: Rename | Split | Stack | Drop) -> bool:

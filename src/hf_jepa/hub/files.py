@@ -16,9 +16,23 @@ from safetensors.torch import save_file
 from transformers import PreTrainedConfig
 
 from hf_jepa.core.key_map import ConversionError, some
+from hf_jepa.hub.limits import (
+    MAX_JSON_BYTES,
+    require_bounded,
+    require_header,
+    require_intact_archive,
+    require_plain_name,
+    require_plain_pickles,
+    require_plausible_fields,
+    require_plausible_size,
+    require_real_tensors,
+)
+from hf_jepa.hub.pickles import FOREIGN
+from hf_jepa.registry import find_variant
 
 
 SHARD_BYTES = 500 * 2**20
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 def read_torch_checkpoint(path: str | Path, verified: bool = False) -> dict:
@@ -30,42 +44,44 @@ def read_torch_checkpoint(path: str | Path, verified: bool = False) -> dict:
 
     Raises:
         FileNotFoundError: no such file.
-        ConversionError: not a PyTorch checkpoint, truncated, or one that wants to run code.
+        ConversionError: not a PyTorch checkpoint, truncated, one that wants to run code, or one that claims more than
+            it has (`hub/limits.py`).
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint {path} does not exist or is not a file")
-    if not verified and zipfile.is_zipfile(path):
-        _require_intact_archive(path)
+    archive = zipfile.is_zipfile(path)
+    if not verified:
+        (require_intact_archive if archive else require_plain_pickles)(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        value = torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
     except pickle.UnpicklingError as error:
-        reason = "it holds objects other than tensors and plain values, which loading would have to execute"
+        reason = FOREIGN
         if not any(word in str(error).lower() for word in ("global", "operand")):
             reason = "it is not a PyTorch checkpoint, or damaged"
         raise ConversionError(f"{path} is refused: {reason}") from error
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
+    except (
+        RuntimeError, EOFError, OSError, KeyError, ValueError, TypeError, AttributeError, IndexError, AssertionError,
+        MemoryError, OverflowError,
+    ) as error:  # fmt: skip
         first_line = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConversionError(
             f"{path} cannot be read as a PyTorch checkpoint ({first_line}): is it complete?"
         ) from error
+    require_bounded(value, str(path))
+    require_real_tensors(value, path.stat().st_size, str(path))
+    return value
 
 
-def _require_intact_archive(path: Path) -> None:
-    """Refuse what mapping would read as wrong numbers: PyTorch itself neither checks nor unpacks mapped entries."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            packed = [entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
-            # The sums of stored entries are checked in small pieces; packed ones, perhaps a bomb, are not even opened.
-            damaged = None if packed else archive.testzip()
-    except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, NotImplementedError) as error:
-        raise ConversionError(f"{path} cannot be read as a PyTorch checkpoint ({error}): is it complete?") from error
-    if packed:
-        raise ConversionError(
-            f"{path} is refused: {packed[0]} is compressed, which PyTorch never does; unzip and load it"
-        )
-    if damaged:
-        raise ConversionError(f"{path} is damaged: the checksum of {damaged} is wrong; fetch the file again")
+def require_new_folder(output: str | Path) -> None:
+    """Refuse an output that is there and is not an empty folder.
+
+    Raises:
+        FileExistsError: it is.
+    """
+    output = Path(output).resolve()
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise FileExistsError(f"output {output} exists and is not an empty folder: choose another or remove it")
 
 
 @contextmanager
@@ -77,9 +93,8 @@ def new_folder(output: str | Path) -> Iterator[Path]:
     Raises:
         FileExistsError: `output` exists and is not an empty folder.
     """
+    require_new_folder(output)
     output = Path(output).resolve()
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise FileExistsError(f"output {output} exists and is not an empty folder: choose another or remove it")
     if output.exists():
         with _own_folder(output, output.name) as own:
             yield own
@@ -137,7 +152,7 @@ def save_weights(
             room = shard_bytes
         shards[-1].append(key)
         room -= value.nbytes
-    names = ["model.safetensors"]
+    names = [WEIGHTS]
     if len(shards) > 1:
         names = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
     del state, value
@@ -152,8 +167,60 @@ def save_weights(
     if len(shards) > 1:
         index = {key: name for name, keys in zip(names, shards, strict=True) for key in keys}
         text = json.dumps({"metadata": {"total_size": size}, "weight_map": index}, indent=2)
-        (folder / "model.safetensors.index.json").write_text(text, encoding="utf-8")
+        (folder / INDEX).write_text(text, encoding="utf-8")
     return names
+
+
+def weight_files(folder: str | Path) -> list[Path]:
+    """The safetensors files of a folder, as transformers finds them: the one, or those that the index names.
+
+    Raises:
+        FileNotFoundError: no weights, or a shard is missing.
+        ConversionError: the index is none, or names files outside the folder.
+    """
+    folder = Path(folder)
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
+    if not (folder / INDEX).is_file():
+        if shards := sorted(folder.glob("model*.safetensors")):
+            raise FileNotFoundError(f"{folder} has {shards[0].name}, but no {INDEX} that says which file holds what")
+        raise FileNotFoundError(f"{folder} has no model*.safetensors: it is not a checkpoint")
+    names = read_index(folder).values()
+    if missing := [name for name in names if not (folder / name).is_file()]:
+        raise FileNotFoundError(f"{folder} lacks {missing[0]}, which {INDEX} names: is it complete?")
+    return [folder / name for name in sorted(set(names))]
+
+
+def read_index(folder: Path) -> dict[str, str]:
+    """Key -> name of its file, from the index of a folder.
+
+    Raises:
+        ConversionError: it is no index, or names files outside the folder.
+    """
+    what = "an index of safetensors files"
+    index = read_json(folder / INDEX, what)
+    places = index.get("weight_map")
+    if not isinstance(places, dict) or not places or not isinstance(index.get("metadata"), dict):
+        raise ConversionError(f"{folder / INDEX} is not {what}: it has no weight_map, or no metadata")
+    for name in places.values():
+        if not require_plain_name(name, str(folder / INDEX)).endswith(".safetensors"):
+            raise ConversionError(f"{folder / INDEX} is refused: {name!r:.120} is no safetensors file")
+    return places
+
+
+@contextmanager
+def open_weights(file: Path) -> Iterator[safe_open]:
+    """A safetensors file, its header checked.
+
+    Raises:
+        ConversionError: it is damaged.
+    """
+    require_header(file)
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            yield tensors
+    except SafetensorError as error:
+        raise ConversionError(f"{file} cannot be read ({error}): is it complete?") from error
 
 
 def stored_tensors(folder: str | Path) -> Iterator[tuple[str, torch.Tensor]]:
@@ -161,18 +228,40 @@ def stored_tensors(folder: str | Path) -> Iterator[tuple[str, torch.Tensor]]:
 
     Raises:
         FileNotFoundError: no safetensors file.
-        ConversionError: a file is damaged.
+        ConversionError: a file is damaged, or not what the index says.
     """
-    files = sorted(Path(folder).glob("model*.safetensors"))
-    if not files:
-        raise FileNotFoundError(f"{folder} has no model*.safetensors: it is not a checkpoint")
+    for file in _agreeing_files(folder):
+        with open_weights(file) as tensors:
+            for key in tensors.keys():  # noqa: SIM118
+                yield key, tensors.get_tensor(key)
+
+
+def stored_shapes(folder: str | Path) -> dict[str, tuple[int, ...]]:
+    """Key -> shape of all weights of a folder; their numbers are not read.
+
+    Raises:
+        FileNotFoundError: no safetensors file.
+        ConversionError: a file is damaged, or not what the index says.
+    """
+    shapes = {}
+    for file in _agreeing_files(folder):
+        with open_weights(file) as tensors:
+            shapes |= {key: tuple(tensors.get_slice(key).get_shape()) for key in tensors.keys()}  # noqa: SIM118
+    return shapes
+
+
+def _agreeing_files(folder: str | Path) -> list[Path]:
+    """The files of a folder, each of which holds the keys that the index says, and no others."""
+    files = weight_files(folder)
+    if len(files) == 1 and files[0].name == WEIGHTS:
+        return files
+    places = read_index(Path(folder))
     for file in files:
-        try:
-            with safe_open(file, framework="pt") as tensors:
-                for key in tensors.keys():  # noqa: SIM118
-                    yield key, tensors.get_tensor(key)
-        except SafetensorError as error:
-            raise ConversionError(f"{file} cannot be read ({error}): is it complete?") from error
+        with open_weights(file) as tensors:
+            said = {key for key, name in places.items() if name == file.name}
+            if wrong := sorted(said.symmetric_difference(tensors.keys())):
+                raise ConversionError(f"{file} does not hold what {INDEX} says: {some(wrong)}")
+    return files
 
 
 def load_weights(folder: str | Path) -> dict[str, torch.Tensor]:
@@ -186,7 +275,10 @@ def is_finite(tensor: torch.Tensor) -> bool:
 
 
 def require_finite(state: Mapping[str, torch.Tensor]) -> None:
-    """Refuse tensors with NaN or infinity."""
+    """Refuse tensors with NaN or infinity, and those that are no weights: integers, whose bits say something else."""
+    if wrong := [key for key, value in state.items() if not value.is_floating_point()]:
+        kinds = ", ".join(sorted({str(state[key].dtype) for key in wrong}))
+        raise ConversionError(f"{len(wrong)} tensors are not of floating-point numbers but {kinds}: {some(wrong)}")
     if broken := [key for key, value in state.items() if not is_finite(value)]:
         raise ConversionError(f"NaN or infinity in {len(broken)} tensors, the weights are damaged: {some(broken)}")
 
@@ -197,21 +289,26 @@ def read_json(path: Path, what: str) -> dict:
     Raises:
         ConversionError: it holds something else.
     """
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise ConversionError(f"{path} is not {what}: it has {path.stat().st_size} bytes, more than {MAX_JSON_BYTES}")
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ConversionError(f"{path} is not {what}: {error}") from error
+    except RecursionError as error:
+        raise ConversionError(f"{path} is not {what}: it is nested too deeply") from error
     if not isinstance(value, dict):
         raise ConversionError(f"{path} is not {what}: it holds a {type(value).__name__}")
+    require_bounded(value, str(path))
     return value
 
 
 def read_config(config_class: type[PreTrainedConfig], folder: Path) -> PreTrainedConfig:
-    """The config of a folder.
+    """The config of a folder, whose numbers are those of the weights beside it.
 
     Raises:
         FileNotFoundError: there is none.
-        ConversionError: it is not one of this class.
+        ConversionError: it is not one of this class, or of a far larger model than the folder has weights for.
     """
     path = folder / "config.json"
     if not path.is_file():
@@ -220,12 +317,19 @@ def read_config(config_class: type[PreTrainedConfig], folder: Path) -> PreTraine
     found = fields.get("model_type")
     if found != config_class.model_type and config_class.model_type not in fields:  # or it has a section of its own
         raise ConversionError(f"{path} is of a model of type {found!r}, expected {config_class.model_type!r}")
+    shapes = stored_shapes(folder) if any(folder.glob("model*.safetensors*")) else {}
+    require_plausible_fields(fields, str(path), shapes)
     try:
         config = config_class.from_dict(fields)
-    except (StrictDataclassError, AttributeError, TypeError, ValueError) as error:
-        raise ConversionError(f"{path} is no {config_class.__name__}: {error.__cause__ or error}") from error
+    except (StrictDataclassError, AttributeError, TypeError, ValueError, KeyError, ArithmeticError) as error:
+        raise ConversionError(
+            f"{path} is no {config_class.__name__}: {str(error.__cause__ or error)[:500]}"
+        ) from error
     if not isinstance(config.architectures, list | None):
         raise ConversionError(f"{path}: architectures is {config.architectures!r}, expected a list")
+    if shapes:
+        model_class = find_variant(config_class.model_type, str(folder)).model_class()
+        require_plausible_size(model_class, config, shapes, str(path))
     return config
 
 
@@ -235,9 +339,13 @@ __all__ = [
     "new_folder",
     "new_name",
     "read_config",
+    "read_index",
     "read_json",
     "read_torch_checkpoint",
     "require_finite",
+    "require_new_folder",
     "save_weights",
+    "stored_shapes",
     "stored_tensors",
+    "weight_files",
 ]
