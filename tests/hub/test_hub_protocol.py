@@ -51,6 +51,16 @@ def test_a_large_folder_goes_up_by_lfs_in_one_commit_and_comes_down_as_it_was(hu
     assert "all 5 files have the hashes" in capsys.readouterr().out
 
 
+def test_an_official_file_is_converted_and_published_by_one_command(hub, client, tmp_path, capsys):
+    official = Path(__file__).parents[1] / "fixtures/golden/ijepa/encoder_forward/checkpoint.pt"
+    options = ["--output", str(tmp_path / "converted"), "--num-attention-heads", "4", "--license", "mit", "--to", REPO]
+    assert main(["convert", str(official), *options]) == 0
+    assert f"published: {hub.url}/{REPO}/commit/" in capsys.readouterr().out
+    assert main(["verify", REPO]) == 0
+    card = ModelCard.load(hf_hub_download(REPO, "README.md"))
+    assert card.data.license == "mit" and f'from_pretrained("{REPO}")' in card.text
+
+
 def test_another_process_with_an_empty_cache_loads_the_same(hub, client, folder, tmp_path):
     publish(folder, REPO)
     code = (

@@ -24,6 +24,7 @@ from hf_jepa.hub.files import (
     save_weights,
 )
 from hf_jepa.hub.fingerprint import load_target_encoder, write_fingerprint
+from hf_jepa.hub.publish import publish
 from hf_jepa.registry import VARIANTS, Variant
 
 
@@ -47,7 +48,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config", type=Path, help="JSON or YAML file of config fields that override what is inferred"
     )
-    parser.add_argument("--push-to-hub", metavar="REPO", help="upload the result to this Hub repository")
+    parser.add_argument("--license", help="of the weights, for the card; released files have their own")
+    parser.add_argument(
+        "--push-to-hub", "--to", metavar="REPO", help="publish the result as this Hub repository, as hf-jepa push does"
+    )
 
 
 def run(variant_name: str, args: argparse.Namespace) -> None:
@@ -56,7 +60,7 @@ def run(variant_name: str, args: argparse.Namespace) -> None:
     if args.reverse is not None:
         if args.push_to_hub:
             raise ValueError("--push-to-hub uploads converted checkpoints, not the official layout of --reverse")
-        for name in ("config", *HEADS, "target_key"):
+        for name in ("config", *HEADS, "target_key", "license"):
             if getattr(args, name) is not None:
                 raise ValueError(f"{_option(name)} does not go with --reverse, where the folder says it")
         print(revert_checkpoint(variant, args.reverse, args.output))
@@ -64,15 +68,10 @@ def run(variant_name: str, args: argparse.Namespace) -> None:
     overrides = _read_fields(args.config) if args.config else {}
     require_model_fields(variant.config_class(), overrides)
     overrides |= {name: getattr(args, name) for name in HEADS if getattr(args, name) is not None}
-    print(
-        convert_checkpoint(variant, args.checkpoint, args.output, args.target_key, repo=args.push_to_hub, **overrides)
-    )
+    named = {"repo": args.push_to_hub, "license": args.license}
+    print(convert_checkpoint(variant, args.checkpoint, args.output, args.target_key, **named, **overrides))
     if args.push_to_hub:
-        from huggingface_hub import HfApi
-
-        api = HfApi()
-        api.create_repo(args.push_to_hub, exist_ok=True)
-        print(f"uploaded: {api.upload_folder(repo_id=args.push_to_hub, folder_path=args.output)}")
+        print(f"published: {publish(args.output, args.push_to_hub).commit.commit_url}")
 
 
 def convert_checkpoint(
@@ -81,6 +80,7 @@ def convert_checkpoint(
     output: Path,
     target_key: str | None = None,
     repo: str | None = None,
+    license: str | None = None,
     **overrides,
 ) -> str:
     """Convert an official file into a new folder: weights, config, processor, fingerprint and card.
@@ -92,6 +92,7 @@ def convert_checkpoint(
         target_key: official entry that becomes the target encoder; the average that the file has when unset. The
             config keeps it as `official_target_key`.
         repo: Hub id that the card names; the folder's own name when unset.
+        license: of the weights, where they are not those of a released file.
         overrides: config fields that complete or override what the tensors say.
 
     Returns:
@@ -132,7 +133,7 @@ def convert_checkpoint(
         unverified = "Published accuracies were not measured again with these files."
         name = output.resolve().name
         card = build_card(
-            variant, config, name, facts, variant.weights_license if names else None, unverified, repo or name
+            variant, config, name, facts, variant.weights_license if names else license, unverified, repo or name
         )
         card.save(folder / "README.md")
     lines += [f"architecture: {facts['Architecture of'].replace('`', '')}", *notes]
