@@ -23,6 +23,7 @@ COMMANDS = {
     "masks": "draw context and target masks over an image or a video",
     "convert": "turn an official checkpoint into an ordinary one, and back",
     "inspect": "show what a checkpoint holds and check its fingerprint",
+    "card": "show the model card of a folder and check it, without a network",
 }
 # What wrong input raises: values and shapes, files and Hub ids, missing extras. Anything else is a bug.
 INPUT_ERRORS = (ValueError, OSError, ImportError)
