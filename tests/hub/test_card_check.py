@@ -100,8 +100,8 @@ FAULTS = {
     "base_model: a/b": [("base_model: runs/a/b", "'runs/a/b'"), ("base_model: ./b", "'./b'"), ("base_model: 3", "3")],
     "- imagenet-1k": [("- my data", "datasets 'my data'")],
     "value: 0.5": [
-        ("value: .nan", "is nan"),
-        ("value: .inf", "is inf"),
+        ("value: .nan", "is nan: leave out"),
+        ("value: .inf", "is inf: leave out"),
         ("value: '0.5'", "not a number"),
         ("value: 0.6", "no source"),
         ("valeu: 0.5", "the head is not valid"),
