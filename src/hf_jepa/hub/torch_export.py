@@ -22,7 +22,7 @@ ONE_SIZE = {
     "data2vec_vision": "transformers makes fixed numbers of the sizes when it stretches relative position biases",
 }
 MADE_BY = "hf_jepa.json"  # what a file says of its graph
-MOST_PATCHES = 4096  # along one side, for graphs of any size
+MOST_PATCHES = 4096  # along one side, for graphs of any size; pixels for convolutions
 
 
 class _Outputs(nn.Module):
@@ -68,11 +68,14 @@ def export_encoder(variant: Variant, encoder: PreTrainedModel, *, any_size: bool
     if any_size:
         if reason := fixed_size(variant, encoder):
             raise ValueError(f"{variant.title} is exported for one size only: {reason}")
-        height, width = pair(getattr(getattr(config, "backbone_config", config), "patch_size", 1))
+        backbone = getattr(config, "backbone_config", config)
+        height, width = pair(getattr(backbone, "patch_size", 1))
+        # Stages of convolutions halve an image, and what is one pixel then is another graph.
+        limits = {"min": 2 ** (len(backbone.hidden_sizes) + 1) + 1} if hasattr(backbone, "hidden_sizes") else {}
         # Sizes unlike those of the config, and unlike each other, so that nothing is taken for equal by chance.
         sample = _larger(sample, 2 * height, 3 * width)
-        dimensions[sample.ndim - 2] = height * Dim("rows", max=MOST_PATCHES)
-        dimensions[sample.ndim - 1] = width * Dim("columns", max=MOST_PATCHES)
+        dimensions[sample.ndim - 2] = height * Dim("rows", max=MOST_PATCHES, **limits)
+        dimensions[sample.ndim - 1] = width * Dim("columns", max=MOST_PATCHES, **limits)
     training = encoder.training
     try:
         with torch.no_grad(), _sizes_stay_open():
