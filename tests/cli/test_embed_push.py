@@ -52,9 +52,10 @@ def test_what_cannot_be_pushed_is_refused_before_the_work(checkpoint, photos, tm
 
 
 @pytest.mark.hub
-def test_features_come_back_from_the_hub(checkpoint, photos, tmp_path, capsys):
+def test_features_come_back_from_the_hub(checkpoint, photos, tmp_path, monkeypatch, capsys):
     servers, clients = pytest.importorskip("hub_server"), pytest.importorskip("hub_client")
     with servers.HubServer() as hub, clients.connected(hub, tmp_path / "cache"):
+        monkeypatch.setattr(datasets.config, "HF_ENDPOINT", hub.url)
         options = ["--output", str(tmp_path / "rows"), "--push-to-hub", "alice/features", "--private"]
         assert main(["embed", str(checkpoint), str(photos), *options]) == 0
         repo = hub.repo("datasets/alice/features")
