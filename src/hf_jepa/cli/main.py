@@ -26,6 +26,7 @@ COMMANDS = {
     "inspect": "show what a checkpoint holds and check its fingerprint",
     "push": "check a folder and upload it to the Hub in one commit",
     "verify": "compare a checkpoint with its hashes on the Hub and with its fingerprint",
+    "card": "show the model card of a folder and check it, without a network",
 }
 # What wrong input raises: values and shapes, files and Hub ids, missing extras. Anything else is a bug.
 INPUT_ERRORS = (ValueError, OSError, ImportError)

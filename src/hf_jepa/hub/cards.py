@@ -5,160 +5,11 @@ from collections.abc import Sequence
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from hf_jepa.hub.card_uses import ENCODER_USES, PIPELINE_TAGS, USES, purpose_and_limits
+from hf_jepa.hub.citations import citation
 from hf_jepa.layers.patch_embedding import pair
 from hf_jepa.registry import Variant
 
-
-FEATURES_USE = """{loader} loads the encoder:
-
-```python
-{imports}import torch
-from transformers import AutoModel
-
-encoder = AutoModel.from_pretrained("{repo}")
-output = encoder(torch.randn(1, {channels}, {height}, {width}))
-feature = {feature}
-```
-
-With `hf_jepa`, `{pretraining_model}.from_pretrained("{repo}")` gives all parts of pretraining."""
-
-CLASSIFICATION_USE = """{loader} loads the classifier:
-
-```python
-{imports}from PIL import Image
-from transformers import pipeline
-
-classify = pipeline("image-classification", model="{repo}")
-print(classify(Image.new("RGB", ({width}, {height})), top_k=2))  # put your image here
-```"""
-
-VIDEO_FEATURES_USE = """{loader} loads {loaded}:
-
-```python
-{imports}import torch
-from transformers import AutoModel
-
-model = AutoModel.from_pretrained("{repo}")
-clip = torch.randn(1, {frames}, {channels}, {height}, {width})  # (1, T, C, H, W), from the processor
-tokens = model({call}).last_hidden_state  # (1, N, {hidden})
-feature = tokens.mean(dim=1)  # there is no CLS token
-```
-
-With `hf_jepa`, `{pretraining_model}.from_pretrained("{repo}")` gives all parts of pretraining, and `{base_model}`
-encodes parts of a clip and clips of any size."""
-
-AUDIO_FEATURES_USE = """{loader} loads the encoder:
-
-```python
-{imports}import torch
-from transformers import AutoModel
-
-encoder = AutoModel.from_pretrained("{repo}")
-waves = torch.randn(1, 16000)  # a second at 16 kHz, of mean 0 and variance 1
-feature = encoder(waves).last_hidden_state.mean(dim=1)  # (1, {hidden})
-```
-
-With `hf_jepa`, `{pretraining_model}.from_pretrained("{repo}")` gives all parts of pretraining."""
-
-TEXT_FEATURES_USE = """{loader} loads the encoder:
-
-```python
-{imports}import torch
-from transformers import AutoModel
-
-encoder = AutoModel.from_pretrained("{repo}")
-tokens = torch.tensor([[0, 5, 6, 7, 2]])  # from the tokenizer that it was trained with
-feature = encoder(tokens).last_hidden_state.mean(dim=1)  # (1, {hidden})
-```
-
-With `hf_jepa`, `{pretraining_model}.from_pretrained("{repo}")` gives all parts of pretraining."""
-
-VIDEO_CLASSIFICATION_USE = """With `hf_jepa`:
-
-```python
-import torch
-from hf_jepa import {classifier}
-
-model = {classifier}.from_pretrained("{repo}").eval()
-clip = torch.randn(1, {frames}, {channels}, {height}, {width})  # (1, T, C, H, W), from the processor
-print(model(clip).logits.softmax(-1).topk(2))
-```"""
-
-ACTION_ANTICIPATION_USE = """With `hf_jepa`:
-
-```python
-import torch
-from hf_jepa import {anticipation}
-
-model = {anticipation}.from_pretrained("{repo}").eval()
-clip = torch.randn(1, {frames}, {channels}, {height}, {width})  # (1, T, C, H, W), 8 frames a second
-answers = model(clip, anticipation_times=torch.tensor([1.0]))  # a second after the clip
-print({{name: logits.softmax(-1).topk(2) for name, logits in answers.items()}})
-```"""
-
-TEXT_GENERATION_USE = """Stock transformers loads the language model:
-
-```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained("{repo}")
-model = AutoModelForCausalLM.from_pretrained("{repo}")
-chat = [{{"role": "user", "content": "Hello"}}]
-inputs = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-answer = model.generate(**inputs, max_new_tokens=16)[0, inputs["input_ids"].shape[1] :]
-print(tokenizer.decode(answer))
-```
-
-With `hf_jepa`, `{pretraining_model}.from_pretrained("{repo}")` continues training with the same objective."""
-
-# Rows without a chat template, as they were trained on.
-PLAIN_GENERATION_USE = TEXT_GENERATION_USE.replace(
-    """chat = [{{"role": "user", "content": "Hello"}}]
-inputs = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-""",
-    """inputs = tokenizer("Hello<|perception|>", return_tensors="pt", return_token_type_ids=False)
-""",
-)
-
-# The rows of new tokens come with the adapters, but the language model has to have places for them.
-ADAPTED_GENERATION_USE = """These are adapters of `{starts_from}`, which peft puts into stock transformers' model:
-
-```python
-from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained("{repo}")
-base = AutoModelForCausalLM.from_pretrained("{starts_from}")
-if len(tokenizer) > base.config.vocab_size:
-    base.resize_token_embeddings(len(tokenizer))
-model = PeftModel.from_pretrained(base, "{repo}")
-chat = [{{"role": "user", "content": "Hello"}}]
-inputs = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-answer = model.generate(**inputs, max_new_tokens=16)[0, inputs["input_ids"].shape[1] :]
-print(tokenizer.decode(answer))
-```"""
-
-# Encoders, by modality, and models with heads, by what they are for.
-ENCODER_USES = {
-    "image": FEATURES_USE,
-    "video": VIDEO_FEATURES_USE,
-    "audio": AUDIO_FEATURES_USE,
-    "text": TEXT_FEATURES_USE,
-}
-USES = {
-    "image-classification": CLASSIFICATION_USE,
-    "video-classification": VIDEO_CLASSIFICATION_USE,
-    "action-anticipation": ACTION_ANTICIPATION_USE,
-    "text-generation": TEXT_GENERATION_USE,
-    "text-generation-adapters": ADAPTED_GENERATION_USE,
-    "text-generation-plain": PLAIN_GENERATION_USE,
-}
-# Where the Hub has no tag of that name.
-PIPELINE_TAGS = {
-    "action-anticipation": "video-classification",
-    "text-generation-adapters": "text-generation",
-    "text-generation-plain": "text-generation",
-}
 
 TEXT = """---
 {metadata}
@@ -175,14 +26,32 @@ TEXT = """---
 ## Facts
 
 {facts}
-{recipe}
+{results}{recipe}
+## Intended use
+
+{purpose}
+
 ## Limits
 
-Self-supervised features reflect the data they were trained on. {unverified}
+{limits} {unverified}
 
 ## Licence
 
 {license_text}
+
+## Citation
+
+```bibtex
+{citation}
+```
+"""
+
+RESULTS = """
+## Results
+
+| data | split | metric | value | source |
+|---|---|---|---|---|
+{rows}
 """
 
 RECIPE = """
@@ -203,6 +72,14 @@ def _feature(variant: Variant) -> str:
     return "output.last_hidden_state.mean(dim=1)  # there is no CLS token"
 
 
+def _row(result: EvalResult, measured: str) -> str:
+    """A score in the table of results, with where it comes from."""
+    source = f"[{result.source_name or result.source_url}]({result.source_url})" if result.source_url else measured
+    name = result.metric_name or result.metric_type
+    cells = (result.dataset_name, result.dataset_split or "-", name, result.metric_value, source)
+    return f"| {' | '.join(map(str, cells))} |"
+
+
 def build_card(
     variant: Variant,
     config,
@@ -215,6 +92,7 @@ def build_card(
     task: str | None = None,
     recipe: dict | None = None,
     results: Sequence[EvalResult] = (),
+    measured: str = "this run",
     base_model: str | None = None,
     starts_from: str | None = None,
     datasets: Sequence[str] = (),
@@ -233,7 +111,8 @@ def build_card(
         repo: Hub id or folder that the snippet loads.
         task: a key of `USES`, in most cases the pipeline tag; that of an encoder when unset.
         recipe: fields of the run that made the weights.
-        results: measured scores, for the Hub's model index.
+        results: scores, for the Hub's model index and a table.
+        measured: where those without a source of their own come from.
         base_model: Hub id of the checkpoint that was fine-tuned.
         starts_from: that checkpoint, for the snippet of adapters, also where it is a folder.
         datasets: Hub ids of the training data.
@@ -244,6 +123,7 @@ def build_card(
     """
     height, width = pair(getattr(config, "image_size", 0))
     use = USES[task] if task else ENCODER_USES[variant.modality]
+    purpose, limits = purpose_and_limits(task, variant.modality)
     task = task or ("image-feature-extraction" if variant.modality == "image" else "feature-extraction")
     with_predictor = variant.encoder_place() != ""  # the base model holds it too
     metadata = ModelCardData(
@@ -286,9 +166,13 @@ def build_card(
             paper=variant.paper,
             use=use,
             facts="\n".join(f"- **{label}**: {text}" for label, text in facts.items()),
+            results=RESULTS.format(rows="\n".join(_row(each, measured) for each in results)) if results else "",
             recipe=RECIPE.format(fields=yaml.safe_dump(recipe, sort_keys=False)) if recipe else "",
+            purpose=purpose,
+            limits=limits,
             unverified=unverified,
             license_text=license_text,
+            citation=citation(variant),
         )
     )
 

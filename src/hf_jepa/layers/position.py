@@ -88,6 +88,19 @@ def _axis_code(dim: int, length: int) -> torch.Tensor:
     return sincos_1d(dim, torch.arange(length, dtype=torch.float64, device="cpu"))
 
 
+def same_grid(from_grid: tuple[int, ...], to_grid: tuple[int, ...]) -> bool:
+    """Whether two grids are known to be equal; in a graph for inputs of any size (`torch.export`) no grid is known.
+
+    There a comparison would restrict the graph to sizes that give the same answer. To stretch a table to the grid that
+    it has changes nothing, not even by rounding.
+
+    Example:
+        >>> same_grid((2, 3), (2, 3))
+        True
+    """
+    return not any(isinstance(length, torch.SymInt) for length in to_grid) and from_grid == to_grid
+
+
 def resize_positions(table: torch.Tensor, from_grid: tuple[int, ...], to_grid: tuple[int, ...]) -> torch.Tensor:
     """Stretch a position table to another grid.
 
@@ -104,7 +117,7 @@ def resize_positions(table: torch.Tensor, from_grid: tuple[int, ...], to_grid: t
         >>> resize_positions(torch.zeros(1, 12, 8), (2, 2, 3), (2, 4, 4)).shape
         torch.Size([1, 32, 8])
     """
-    if from_grid == to_grid:
+    if same_grid(from_grid, to_grid):
         return table
     mode = "bicubic" if len(from_grid) == 2 else "trilinear"
     grid = table.float().transpose(1, 2).unflatten(2, from_grid)  # (1, D, [frames,] rows, columns)
@@ -113,4 +126,4 @@ def resize_positions(table: torch.Tensor, from_grid: tuple[int, ...], to_grid: t
     return grid.flatten(2).transpose(1, 2).to(table.dtype)
 
 
-__all__ = ["resize_positions", "sincos_1d", "sincos_2d", "sincos_3d"]
+__all__ = ["resize_positions", "same_grid", "sincos_1d", "sincos_2d", "sincos_3d"]

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, is_dataclass
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import transformers
 import yaml
 from huggingface_hub import EvalResult, ModelCard
 from torch import nn
-from transformers import Trainer
+from transformers import Trainer, TrainingArguments
 
 import hf_jepa
 from hf_jepa.data.shard_names import names_shards
@@ -37,8 +37,9 @@ class RunCardMixin:
     Beside all weights it writes `run.json`, its settings for people and programs: `training_args.bin` is a pickle, and
     the card is there only at the end.
 
-    The class that mixes this in may set `recipe`, the fields that the run was started with, and defines
-    `card_details`, what `build_card` shall say beyond what every run can say of itself.
+    The class that mixes this in may set `recipe`, the fields that the run was started with (else the card has the
+    arguments of the trainer that are not the default), and defines `card_details`, what `build_card` shall say beyond
+    what every run can say of itself.
     """
 
     recipe: dict[str, Any] | None = None
@@ -91,7 +92,8 @@ class RunCardMixin:
             facts,
             license,
             repo=self.args.hub_model_id or folder.name,
-            recipe=public_recipe(self.recipe) if self.recipe else None,
+            recipe=public_recipe(self.recipe or chosen_fields(self.args)),
+            measured=f"evaluation of this run at step {self.state.global_step:,}",
             base_model=finetuned_from if finetuned_from and not os.path.exists(finetuned_from) else None,
             starts_from=_shown(finetuned_from),
             datasets=_listed(dataset_tags),
@@ -135,7 +137,9 @@ class RunCardMixin:
         args, state = self.args, self.state
         batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
         precision = "bfloat16 autocast" if args.bf16 else "float16 autocast" if args.fp16 else "float32"
+        sampler = getattr(self, "mask_sampler", None)
         return {
+            **({} if sampler is None else {"Mask mode": "official" if "Official" in repr(sampler) else "corrected"}),
             "Optimizer steps": f"{state.global_step:,} of {batch} {self.samples}, {args.world_size} process(es)",
             "Precision of training": precision,
             f"{self.samples.capitalize()} that {self.left_out}": str(len(self.skipped)),
@@ -154,6 +158,25 @@ def public_recipe(recipe: dict[str, Any]) -> dict[str, Any]:
     """
     shown = {name: value for name, value in recipe.items() if name not in PRIVATE}
     return {name: _shown(value) for name, value in shown.items()}
+
+
+def chosen_fields(args: TrainingArguments) -> dict[str, Any]:
+    """Arguments of a trainer that are not the default, as far as YAML can hold them.
+
+    Example:
+        >>> from hf_jepa.training.arguments import JepaTrainingArguments
+        >>> chosen_fields(JepaTrainingArguments("runs/a", seed=3, use_cpu=True, report_to="none"))["seed"]
+        3
+    """
+    defaults = {each.name: each.default for each in fields(args) if each.init and each.default is not MISSING}
+    chosen = {}
+    for name, value in args.to_dict().items():
+        if name not in defaults or not isinstance(value, bool | int | float | str):
+            continue
+        default = getattr(defaults[name], "value", defaults[name])
+        if value != (False if default is None and value is False else default):  # None becomes False when not chosen
+            chosen[name] = value
+    return chosen
 
 
 def _shown(value: Any) -> Any:
@@ -226,6 +249,7 @@ __all__ = [
     "RunCardMixin",
     "accuracy_results",
     "base_license",
+    "chosen_fields",
     "dataset_names",
     "public_recipe",
     "size_of",

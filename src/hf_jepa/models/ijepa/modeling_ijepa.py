@@ -21,7 +21,7 @@ from hf_jepa.core.outputs import JepaForPreTrainingOutput
 from hf_jepa.core.regularization import sigreg_term
 from hf_jepa.layers.attention import Attention
 from hf_jepa.layers.patch_embedding import PatchEmbedding2d, pair
-from hf_jepa.layers.position import resize_positions, sincos_2d
+from hf_jepa.layers.position import resize_positions, same_grid, sincos_2d
 from hf_jepa.layers.tokens import as_mask_list, take_tokens, take_tokens_per_mask
 from hf_jepa.layers.transformer import TransformerLayer
 from hf_jepa.losses.prediction import normalize_targets, prediction_loss
@@ -35,7 +35,7 @@ register_checkpoint_conversion_mapping("IJepaModel", get_checkpoint_conversion_m
 
 def positions_for_grid(table: torch.Tensor, config: IJepaConfig, grid_size: tuple[int, int]) -> torch.Tensor:
     """The position table (1, N, D) of the configured grid, brought to the grid of the images at hand."""
-    if grid_size == config.grid_size:
+    if same_grid(config.grid_size, grid_size):
         return table
     if config.position_resize == "recompute":
         return sincos_2d(table.shape[-1], grid_size).to(table)

@@ -76,7 +76,7 @@ class NepaEmbeddings(nn.Module):
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         patches = self.patch_embeddings(pixel_values)
         # The common type is that of the weights: under autocast the residual stream stays float32.
-        return torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], dim=1)
+        return torch.cat([self.cls_token.expand(patches.shape[0], -1, -1), patches], dim=1)
 
 
 class NepaPreTrainedModel(JepaPreTrainedModel):

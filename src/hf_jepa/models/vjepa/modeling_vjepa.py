@@ -18,7 +18,7 @@ from hf_jepa.core.video_classification import VideoClassificationMixin, attentiv
 from hf_jepa.layers.packed_transformer import PackedAttention, PackedTransformerLayer
 from hf_jepa.layers.packing import Packing
 from hf_jepa.layers.patch_embedding import TubeletEmbedding, as_clips, pair
-from hf_jepa.layers.position import resize_positions, sincos_2d, sincos_3d
+from hf_jepa.layers.position import resize_positions, same_grid, sincos_2d, sincos_3d
 from hf_jepa.layers.tokens import take_tokens
 from hf_jepa.losses.variance import prediction_std, variance_loss
 from hf_jepa.models.vjepa.configuration_vjepa import VJepaConfig
@@ -34,7 +34,7 @@ def position_table(config: VJepaConfig, dim: int, grid_size: Grid | None = None)
 
 def positions_for_grid(table: torch.Tensor, config: VJepaConfig, grid_size: Grid) -> torch.Tensor:
     """The position table (1, N, D) of the configured grid, brought to the grid of the clips at hand."""
-    if grid_size == config.grid_size:
+    if same_grid(config.grid_size, grid_size):
         return table
     if config.position_resize == "recompute":
         return position_table(config, table.shape[-1], grid_size).to(table)
