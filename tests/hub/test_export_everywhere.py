@@ -158,6 +158,7 @@ def all_items(name: str, folder: Path) -> list[dict]:
     return [*items_of(variant, folder), *stock_items(variant, folder), *processor_items(variant, folder)]
 
 
+@pytest.mark.hub
 def test_what_is_exported_computes_the_same_without_the_package(tmp_path):
     items = [item for name in QUICK for item in all_items(name, tmp_path / name)]
     check([*items, *foreign_teacher(tmp_path / "foreign")], tmp_path)

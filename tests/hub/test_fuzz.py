@@ -163,7 +163,14 @@ def run_case(number: int, folder: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    "first", [pytest.param(n, marks=[pytest.mark.slow] if n >= SLICE else []) for n in range(0, CASES, BLOCK)]
+    "first",
+    [
+        0,  # the others take their time
+        *(
+            pytest.param(n, marks=pytest.mark.hub if n < SLICE else pytest.mark.slow)
+            for n in range(BLOCK, CASES, BLOCK)
+        ),
+    ],
 )
 def test_spoiled_files_are_refused_or_harmless(first, tmp_path):
     for name in FILES:

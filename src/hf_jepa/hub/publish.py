@@ -13,6 +13,7 @@ import yaml
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, get_token
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
+from hf_jepa.hub import card_check
 from hf_jepa.hub.files import read_json
 from hf_jepa.hub.fingerprint import FILE_NAME, load_target_encoder
 from hf_jepa.hub.inspect import inspect_checkpoint, variant_of_folder
@@ -34,7 +35,7 @@ LEFT_OUT = (
 # What belongs to a checkpoint, its processor or tokenizer, its card, or its code.
 PUBLISHED = (".safetensors", ".json", ".md", ".txt", ".jinja", ".model", ".yaml", ".py", ".png", ".jpg", ".svg")
 WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
-TOKEN = re.compile(rb"\bhf_[A-Za-z0-9]{20,}")
+TOKEN = re.compile(card_check.TOKEN.pattern.encode())
 PAUSES = (1, 4, 16)  # seconds before each further attempt at what huggingface_hub tries only once
 INVALID_TOKEN = "Invalid credentials in Authorization header"  # in place of which 401 may mean a missing repository
 RETRIED = (429, 500, 502, 503, 504)
