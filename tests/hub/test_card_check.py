@@ -11,6 +11,7 @@ from hf_jepa.cli.main import main
 from hf_jepa.hub.card_check import PIPELINE_TAGS, check_card
 from hf_jepa.hub.card_uses import ENCODER_USES, USES
 from hf_jepa.hub.cards import build_card
+from hf_jepa.hub.conversion import convert_checkpoint
 from hf_jepa.hub.fingerprint import write_fingerprint
 from hf_jepa.models.ijepa.modeling_ijepa import IJepaModel
 from hf_jepa.registry import VARIANTS
@@ -85,6 +86,14 @@ def test_the_cards_of_all_variants_and_tasks_have_no_fault(name, tmp_path):
         build_card(*arguments, task=task, starts_from="someone/start").save(tmp_path / "README.md")
         assert check_card(tmp_path) == []
     assert set(ENCODER_USES) >= {each.modality for each in VARIANTS.values() if each.base_model}
+
+
+def test_the_card_of_a_conversion_lacks_but_the_licence_of_unknown_weights(tmp_path):
+    official = Path(__file__).resolve().parents[1] / "fixtures/golden/ijepa/encoder_forward/checkpoint.pt"
+    convert_checkpoint(IJEPA, official, tmp_path / "converted")
+    assert check_card(tmp_path / "converted") == [
+        "the head names no licence of the weights: add a line `license: ...`"
+    ]
 
 
 FAULTS = {
