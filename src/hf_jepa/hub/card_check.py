@@ -74,7 +74,8 @@ def check_card(folder: str | Path) -> list[str]:
     Example:
         >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp())
-        >>> _ = (folder / "README.md").write_text("---\\nlicense: mit\\npipeline_tag: magic\\n---\\n# Tiny")
+        >>> head = "license: mit\\nlibrary_name: transformers\\npipeline_tag: magic"
+        >>> _ = (folder / "README.md").write_text(f"---\\n{head}\\n---\\n# Tiny")
         >>> [fault.split(":")[0] for fault in check_card(folder) if "magic" in fault]
         ["pipeline_tag 'magic' is none of the Hub's for models"]
     """
