@@ -90,7 +90,8 @@ def test_the_cards_of_all_variants_and_tasks_have_no_fault(name, tmp_path):
 
 def test_the_card_of_a_conversion_lacks_but_the_licence_of_unknown_weights(tmp_path):
     official = Path(__file__).resolve().parents[1] / "fixtures/golden/ijepa/encoder_forward/checkpoint.pt"
-    convert_checkpoint(IJEPA, official, tmp_path / "converted")
+    heads = {"num_attention_heads": 4, "pred_num_attention_heads": 4}
+    convert_checkpoint(IJEPA, official, tmp_path / "converted", **heads)
     assert check_card(tmp_path / "converted") == [
         "the head names no licence of the weights: add a line `license: ...`"
     ]
