@@ -49,7 +49,7 @@ class SaltConfig(VJepa2Config):
             return
         model_type = self.teacher_config.get("model_type", "vjepa2")
         # Ours has fields that the native one of V-JEPA 2 lacks; this very class may not be registered.
-        known = {"vjepa2": VJepa2Config, self.model_type: type(self)}
+        known = {"vjepa2": VJepa2Config, self.model_type: SaltConfig}
         if model_type not in known and model_type not in CONFIG_MAPPING:
             raise ValueError(f"teacher_config has the model_type {model_type!r}, which transformers does not know")
         config_class = known[model_type] if model_type in known else CONFIG_MAPPING[model_type]
