@@ -10,6 +10,9 @@ from hf_jepa.hub.torch_export import example_input
 from hf_jepa.registry import VARIANTS
 
 
+pytestmark = pytest.mark.hub
+
+
 ENCODERS = [name for name, variant in VARIANTS.items() if variant.base_model]
 HEADS = [(name, head) for name in ENCODERS for head in VARIANTS[name].heads.values()]
 

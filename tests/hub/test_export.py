@@ -22,6 +22,9 @@ from hf_jepa.losses import draws
 from hf_jepa.registry import VARIANTS
 
 
+pytestmark = pytest.mark.hub
+
+
 def saved(name: str, folder: Path, **fields) -> Path:
     """A pretraining checkpoint with all that a run leaves beside it."""
     variant = VARIANTS[name]

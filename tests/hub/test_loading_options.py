@@ -12,6 +12,9 @@ from hf_jepa.hub.export import export_remote_code
 from hf_jepa.registry import VARIANTS
 
 
+pytestmark = pytest.mark.hub
+
+
 def tiny(variant):
     torch.manual_seed(0)
     return variant.model_class()(variant.config_class()(**variant.tiny)).eval()

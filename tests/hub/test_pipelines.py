@@ -13,6 +13,9 @@ from hf_jepa.hub.export import export_remote_code
 from hf_jepa.registry import VARIANTS
 
 
+pytestmark = pytest.mark.hub
+
+
 IMAGES = [name for name, variant in VARIANTS.items() if variant.modality == "image"]
 VIDEOS = [name for name, variant in VARIANTS.items() if "AutoModelForVideoClassification" in variant.heads]
 CLASSIFIERS = [name for name in IMAGES if VARIANTS[name].heads]

@@ -14,6 +14,9 @@ from hf_jepa.layers.patch_embedding import pair
 from hf_jepa.registry import VARIANTS
 
 
+pytestmark = pytest.mark.hub
+
+
 DOCS = Path(__file__).resolve().parents[2] / "docs/ecosystem.md"
 WITH_SIZE = [name for name, each in VARIANTS.items() if each.base_model and each.modality in ("image", "video")]
 RESNET = {
