@@ -16,7 +16,6 @@ pytestmark = [
     pytest.mark.distributed,
     pytest.mark.skipif(find_spec("deepspeed") is None, reason='pip install "hf_jepa[deepspeed]"'),
 ]
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def largest_difference(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> float:
