@@ -1,0 +1,317 @@
+"""What does a tiny VL-JEPA say of moving digits, and how rarely does it have to speak? Beside a language model.
+
+    python examples/vl_jepa_digits.py --output-dir runs/vl_jepa_digits
+
+Needs no download. Two digits move over a canvas; captions, questions and answers are made with them. A VL-JEPA and a
+language model behind the same video encoder, of as many weights, are trained from scratch on the same clips and texts
+in as many steps, and asked
+  1. for the caption of clips whose digits move as they never did in training, among all such captions,
+  2. for the caption of each of many clips, and for the clip of each caption,
+  3. questions, with the possible answers beside,
+  4. to write captions,
+  5. to describe a long video: VL-JEPA only where its embedding changes, the language model at regular intervals.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from digit_questions import CAPTION_QUERY, FRAMES, ask_baseline, ask_vl_jepa, stories, tests, watch
+from generative_baseline import GenerativeBaseline
+from torch import nn
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+from transformers import (
+    BertConfig,
+    BertModel,
+    LlamaConfig,
+    LlamaModel,
+    PrinterCallback,
+    VJEPA2Config,
+    VJEPA2Model,
+    get_cosine_schedule_with_warmup,
+    set_seed,
+)
+
+from hf_jepa import VLJepaForConditionalGeneration, VLJepaForPreTraining, VLJepaProcessor
+from hf_jepa.cli.quickstart_recipe import one_thread
+from hf_jepa.cli.tables import table
+from hf_jepa.data.digit_texts import DIGITS, story_captions, story_questions
+from hf_jepa.data.moving_digits import MEAN, STD
+from hf_jepa.data.pair_tokenizer import train_pair_tokenizer
+from hf_jepa.data.vision_text import VLJepaDataCollator
+from hf_jepa.evaluation.vision_language import VisionLanguageTasks
+from hf_jepa.training.comparison import markdown_table
+from hf_jepa.training.kept import write_text
+from hf_jepa.training.progress import ProgressBar
+from hf_jepa.training.vision_language import VLJepaTrainer, VLJepaTrainingArguments
+
+
+WIDTH = 128  # of predictor, text encoder, decoder and language model
+BATCH, LEARNING_RATE = 64, 1e-3
+COLUMNS = {
+    "unseen": "caption of unseen moves",
+    "text_to_video": "clip of a caption",
+    "video_to_text": "caption of a clip",
+    "which": "which digit",
+    "what": "what it does",
+    "is": "is it there",
+    "written": "captions written",
+    "written_unseen": "of unseen moves",
+}
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output-dir", type=Path, default=Path("runs/vl_jepa_digits"))
+    parser.add_argument("--steps", type=int, default=1500, help="optimizer steps of both models, and of the decoder")
+    parser.add_argument("--clips", type=int, default=256, help="to test on")
+    parser.add_argument("--events", type=int, default=24, help="of the long video")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args(argv)
+
+
+# --- models and data ------------------------------------------------------------------------------------------------
+
+
+def vision_config() -> VJEPA2Config:
+    return VJEPA2Config(
+        crop_size=64,
+        patch_size=16,
+        frames_per_clip=FRAMES,
+        hidden_size=96,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        mlp_ratio=2.0,
+        pred_hidden_size=24,
+        pred_num_hidden_layers=1,
+        pred_num_attention_heads=2,
+        initializer_range=0.1,
+    )
+
+
+def language_config(tokenizer, layers: int) -> LlamaConfig:
+    return LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=WIDTH,
+        intermediate_size=2 * WIDTH,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=512,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def new_tokenizer():
+    captions = story_captions("all")
+    asked = {text for digits in ((0, 1), (2, 3), (4, 5), (6, 7), (8, 9)) for text in _questions(digits)}
+    return train_pair_tokenizer([*captions, *sorted(asked), *DIGITS, CAPTION_QUERY], vocab_size=400)
+
+
+def _questions(digits: tuple[int, int]) -> Iterator[str]:
+    for directions in ((0, 1), (2, 3)):
+        for question in story_questions(digits, directions):
+            yield from (question.question, *question.candidates)
+
+
+def new_vl_jepa(tokenizer) -> tuple[VLJepaForPreTraining, VLJepaProcessor]:
+    """A VL-JEPA whose X-Encoder is trained, too: none of this size exists that has seen anything."""
+    text = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=2 * WIDTH,
+        max_position_embeddings=64,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model = VLJepaForPreTraining.from_parts(
+        vision=VJEPA2Model(vision_config()),
+        init_predictor_from=LlamaModel(language_config(tokenizer, layers=4)),
+        text=BertModel(text, add_pooling_layer=False),
+        num_predictor_layers=2,
+        projection_dim=WIDTH,
+        freeze_vision=False,
+        freeze_token_embeddings=False,
+        mask_duplicates=True,
+        max_query_length=32,
+        max_target_length=32,
+    )
+    statistics = {"crop_pct": 1.0, "image_mean": [MEAN] * 3, "image_std": [STD] * 3}
+    return model, VLJepaProcessor.from_config(model.config, tokenizer, tokenizer, tokenizer, **statistics)
+
+
+def pixels(processor: VLJepaProcessor, frames: np.ndarray) -> torch.Tensor:
+    """What the video encoders take, of grey frames (B, T, H, W) or colours (B, T, H, W, 3)."""
+    frames = np.repeat(frames[..., None], 3, axis=-1) if frames.ndim == 4 else frames
+    return processor(videos=list(frames))["pixel_values_videos"]
+
+
+# --- training -------------------------------------------------------------------------------------------------------
+
+
+def train_vl_jepa(model: VLJepaForPreTraining, processor: VLJepaProcessor, args: argparse.Namespace) -> None:
+    arguments = VLJepaTrainingArguments(
+        output_dir=str(args.output_dir / "vl_jepa"),
+        max_steps=args.steps,
+        per_device_train_batch_size=BATCH,
+        learning_rate=LEARNING_RATE,
+        text_lr_multiplier=1.0,  # it starts from scratch, too
+        lr_scheduler_type="cosine",
+        warmup_steps=max(1, args.steps // 20),
+        logging_steps=max(1, args.steps // 40),
+        save_strategy="no",
+        report_to=[],
+        use_cpu=True,
+        seed=args.seed,
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+    )
+    trainer = VLJepaTrainer(
+        model,
+        arguments,
+        train_dataset=stories(args.steps * BATCH, "train", "seen", args.seed, "both"),
+        data_collator=VLJepaDataCollator(processor),
+        processing_class=processor,
+        callbacks=[ProgressBar("VL-JEPA")],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+    trainer.save_model()
+
+
+def optimize(model: nn.Module, losses: Iterator[torch.Tensor], steps: int, title: str) -> None:
+    """As the trainer above does it: AdamW, warm-up and cosine, clipping."""
+    weights = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in weights if p.ndim > 1], "weight_decay": 0.05},
+        {"params": [p for p in weights if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=(0.9, 0.95))
+    schedule = get_cosine_schedule_with_warmup(optimizer, max(1, steps // 20), steps)
+    model.train()
+    with tqdm(total=steps, desc=title, unit="step", mininterval=1.0) as bar:
+        for loss in losses:
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(weights, 1.0)
+            optimizer.step()
+            schedule.step()
+            bar.update()
+            bar.set_postfix(loss=f"{loss.item():.3g}", refresh=False)
+    model.eval()
+
+
+def train_baseline(model: GenerativeBaseline, processor: VLJepaProcessor, args: argparse.Namespace) -> None:
+    data = stories(args.steps * BATCH, "train", "seen", args.seed, "both")
+
+    def losses() -> Iterator[torch.Tensor]:
+        for samples in DataLoader(data, BATCH, collate_fn=list):
+            clips = pixels(processor, np.stack([sample["video"] for sample in samples]))
+            yield model(clips, *([sample[name] for sample in samples] for name in ("query", "target")))
+
+    optimize(model, losses(), args.steps, "language model")
+
+
+def train_decoder(
+    model: VLJepaForConditionalGeneration, processor: VLJepaProcessor, args: argparse.Namespace
+) -> None:
+    """On captions alone, of their own embeddings: no clip is needed."""
+    rng, captions = np.random.default_rng(args.seed), story_captions("seen")
+
+    def losses() -> Iterator[torch.Tensor]:
+        for _ in range(args.steps):
+            texts = [captions[i] for i in rng.integers(len(captions), size=BATCH)]
+            yield model(**processor(targets=texts, decoder_targets=texts)).loss
+
+    optimize(model, losses(), args.steps, "decoder")
+
+
+def run(args: argparse.Namespace) -> dict:
+    """The experiment; writes the models, stream.png, table.md and results.json, and returns the results."""
+    start, folder = time.perf_counter(), args.output_dir
+    folder.mkdir(parents=True, exist_ok=True)
+    set_seed(args.seed)
+    tokenizer = new_tokenizer()
+    model, processor = new_vl_jepa(tokenizer)
+    baseline = GenerativeBaseline(vision_config(), language_config(tokenizer, layers=4), tokenizer)
+    seconds = {}
+    with timed(seconds, "vl_jepa"):
+        train_vl_jepa(model, processor, args)
+    speaker = VLJepaForConditionalGeneration.from_vl_jepa(model, language_config(tokenizer, layers=2))
+    with timed(seconds, "decoder"):
+        train_decoder(speaker, processor, args)
+    speaker.save_pretrained(folder / "vl_jepa")
+    with timed(seconds, "baseline"):
+        train_baseline(baseline, processor, args)
+
+    def prepare(frames: np.ndarray) -> torch.Tensor:
+        return pixels(processor, frames)
+
+    tasks = VisionLanguageTasks(speaker.eval(), processor, batch_size=64)
+    asked = tests(args.clips, prepare)
+    scores = {"VL-JEPA": ask_vl_jepa(tasks, asked), "language model": ask_baseline(baseline, asked)}
+    scores["chance"] = chance(asked)
+    sizes = {
+        "VL-JEPA": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "its decoder": sum(p.numel() for p in speaker.decoder.parameters()),
+        "language model": sum(p.numel() for p in baseline.parameters()),
+    }
+    stream = watch(tasks, baseline, prepare, args.events, args.seed, folder)
+    seconds["all"] = round(time.perf_counter() - start, 1)
+    results = {"settings": {name: str(value) for name, value in vars(args).items() if name != "output_dir"}}
+    results |= {"scores": scores, "parameters": sizes, "stream": stream, "cpu_seconds": seconds}
+    write_text(folder / "results.json", json.dumps(results, indent=2, default=float) + "\n")
+    write_text(folder / "table.md", markdown_table(*rows_of(scores)))
+    return results
+
+
+@contextmanager
+def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    """Keep the CPU seconds of a part."""
+    start = time.process_time()
+    yield
+    seconds[name] = round(time.process_time() - start, 1)
+
+
+def chance(asked: dict[str, dict]) -> dict[str, float]:
+    """What guessing among the candidates gives."""
+    found: dict[str, list[float]] = {}
+    for question in asked["questions"]["questions"]:
+        found.setdefault(question.question.split()[0], []).append(1 / len(question.candidates))
+    captions = len(set(asked["all"]["captions"]))
+    guessed = {kind: float(np.mean(each)) for kind, each in found.items()}
+    once = {"text_to_video": 1 / captions, "video_to_text": 1 / captions}
+    return {"unseen": 1 / len(story_captions("unseen"))} | once | guessed
+
+
+def rows_of(scores: dict[str, dict[str, float]]) -> tuple[list[str], list[list[str]]]:
+    rows = [
+        [name, *(f"{100 * found[column]:.1f}" if column in found else "-" for column in COLUMNS)]
+        for name, found in scores.items()
+    ]
+    return ["right, %", *COLUMNS.values()], rows
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse(argv)
+    with one_thread():
+        results = run(args)
+    sizes = ", ".join(f"{name} {count:,}" for name, count in results["parameters"].items())
+    print("\n" + table(*rows_of(results["scores"])))
+    print(f"\ntrained weights: {sizes}")
+    print(f"CPU seconds of training: {results['cpu_seconds']}")
+    print(f"A video of {args.events} events: {results['stream']['verdict']}.")
+    print(f"results.json, table.md, stream.png and the model are in {args.output_dir}")
+
+
+if __name__ == "__main__":
+    main()
