@@ -1,8 +1,6 @@
 """`VLJepaTrainer`: transformers' `Trainer` for pairs of a video or image and a text, compared in embedding space."""
 
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,126 +11,24 @@ from transformers.utils import logging
 
 from hf_jepa.core.regularization import takes_step
 from hf_jepa.evaluation.retrieval import retrieval_recall
-from hf_jepa.losses.distributed import without_rows
 from hf_jepa.training.cached_infonce import CachedGradients, cache_gradients, surrogate
+from hf_jepa.training.checkpoints import require_same_model
 from hf_jepa.training.nonfinite import restore_random_state
-from hf_jepa.training.optimizer import is_matrix
 from hf_jepa.training.reports import format_table
-from hf_jepa.training.run import RunArguments, RunTrainer
+from hf_jepa.training.run import RunTrainer
 from hf_jepa.training.run_cards import size_of
 from hf_jepa.training.skipped import SkippedSamplesMixin
 from hf_jepa.training.step_weights import StepWeightsMixin
+from hf_jepa.training.vision_language_arguments import VLJepaTrainingArguments, vision_language_groups
+from hf_jepa.training.vision_language_reports import VisionLanguageReportMixin
 
 
 logger = logging.get_logger(__name__)
 
-_LOGGED = ("loss", "regularization_loss", "accuracy", "true_cosine", "other_cosine", "logit_scale")
 _RECALL = (1, 5, 10)
 
 
-@dataclass
-class VLJepaTrainingArguments(RunArguments):
-    """`TrainingArguments` with the settings of VL-JEPA (2512.10942, section 3.1), and ours where the paper is silent.
-
-    From the paper: a constant learning rate of 5e-5, and 0.05 times that for the weights of the text encoder. Ours:
-    warm-up, betas, weight decay, clipping.
-
-    The negatives of a pair are the other pairs of its batch, of all processes where the config gathers them. Batches
-    that are accumulated add none, unless `cached_infonce` makes one batch of them.
-
-    Raises:
-        ValueError: a multiplier that is not above 0.
-
-    Example:
-        >>> args = VLJepaTrainingArguments(output_dir="runs/example", use_cpu=True)
-        >>> args.learning_rate, args.text_lr_multiplier, args.lr_scheduler_type.value
-        (5e-05, 0.05, 'constant_with_warmup')
-    """
-
-    learning_rate: float = field(default=5e-5, metadata={"help": "Peak learning rate."})
-    text_lr_multiplier: float = field(
-        default=0.05,
-        metadata={"help": "Of the weights of the text encoder; its projection learns at the full rate."},
-    )
-    cached_infonce: bool = field(
-        default=False,
-        metadata={
-            "help": "Make the accumulated batches of a step one batch of negatives: two passes (GradCache, 2101.06983)."
-        },
-    )
-    save_vision: bool = field(
-        default=True, metadata={"help": "Keep a frozen vision encoder in the checkpoints; else name it in loading."}
-    )
-    lr_scheduler_type: str = field(
-        default="constant_with_warmup", metadata={"help": "constant_with_warmup, cosine, ... as in transformers."}
-    )
-    warmup_steps: float = field(default=2000, metadata={"help": "Steps of the warm-up, or their share if below 1."})
-    weight_decay: float = field(default=0.05, metadata={"help": "Of matrices; other parameters are not decayed."})
-    adam_beta2: float = field(default=0.95, metadata={"help": "Of AdamW."})
-    max_grad_norm: float = field(default=1.0, metadata={"help": "Gradient clipping; 0 is none."})
-    dataloader_drop_last: bool = field(default=True, metadata={"help": "Drop an incomplete last batch."})
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.label_names is None:
-            self.label_names = []  # the targets are made by the model
-        if not self.text_lr_multiplier > 0:
-            raise ValueError(
-                f"text_lr_multiplier={self.text_lr_multiplier} must be above 0: set freeze_text in the config of the "
-                "model to leave the text encoder as it is"
-            )
-
-
-def vision_language_groups(
-    model: nn.Module, learning_rate: float, weight_decay: float, text_lr_multiplier: float
-) -> list[dict]:
-    """Group trainable parameters: the text encoder learns slower, and only matrices are decayed.
-
-    Its projection and the temperature learn at the full rate. Biases, norms and the temperature are not decayed.
-    Frozen parameters are left out.
-
-    Args:
-        model: a `VLJepaForPreTraining`.
-        learning_rate: of all but the text encoder.
-        weight_decay: of parameters of two dimensions or more.
-        text_lr_multiplier: times which the text encoder's weights learn.
-
-    Returns:
-        groups for a torch optimizer, each with its own "lr" and "weight_decay"; that of the predictor's matrices
-        first. Empty groups are left out.
-
-    Raises:
-        ValueError: nothing to train.
-
-    Example:
-        >>> from types import SimpleNamespace
-        >>> model = nn.ModuleDict({"text_model": nn.Linear(2, 2), "text_projection": nn.Linear(2, 2)})
-        >>> model.base_model = SimpleNamespace(text_model=model["text_model"])
-        >>> [(group["lr"], group["weight_decay"]) for group in vision_language_groups(model, 1.0, 0.1, 0.05)]
-        [(1.0, 0.1), (1.0, 0.0), (0.05, 0.1), (0.05, 0.0)]
-    """
-    slow = set(map(id, model.base_model.text_model.parameters()))
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {
-        (text, decays): [] for text in (False, True) for decays in (True, False)
-    }
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            groups[id(parameter) in slow, is_matrix(parameter) and not name.endswith("bias")].append(parameter)
-    found = [
-        {
-            "params": parameters,
-            "lr": learning_rate * (text_lr_multiplier if text else 1.0),
-            "weight_decay": weight_decay if decays else 0.0,
-        }
-        for (text, decays), parameters in groups.items()
-        if parameters
-    ]
-    if not found:
-        raise ValueError(f"{type(model).__name__} has no trainable parameter")
-    return found
-
-
-class VLJepaTrainer(StepWeightsMixin, SkippedSamplesMixin, RunTrainer):
+class VLJepaTrainer(VisionLanguageReportMixin, StepWeightsMixin, SkippedSamplesMixin, RunTrainer):
     """Trains a VL-JEPA on batches of a `VLJepaDataCollator`: stage 1 without queries, fine-tuning with them.
 
     Args:
@@ -167,8 +63,6 @@ class VLJepaTrainer(StepWeightsMixin, SkippedSamplesMixin, RunTrainer):
         self._place = 0  # of the present batch among them
         self._step_weight: torch.Tensor | float = 1.0
         self._cached: CachedGradients | None = None
-        self._shown: tuple[torch.Tensor | None, ...] | None = None  # embeddings and groups of the last batch
-        self._regularization: torch.Tensor | None = None
         self.add_callback(_EachStep(self))
 
     def _require_negatives(self) -> None:
@@ -226,10 +120,9 @@ class VLJepaTrainer(StepWeightsMixin, SkippedSamplesMixin, RunTrainer):
         model.train()
         single = self.accelerator.unwrap_model(model)
         sizes = [len(inputs["target_ids"]) for inputs in self._batches]
-        blank = all(self._blank)
         # Rows that only stand in for data are no negatives of others.
         kept = [row for row, count in zip(self._blank, sizes, strict=True) for _ in range(count)]
-        rows = torch.tensor([blank or not row for row in kept], device=self.args.device).nonzero().flatten()
+        rows = torch.tensor([not row for row in kept], device=self.args.device).nonzero().flatten()
         groups = [inputs["target_group"] for inputs in self._batches if "target_group" in inputs]
         group = self._prepare_input(torch.cat(groups)).index_select(0, rows) if groups else None
         step = {"step": self.state.global_step} if self._takes_step else {}
@@ -242,9 +135,9 @@ class VLJepaTrainer(StepWeightsMixin, SkippedSamplesMixin, RunTrainer):
         def loss_of(predictions: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
             predictions, targets = predictions.index_select(0, rows), targets.index_select(0, rows)
             outputs = single.compute_objective(predictions, targets, target_group=group, **step)
-            self._shown, self._regularization = (predictions.detach(), targets.detach(), group), None
+            self.shown, self.regularization = (predictions.detach(), targets.detach(), group), None
             if outputs.regularization_loss is not None:
-                self._regularization = outputs.regularization_loss.detach()
+                self.regularization = outputs.regularization_loss.detach()
             return outputs.loss
 
         if single.config.freeze_vision:  # which both passes would encode alike
@@ -264,8 +157,8 @@ class VLJepaTrainer(StepWeightsMixin, SkippedSamplesMixin, RunTrainer):
         if self.model.training and self._cached is not None:
             loss = self._cached_loss(outputs)
         elif self.model.training:
-            self._shown = outputs.predictions.detach(), outputs.targets.detach(), inputs.get("target_group")
-            self._regularization = outputs.regularization_loss
+            self.shown = outputs.predictions.detach(), outputs.targets.detach(), inputs.get("target_group")
+            self.regularization = outputs.regularization_loss
         return (loss, outputs) if return_outputs else loss
 
     def _cached_loss(self, outputs: Any) -> torch.Tensor:
@@ -337,95 +230,7 @@ class VLJepaTrainer(StepWeightsMixin, SkippedSamplesMixin, RunTrainer):
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """Nothing to warn of, but weights that a checkpoint leaves as they are belong to another model."""
-        tensors = self.model.state_dict(keep_vars=True)
-        loaded = {id(value) for name, value in tensors.items() if name not in load_result.missing_keys}
-        missing = [
-            name
-            for name in load_result.missing_keys
-            if id(tensors[name]) not in loaded and not self._is_left_out(name)  # others are tied
-        ]
-        if missing or load_result.unexpected_keys:
-            example = [*missing, *load_result.unexpected_keys][0]
-            raise ValueError(
-                f"the checkpoint is one of another model: {len(missing)} weights of this one are not in it, and "
-                f"{len(load_result.unexpected_keys)} in it are not of this one, for example {example}"
-            )
-
-    # --- what people read ---------------------------------------------------------------------------------------
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if "loss" in logs and self._shown is not None:
-            logs |= self._signals()
-        super().log(logs, start_time)
-
-    def _signals(self) -> dict[str, float]:
-        """Of the last batch, the mean over processes: how many find their text, and how alike pairs are."""
-        found = pair_signals(*self._shown)
-        if self._regularization is not None:
-            found["regularization_loss"] = self._regularization.float()
-        values = self.accelerator.reduce(torch.stack(list(found.values())), reduction="mean").tolist()
-        scale = self.accelerator.unwrap_model(self.model).base_model.logit_scale.detach()
-        scale = scale.full_tensor() if hasattr(scale, "full_tensor") else scale
-        shown = dict(zip(found, values, strict=True))
-        return shown | ({"logit_scale": math.exp(float(scale))} if scale.numel() else {})  # empty under ZeRO-3
-
-    def summary(self) -> dict[str, Any]:
-        """The run in a few lines: steps, negatives, first and last of what was logged, pairs left out."""
-        rows: dict[str, Any] = {"steps": self.state.global_step, "negatives of a pair": self.negatives()}
-        for name in _LOGGED:
-            if values := [entry[name] for entry in self.state.log_history if name in entry]:
-                rows |= {f"first {name}": values[0], f"last {name}": values[-1]}
-        rows |= self.throughput() | {f"skipped {self.samples}": len(self.skipped)}
-        return rows | self.nonfinite_summary()
-
-    def negatives(self) -> int:
-        """Other pairs that each pair is told from in a full batch."""
-        args = self.args
-        joined = args.gradient_accumulation_steps if args.cached_infonce else 1
-        return args.per_device_train_batch_size * joined * (args.world_size if self._gathers() else 1) - 1
-
-    def _gathers(self) -> bool:
-        return self.model.config.gather_negatives
-
-    def card_details(self) -> dict[str, Any]:
-        last: dict[str, float] = {}  # of what was logged
-        for entry in self.state.log_history:
-            last |= entry
-        facts = {"Trained values": "{:,} of {:,}".format(*self._sizes), "Negatives of a pair": f"{self.negatives():,}"}
-        if found := [f"{name} {last[name]:.4g}" for name in _LOGGED if name in last]:
-            facts["At the end"] = ", ".join(found)
-        if measured := [f"{name} {value:.4g}" for name, value in last.items() if "recall" in name]:
-            facts["On evaluation pairs"] = ", ".join(measured)
-        return {"facts": facts, "unverified": "No task beside retrieval in its own data was measured in this run."}
-
-
-@torch.no_grad()
-def pair_signals(
-    predictions: torch.Tensor, targets: torch.Tensor, group: torch.Tensor | None = None
-) -> dict[str, torch.Tensor]:
-    """How well a batch of embeddings tells its pairs apart, as scalars on the device.
-
-    Args:
-        predictions, targets: (B, D), rows in pairs.
-        group: int64 (B,), equal where target strings are equal, which are then no mistake of each other.
-
-    Returns:
-        "accuracy", the share of predictions whose nearest target is theirs; "true_cosine", the mean of pairs;
-        "other_cosine", the mean of all others (0 where there are none).
-
-    Example:
-        >>> found = pair_signals(torch.eye(2), torch.eye(2).flip(0))
-        >>> found["accuracy"].item(), found["other_cosine"].item()
-        (0.0, 1.0)
-        >>> pair_signals(torch.eye(2), torch.eye(2).flip(0), torch.tensor([7, 7]))["accuracy"].item()
-        1.0
-    """
-    cosines = nn.functional.normalize(predictions.float(), dim=-1) @ nn.functional.normalize(targets.float(), dim=-1).T
-    group = torch.arange(len(cosines), device=cosines.device) if group is None else group.to(cosines.device)
-    same = group[:, None] == group
-    right = same.gather(1, cosines.argmax(1, keepdim=True)).float().mean()
-    others = (cosines * ~same).sum() / (~same).sum().clamp(min=1)
-    return {"accuracy": right, "true_cosine": cosines.diagonal().mean(), "other_cosine": others}
+        require_same_model(self.model, load_result, self._is_left_out)
 
 
 class _EachStep(TrainerCallback):
@@ -443,4 +248,4 @@ class _EachStep(TrainerCallback):
             print("\n" + format_table(self.trainer.summary()))
 
 
-__all__ = ["VLJepaTrainer", "VLJepaTrainingArguments", "pair_signals", "vision_language_groups"]
+__all__ = ["VLJepaTrainer", "VLJepaTrainingArguments"]
