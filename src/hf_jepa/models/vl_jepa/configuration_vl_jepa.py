@@ -2,7 +2,6 @@
 
 import copy
 import math
-from os.path import basename, isabs
 from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
@@ -84,14 +83,6 @@ def last_layers(config: PreTrainedConfig, count: int, causal: bool = False) -> P
     config.num_hidden_layers = count
     config.is_causal = causal  # transformers then makes masks that hide padding alone
     config.use_cache = False
-    return config
-
-
-def without_path(config: PreTrainedConfig) -> PreTrainedConfig:
-    """A copy of a part's config that names no folder of this machine: config.json is for others, too."""
-    config = copy.deepcopy(config)
-    if config.name_or_path and isabs(config.name_or_path):
-        config.name_or_path = basename(config.name_or_path)
     return config
 
 
@@ -266,4 +257,4 @@ class VLJepaConfig(PreTrainedConfig):
             backbone_width(self.vision_config)
 
 
-__all__ = ["EMBEDDING_GEMMA_300M", "LLAMA_3_2_1B", "LOSS_TYPES", "VLJepaConfig", "last_layers", "without_path"]
+__all__ = ["EMBEDDING_GEMMA_300M", "LLAMA_3_2_1B", "LOSS_TYPES", "VLJepaConfig", "last_layers"]
