@@ -7,40 +7,21 @@ trained: the splits share no digit image, and every digit has directions in whic
 
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import combinations as pairs_of
-from itertools import product
 from typing import NamedTuple
 
 import numpy as np
 from torch.utils.data import Dataset
 
+from hf_jepa.data.digit_texts import DIGITS, DigitQuestion, choose_question, digit_scenes, story_caption
 from hf_jepa.data.moving_digits import CANVAS, GLYPH, REACH, SPEED, digit_images, glyph_numbers, paint_digits
 from hf_jepa.data.shared_epoch import SharedEpoch
 from hf_jepa.data.transforms import sample_rng
 
 
-DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-DIRECTIONS = ("left", "right", "up", "down", "up left", "up right", "down left", "down right")
-COMBINATIONS = ("seen", "unseen", "all")
 TASKS = ("caption", "question", "both")
-CAPTION_QUERY = "what happens?"
 STEPS = np.array([(0, -1), (0, 1), (-1, 0), (1, 0), (-1, -1), (-1, 1), (1, -1), (1, 1)], np.float64)  # row, column
 STEPS /= np.linalg.norm(STEPS, axis=1, keepdims=True)
 UNIFORM = 13  # random numbers of a clip
-
-
-class DigitQuestion(NamedTuple):
-    """A question about a clip.
-
-    Attributes:
-        question: in words.
-        answer: the right one of the candidates.
-        candidates: all answers that a question of this kind may have.
-    """
-
-    question: str
-    answer: str
-    candidates: tuple[str, ...]
 
 
 class DigitStoryBatch(NamedTuple):
@@ -91,100 +72,6 @@ class DigitStream(NamedTuple):
 
     frames: np.ndarray
     events: list[DigitEvent]
-
-
-# --- words --------------------------------------------------------------------------------------------------------
-
-
-def is_unseen(digit: int, direction: int) -> bool:
-    """Whether a digit moves in a direction only where combinations are "unseen": a quarter of all.
-
-    Example:
-        >>> [DIRECTIONS[direction] for direction in range(8) if is_unseen(7, direction)]
-        ['down', 'down right']
-    """
-    return (direction - digit) % 4 == 0
-
-
-def story_caption(digits: Sequence[int], directions: Sequence[int]) -> str:
-    """The caption of a clip, always with the smaller digit first, so that equal contents have equal captions.
-
-    Args:
-        digits: two different ones, 0..9.
-        directions: numbers of `DIRECTIONS`, one for each.
-
-    Example:
-        >>> story_caption((8, 2), (0, 2))
-        'a two moves up and an eight moves left'
-    """
-    parts = sorted(zip(digits, directions, strict=True))
-    return " and ".join(f"{_with_article(digit)} moves {DIRECTIONS[direction]}" for digit, direction in parts)
-
-
-def story_captions(combinations: str = "all", num_directions: int = 4) -> list[str]:
-    """All captions there are, in a fixed order: the candidates of a zero-shot classification.
-
-    Args:
-        combinations, num_directions: see `DigitStories`.
-
-    Example:
-        >>> len(story_captions("unseen")), story_captions("unseen")[0]
-        (37, 'a zero moves left and a one moves right')
-    """
-    return [story_caption(*scene.T) for scene in _scenes(combinations, num_directions)]
-
-
-def story_questions(digits: Sequence[int], directions: Sequence[int], num_directions: int = 4) -> list[DigitQuestion]:
-    """All questions about a clip: which digit moves so (2), what a digit does (2), whether a digit is there (10).
-
-    Args:
-        digits, directions: as for `story_caption`.
-        num_directions: 4 or 8, how many candidates there are.
-
-    Example:
-        >>> questions = story_questions((2, 7), (2, 0))
-        >>> questions[1].question, questions[1].answer, questions[3].question, questions[3].answer
-        ('which digit moves left?', 'seven', 'what does the seven do?', 'moves left')
-        >>> questions[7].question, questions[7].answer, questions[7].candidates
-        ('is there a three?', 'no', ('yes', 'no'))
-    """
-    digits, directions = ([int(value) for value in values] for values in (digits, directions))
-    moves = tuple(f"moves {direction}" for direction in DIRECTIONS[:num_directions])
-    which = [
-        DigitQuestion(f"which digit {moves[direction]}?", DIGITS[digit], DIGITS)
-        for digit, direction in zip(digits, directions, strict=True)
-    ]
-    what = [
-        DigitQuestion(f"what does the {DIGITS[digit]} do?", moves[direction], moves)
-        for digit, direction in zip(digits, directions, strict=True)
-    ]
-    there = [
-        DigitQuestion(f"is there {_with_article(digit)}?", "yes" if digit in digits else "no", ("yes", "no"))
-        for digit in range(len(DIGITS))
-    ]
-    return which + what + there
-
-
-def _with_article(digit: int) -> str:
-    return f"{'an' if DIGITS[digit] == 'eight' else 'a'} {DIGITS[digit]}"
-
-
-@lru_cache
-def _scenes(combinations: str, num_directions: int) -> np.ndarray:
-    """int64 (S, 2, 2): all that may happen, (digit, direction) of the smaller and of the larger digit."""
-    if combinations not in COMBINATIONS:
-        raise ValueError(f"combinations {combinations!r} is not one of {', '.join(COMBINATIONS)}")
-    if num_directions not in (4, 8):
-        raise ValueError(f"num_directions must be 4 or 8, got {num_directions}")
-    movers = [
-        mover
-        for mover in product(range(len(DIGITS)), range(num_directions))
-        if combinations == "all" or is_unseen(*mover) == (combinations == "unseen")
-    ]
-    return np.array([(a, b) for a, b in pairs_of(movers, 2) if a[0] != b[0] and a[1] != b[1]], np.int64)
-
-
-# --- pictures -----------------------------------------------------------------------------------------------------
 
 
 def _speeds(num_frames: int) -> tuple[float, float]:
@@ -265,7 +152,7 @@ class DigitStories(Dataset):
         if task not in TASKS:
             raise ValueError(f"task {task!r} is not one of {', '.join(TASKS)}")
         glyph_numbers(split)  # raises where it is unknown
-        self.scenes = _scenes(combinations, num_directions)
+        self.scenes = digit_scenes(combinations, num_directions)
         self.length, self.split, self.num_frames = length, split, num_frames
         self.num_directions, self.task, self.caption_query, self.seed = num_directions, task, caption_query, seed
         self._epoch = SharedEpoch(seed)
@@ -275,8 +162,8 @@ class DigitStories(Dataset):
 
     @property
     def frame_counts(self) -> np.ndarray:
-        """int64 (1,), see `VisionTextDataset`."""
-        return np.array([self.num_frames])
+        """As of a `VisionTextDataset`."""
+        return np.broadcast_to(self.num_frames, self.length)
 
     @property
     def epoch(self) -> int:
@@ -337,23 +224,14 @@ class DigitStories(Dataset):
         position = np.clip(position, 0, REACH)  # rounding may leave the last one a hair outside
         frames = _to_bytes(paint_digits(glyphs, np.rint(position).astype(np.int64)))
         captions = [story_caption(*each.T) for each in scene]
-        questions = [self._ask(each, random) for each, random in zip(scene, uniform[:, 10:13], strict=True)]
+        questions = [
+            choose_question(*each.T, random, self.num_directions)
+            for each, random in zip(scene, uniform[:, 10:], strict=True)
+        ]
         velocity = np.broadcast_to(velocity[:, None], position.shape).astype(np.float32)
         return DigitStoryBatch(
             frames, digits, directions, position.astype(np.float32), velocity, captions, questions
         )
-
-    def _ask(self, scene: np.ndarray, uniform: np.ndarray) -> DigitQuestion:
-        """One of the questions, each kind equally often, and "yes" as often as "no"."""
-        digits, directions = scene.T
-        kind, which = int(uniform[0] * 4), int(uniform[1] * 2)
-        questions = story_questions(digits, directions, self.num_directions)
-        if kind < 2:
-            return questions[2 * kind + which]
-        present = digits.tolist()
-        absent = [digit for digit in range(len(DIGITS)) if digit not in present]
-        digit = present[which] if kind == 2 else absent[int(uniform[2] * len(absent))]
-        return questions[4 + digit]
 
 
 def digit_stream(
@@ -396,7 +274,7 @@ def digit_stream(
     if clip_frames < 2:
         raise ValueError(f"nothing moves in less than two frames, got clip_frames={clip_frames}")
     rng = np.random.default_rng(seed)
-    scenes, number = _scenes(combinations, num_directions), -1
+    scenes, number = digit_scenes(combinations, num_directions), -1
     frames, events, start = [], [], 0
     for _ in range(num_events):
         # Any scene but the last one.
@@ -421,18 +299,4 @@ def _paint_wrapped(glyphs: np.ndarray, corner: np.ndarray) -> np.ndarray:
     return _to_bytes(paint_digits(glyphs, corner, CANVAS + 2 * GLYPH)[:, :, seen, seen])
 
 
-__all__ = [
-    "CAPTION_QUERY",
-    "DIGITS",
-    "DIRECTIONS",
-    "DigitEvent",
-    "DigitQuestion",
-    "DigitStories",
-    "DigitStoryBatch",
-    "DigitStream",
-    "digit_stream",
-    "is_unseen",
-    "story_caption",
-    "story_captions",
-    "story_questions",
-]
+__all__ = ["DigitEvent", "DigitStories", "DigitStoryBatch", "DigitStream", "digit_stream"]
