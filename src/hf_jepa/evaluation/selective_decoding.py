@@ -2,8 +2,8 @@
 
 Two rules of VL-JEPA (2512.10942, sections 2 and 4.5): offline a stream is cut into Ward segments, each of which is
 decoded once (`hf_jepa.evaluation.segments`); online it is decoded where the variance in a sliding window is high. The
-paper gives no numbers for the second; its exact form here is ours. `hf_jepa.evaluation.decode_savings` counts what either
-saves beside evenly spaced decodes.
+paper gives no numbers for the second; its exact form here is ours. `hf_jepa.evaluation.decode_savings` counts what
+either saves beside evenly spaced decodes.
 """
 
 from collections import deque
@@ -165,8 +165,8 @@ class StreamMonitor:
         decode: called with (D,), the embedding to decode, an array of the precision of the stream; None to be told
             only where.
         window: embeddings that are compared, 2 or more.
-        threshold: of `window_variance`. Between 0 and 1 for unit rows: half the squared distance of two scenes is half
-            a window's variance at a cut between them.
+        threshold: of `window_variance`. Unit rows give 1 at most, and a window half of which is in another scene a
+            quarter of the squared distance of the two.
         min_gap: least distance between two decodes, in embeddings.
         source: "exact" decodes the embedding itself: what is new. "pooled" decodes the mean since the last decode,
             this embedding included: what has just ended, with less noise.
