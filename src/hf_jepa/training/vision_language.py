@@ -10,7 +10,8 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils import logging
 
 from hf_jepa.core.regularization import takes_step
-from hf_jepa.evaluation.retrieval import retrieval_recall
+from hf_jepa.evaluation.retrieval import retrieval_recalls
+from hf_jepa.losses.distributed import process_count
 from hf_jepa.training.cached_infonce import CachedGradients, cache_gradients, surrogate
 from hf_jepa.training.checkpoints import require_same_model
 from hf_jepa.training.nonfinite import restore_random_state
@@ -24,8 +25,6 @@ from hf_jepa.training.vision_language_reports import VisionLanguageReportMixin
 
 
 logger = logging.get_logger(__name__)
-
-_RECALL = (1, 5, 10)
 
 
 class VLJepaTrainer(VisionLanguageReportMixin, StepWeightsMixin, SkippedSamplesMixin, RunTrainer):
@@ -133,11 +132,11 @@ class VLJepaTrainer(VisionLanguageReportMixin, StepWeightsMixin, SkippedSamplesM
             return outputs.predictions, outputs.targets
 
         def loss_of(predictions: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            if not len(rows) and process_count() == 1:
+                return 0.0 * (predictions.sum() + targets.sum())
             predictions, targets = predictions.index_select(0, rows), targets.index_select(0, rows)
-            outputs = single.compute_objective(predictions, targets, target_group=group, **step)
-            self.shown, self.regularization = (predictions.detach(), targets.detach(), group), None
-            if outputs.regularization_loss is not None:
-                self.regularization = outputs.regularization_loss.detach()
+            outputs = single.objective(predictions, targets, group, **step)
+            self._show(outputs, group)
             return outputs.loss
 
         if single.config.freeze_vision:  # which both passes would encode alike
@@ -157,8 +156,7 @@ class VLJepaTrainer(VisionLanguageReportMixin, StepWeightsMixin, SkippedSamplesM
         if self.model.training and self._cached is not None:
             loss = self._cached_loss(outputs)
         elif self.model.training:
-            self.shown = outputs.predictions.detach(), outputs.targets.detach(), inputs.get("target_group")
-            self.regularization = outputs.regularization_loss
+            self._show(outputs, inputs.get("target_group"))
         return (loss, outputs) if return_outputs else loss
 
     def _cached_loss(self, outputs: Any) -> torch.Tensor:
@@ -167,9 +165,17 @@ class VLJepaTrainer(VisionLanguageReportMixin, StepWeightsMixin, SkippedSamplesM
         own = self._own_parameters(self.accelerator.unwrap_model(self.model))
         shares = [gradient / count for gradient in cached.parameters]
         through = surrogate((outputs.predictions, outputs.targets), cached.embeddings[self._place], own, shares)
-        loss = cached.loss + count * (through - through.detach())
+        if all(self._blank):
+            return 0.0 * through
         # By 1, or by NaN: an infinite loss can have a finite gradient.
-        return loss * self._step_weight * (0.0 if all(self._blank) else 1.0) * (1 + 0 * cached.loss)
+        return (cached.loss + count * (through - through.detach())) * self._step_weight * (1 + 0 * cached.loss)
+
+    def _show(self, outputs: Any, group: torch.Tensor | None) -> None:
+        """Keep what the next log says of this batch."""
+        if len(outputs.predictions):
+            self.shown = outputs.predictions.detach(), outputs.targets.detach(), group
+        regularization = outputs.regularization_loss
+        self.regularization = None if regularization is None else regularization.detach()
 
     # --- optimizer ----------------------------------------------------------------------------------------------
 
@@ -186,35 +192,43 @@ class VLJepaTrainer(VisionLanguageReportMixin, StepWeightsMixin, SkippedSamplesM
         """Keep the scale of the similarities at or below its largest value, as CLIP does (2103.00020, section 2.5)."""
         model = self.accelerator.unwrap_model(self.model)
         scale, largest = model.base_model.logit_scale, model.config.logit_scale_max
-        if not scale.requires_grad:
-            return
-        if self.is_deepspeed_enabled:  # whose optimizer has a copy of its own
+        if self.is_deepspeed_enabled and scale.requires_grad:  # whose optimizer has a copy of its own
             from deepspeed.utils import safe_get_full_fp32_param, safe_set_full_fp32_param
 
             safe_set_full_fp32_param(scale, safe_get_full_fp32_param(scale).clamp(max=largest))
-        scale.data.clamp_(max=largest)
+        model.base_model.clamp_logit_scale()
 
     # --- evaluation ---------------------------------------------------------------------------------------------
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """The loss of a batch, its embeddings (rows, D), and the sample indices, -1 in place of missing rows."""
-        index = inputs["sample_index"].to(self.args.device)
+        """Evaluation measures a batch, and hands on what recall over all of them needs.
+
+        Returns:
+            the loss; predictions and targets (rows, D); sample index and group of texts (rows, 2), -1 for missing rows.
+        """
+        index = inputs["sample_index"]
         inputs = self._prepare_inputs(self._complete(inputs))
-        if self._batch_is_blank:
-            index = torch.full_like(inputs["target_ids"][:, 0], -1)
+        rows = len(inputs["target_ids"])
+        index = torch.full((rows,), -1) if self._batch_is_blank else index
+        index = index.to(self.args.device)
         with torch.no_grad(), self.compute_loss_context_manager():
             outputs = model(**inputs)
-        missing = max(0, self.args.eval_batch_size - len(index))  # all processes hand in equally many
-        embeddings = [nn.functional.pad(x.float(), (0, 0, 0, missing)) for x in (outputs.predictions, outputs.targets)]
-        return outputs.loss.detach(), tuple(embeddings), nn.functional.pad(index, (0, missing), value=-1)
+        labels = torch.stack([index, inputs.get("target_group", index)], dim=1)
+        missing = (0, 0, 0, max(0, self.args.eval_batch_size - rows))  # all processes hand in equally many
+        embeddings = (outputs.predictions, outputs.targets)
+        embeddings = tuple(nn.functional.pad(x.float(), missing) for x in embeddings)
+        return outputs.loss.detach(), embeddings, nn.functional.pad(labels, missing, value=-1)
 
     def _recalls(self, measured: EvalPrediction) -> dict[str, float]:
         """Of texts for videos, and of videos for texts, over all pairs that could be read, each once."""
-        rows = {int(index): row for row, index in enumerate(measured.label_ids) if index >= 0}
+        rows = list({int(index): row for row, (index, _) in enumerate(measured.label_ids) if index >= 0}.values())
         if not rows:
             raise ValueError(f"none of the evaluation {self.samples} can be read")
-        predictions, targets = (x[list(rows.values())] for x in measured.predictions)
-        return retrieval_recall(predictions, targets, _RECALL)
+        predictions, targets = (torch.from_numpy(x[rows]) for x in measured.predictions)
+        group = torch.from_numpy(measured.label_ids[rows, 1])
+        cosines = nn.functional.normalize(predictions, dim=-1) @ nn.functional.normalize(targets, dim=-1).T
+        found = retrieval_recalls(cosines, group, group)
+        return {f"{way}_{name}": value for way, recalls in found.items() for name, value in recalls.items()}
 
     # --- checkpoints --------------------------------------------------------------------------------------------
 

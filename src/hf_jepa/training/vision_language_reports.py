@@ -57,7 +57,7 @@ class VisionLanguageReportMixin:
         facts = {"Trained values": "{:,} of {:,}".format(*self._sizes), "Negatives of a pair": f"{self.negatives():,}"}
         if found := [f"{name} {last[name]:.4g}" for name in _LOGGED if name in last]:
             facts["At the end"] = ", ".join(found)
-        if measured := [f"{name} {value:.4g}" for name, value in last.items() if "recall" in name]:
+        if measured := [f"{name} {value:.4g}" for name, value in last.items() if "_R@" in name]:
             facts["On evaluation pairs"] = ", ".join(measured)
         return {"facts": facts, "unverified": "No task beside retrieval in its own data was measured in this run."}
 
