@@ -2,7 +2,7 @@
 
 import copy
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
@@ -174,6 +174,13 @@ class VLJepaConfig(PreTrainedConfig):
         self.predictor_config = last_layers(self.predictor_config, self.num_predictor_layers, self.causal)
         if self.source_num_layers is None:
             self.source_num_layers, self.layer_slice = depth, [depth - self.num_predictor_layers, depth]
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+        """As in transformers, but a decoder that is given is there before the config is made."""
+        if kwargs.get("decoder_config") is not None:
+            config_dict = config_dict | {"decoder_config": kwargs.pop("decoder_config")}
+        return super().from_dict(config_dict, **kwargs)
 
     @property
     def vision_hidden_size(self) -> int:

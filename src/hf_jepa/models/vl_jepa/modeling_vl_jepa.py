@@ -7,29 +7,25 @@ paper is silent README.md says what we chose.
 """
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from transformers import initialization as init
 from transformers.modeling_utils import PreTrainedModel
-from transformers.utils import ModelOutput, can_return_tuple, logging
+from transformers.utils import ModelOutput, can_return_tuple
 
-from hf_jepa.core.configuration import require_model_fields, without_path
-from hf_jepa.core.modeling import JepaPreTrainedModel, runtime_options
+from hf_jepa.core.backbones import freeze_what_is_not_read
+from hf_jepa.core.modeling import runtime_options
 from hf_jepa.core.outputs import JepaForPreTrainingOutput
 from hf_jepa.core.regularization import require_step
 from hf_jepa.losses.infonce import infonce
 from hf_jepa.losses.pair_distance import pair_distance
+from hf_jepa.losses.prediction import prediction_loss
 from hf_jepa.losses.sigreg import sigreg
 from hf_jepa.losses.vicreg import vicreg_loss
+from hf_jepa.models.vl_jepa.base_vl_jepa import VLJepaPreTrainedModel
 from hf_jepa.models.vl_jepa.configuration_vl_jepa import VLJepaConfig
 from hf_jepa.models.vl_jepa.parts_vl_jepa import (
-    Part,
-    load_decoder,
-    load_language_model,
-    load_text_model,
-    load_vision_model,
     new_text_model,
     new_vision_model,
     pooled_states,
@@ -39,19 +35,7 @@ from hf_jepa.models.vl_jepa.predictor_vl_jepa import (
     VLJepaPredictor,
     VLJepaPredictorOutput,
     packed_tokens,
-    predictor_of,
 )
-
-
-logger = logging.get_logger(__name__)
-
-
-class PartReport(NamedTuple):
-    """A line of `parameter_report`."""
-
-    part: str
-    parameters: int
-    trainable: int
 
 
 @dataclass
@@ -72,155 +56,6 @@ class VLJepaOutput(ModelOutput):
     context: torch.FloatTensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
-
-
-class VLJepaPreTrainedModel(JepaPreTrainedModel):
-    """Flags, initialisation, freezing and checkpoints of all VL-JEPA classes."""
-
-    config: VLJepaConfig
-    base_model_prefix = "vl_jepa"
-    main_input_name = "pixel_values_videos"
-    input_modalities = ("video", "text")
-    _can_compile_fullgraph = False  # the parts may be any models
-    # May be absent from a checkpoint as a whole, and then start afresh.
-    optional_parts: tuple[str, ...] = ()
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module):
-        super()._init_weights(module)
-        if isinstance(module, VLJepaModel):
-            init.constant_(module.logit_scale, self.config.logit_scale_init)
-
-    @classmethod
-    def from_pretrained(
-        cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs
-    ) -> PreTrainedModel:
-        """As in transformers, but no part is left at random weights, unless the loading info is asked for.
-
-        What the config freezes is frozen again: loading makes every parameter trainable.
-
-        Raises:
-            ValueError: weights are missing.
-        """
-        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
-        model.freeze_parts()
-        if output_loading_info:
-            return model, info
-        missing = set(info["missing_keys"])
-        for part in cls.optional_parts:
-            expected = {key for key in model.state_dict() if key.startswith(f"{part}.")}
-            if expected & missing and not any(key.startswith(f"{part}.") for key in _stored(info, model, missing)):
-                missing -= expected
-                logger.warning(f"{pretrained_model_name_or_path} holds no {part}: it starts from a fresh initialisation")
-        if lost := sorted(missing):
-            raise ValueError(
-                f"{pretrained_model_name_or_path} lacks {len(lost)} weights of {cls.__name__}, among them "
-                f"{', '.join(lost[:5])}. Check that it is a checkpoint of a VL-JEPA, and not truncated; a new model of "
-                "trained parts is made by from_parts"
-            )
-        return model
-
-    @classmethod
-    def from_parts(
-        cls,
-        vision: Part,
-        init_predictor_from: Part,
-        text: Part,
-        decoder: Part | None = None,
-        loading: dict[str, Any] | None = None,
-        **fields: Any,
-    ) -> PreTrainedModel:
-        """A model of trained parts, with new projections between them.
-
-        Each part is a Hub id, a folder or a model, which becomes part of the new one; or a config, for random weights.
-
-        Args:
-            vision: of the X-Encoder: any encoder of clips or images, such as "facebook/vjepa2-vitl-fpc64-256".
-            init_predictor_from: a language model built like Llama, such as "meta-llama/Llama-3.2-1B". The predictor
-                gets copies of its last `num_predictor_layers` layers, its token embeddings and its final norm.
-            text: of the Y-Encoder: any encoder of texts, such as "google/embeddinggemma-300m".
-            decoder: a causal language model, for `VLJepaForConditionalGeneration`.
-            loading: arguments of `from_pretrained` for all parts, such as `token`; `dtype` is float32 unless given.
-            fields: of `VLJepaConfig`.
-
-        Raises:
-            ValueError: an unknown field; a checkpoint that lacks weights; a language model with fewer layers, or that
-                cannot be a predictor.
-        """
-        require_model_fields(cls.config_class, fields)
-        loading = {"dtype": torch.float32} | (loading or {})
-        causal, count = (fields.get(name, getattr(cls.config_class, name)) for name in ("causal", "num_predictor_layers"))
-        language_model = load_language_model(init_predictor_from, loading)
-        depth = language_model.config.num_hidden_layers
-        parts = {
-            "vision_model": load_vision_model(vision, loading),
-            "language_model": predictor_of(language_model, count, causal),
-            "text_model": load_text_model(text, loading),
-        }
-        if decoder is not None:
-            parts["decoder"] = load_decoder(decoder, loading)
-        config = cls.config_class(
-            vision_config=without_path(parts["vision_model"].config),
-            predictor_config=parts["language_model"].config,
-            text_config=without_path(parts["text_model"].config),
-            decoder_config=without_path(parts["decoder"].config) if decoder is not None else None,
-            **{"source_num_layers": depth, "layer_slice": [depth - count, depth]} | fields,
-        )
-        return cls(config, **parts)
-
-    def freeze_parts(self) -> None:
-        """Exclude from training what the config says; also done by `from_pretrained`."""
-        for model in self.modules():
-            if isinstance(model, VLJepaModel):
-                model.freeze_own_parts()
-
-    def parameter_report(self) -> list[PartReport]:
-        """How many parameters each part has, and how many of them are trained; the last line is the sum.
-
-        Works on the meta device, too, where a model of any size costs nothing.
-
-        Example:
-            >>> from hf_jepa import VLJepaConfig, VLJepaModel
-            >>> with torch.device("meta"):
-            ...     model = VLJepaModel(VLJepaConfig())  # the paper's sizes
-            >>> for part, parameters, trainable in model.parameter_report():
-            ...     print(f"{part:28} {parameters / 1e6:8.2f} {trainable / 1e6:8.2f}")
-            X-Encoder                      303.89     0.00
-            vision projection                2.10     2.10
-            predictor layers               486.57   486.57
-            predictor token embeddings     262.67     0.00
-            predictor projection             3.15     3.15
-            Y-Encoder                      302.86   302.86
-            text projection                  1.18     1.18
-            logit scale                      0.00     0.00
-            total                         1362.42   795.86
-        """
-        lines = [
-            PartReport(part, sum(p.numel() for p in own), sum(p.numel() for p in own if p.requires_grad))
-            for part, own in self.named_parts()
-        ]
-        return [*lines, PartReport("total", *(sum(line[i] for line in lines) for i in (1, 2)))]
-
-    def named_parts(self) -> list[tuple[str, list[nn.Parameter]]]:
-        """Each part of the model with its parameters, every one once."""
-        model = self.base_model
-        embeddings = list(model.predictor.language_model.get_input_embeddings().parameters())
-        known = {id(p) for p in embeddings}
-        return [
-            ("X-Encoder", list(model.vision_model.parameters())),
-            ("vision projection", list(model.predictor.vision_projection.parameters())),
-            ("predictor layers", [p for p in model.predictor.language_model.parameters() if id(p) not in known]),
-            ("predictor token embeddings", embeddings),
-            ("predictor projection", list(model.predictor.projection.parameters())),
-            ("Y-Encoder", list(model.text_model.parameters())),
-            ("text projection", list(model.text_projection.parameters())),
-            ("logit scale", [model.logit_scale]),
-        ]
-
-
-def _stored(info: dict[str, Any], model: nn.Module, missing: set[str]) -> set[str]:
-    """Keys of a model that its checkpoint held, in the right shape or another."""
-    return set(model.state_dict()) - missing | {key for key, *_ in info["mismatched_keys"]}
 
 
 class VLJepaModel(VLJepaPreTrainedModel):
@@ -261,6 +96,12 @@ class VLJepaModel(VLJepaPreTrainedModel):
         self.freeze_own_parts()
         self.post_init()
 
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        super()._init_weights(module)
+        if module is self:
+            init.constant_(self.logit_scale, self.config.logit_scale_init)
+
     def freeze_own_parts(self) -> None:
         """Exclude from training what the config says."""
         config = self.config
@@ -269,6 +110,8 @@ class VLJepaModel(VLJepaPreTrainedModel):
             self.text_model: config.freeze_text,
             self.predictor.language_model.get_input_embeddings(): config.freeze_token_embeddings,
         }
+        for encoder in (self.vision_model, self.text_model):
+            freeze_what_is_not_read(encoder)
         for part, is_frozen in frozen.items():
             if is_frozen:
                 part.requires_grad_(False)
@@ -483,30 +326,32 @@ class VLJepaForPreTraining(VLJepaPreTrainedModel):
         Raises:
             ValueError: `mask_duplicates` without groups; "sigreg" in training without a step; shapes that differ.
         """
-        config = self.config
-        if config.mask_duplicates and target_group is None:
+        if self.config.mask_duplicates and target_group is None:
             raise ValueError("mask_duplicates=True needs target_group, one number for each text, equal for equal texts")
+        loss = self._distance(predictions, targets, target_group)
+        regularization = self._regularization(predictions, targets, step)
+        return JepaForPreTrainingOutput(
+            loss=loss if regularization is None else loss + regularization,
+            prediction_loss=loss,
+            regularization_loss=regularization,
+            predictions=predictions,
+            targets=targets,
+        )
+
+    def _distance(self, predictions, targets, target_group: torch.Tensor | None) -> torch.Tensor:
+        config = self.config
         if config.loss_type == "infonce":
-            groups = target_group if config.mask_duplicates else None
-            distances = infonce(
+            return infonce(
                 predictions,
                 targets,
                 symmetric=True,
                 gather=config.gather_negatives,
                 logit_scale=self.vl_jepa.logit_scale,
-                groups=groups,
-            )
-        else:
-            distances = pair_distance(predictions, targets, {"l2": "mse"}.get(config.loss_type, config.loss_type))
-        prediction_loss = distances.mean()
-        regularization = self._regularization(predictions, targets, step)
-        return JepaForPreTrainingOutput(
-            loss=prediction_loss if regularization is None else prediction_loss + regularization,
-            prediction_loss=prediction_loss,
-            regularization_loss=regularization,
-            predictions=predictions,
-            targets=targets,
-        )
+                groups=target_group if config.mask_duplicates else None,
+            ).mean()
+        if config.loss_type == "cosine":
+            return pair_distance(predictions, targets, "cosine").mean()
+        return prediction_loss(predictions, targets, {"l1": "l1", "l2": "mse"}[config.loss_type])
 
     def _regularization(self, predictions, targets, step: int | None) -> torch.Tensor | None:
         kind, weight = self.config.regularization_type, self.config.regularization_weight
@@ -518,9 +363,7 @@ class VLJepaForPreTraining(VLJepaPreTrainedModel):
 
 
 __all__ = [
-    "PartReport",
     "VLJepaForPreTraining",
     "VLJepaModel",
     "VLJepaOutput",
-    "VLJepaPreTrainedModel",
 ]

@@ -8,7 +8,6 @@ import torch
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedConfig, VJEPA2Model
 from transformers.modeling_utils import PreTrainedModel
 
-from hf_jepa.core.backbones import freeze_what_is_not_read
 from hf_jepa.core.modeling import JepaPreTrainingMixin
 from hf_jepa.models.encoders import load_encoder, new_encoder
 from hf_jepa.models.vjepa2.modeling_vjepa2 import VJepa2Encoder, VJepa2Model
@@ -175,10 +174,9 @@ def _load(auto_class: type, source: Part, wanted: str, loading: dict[str, Any]) 
 
 
 def _readable(model: PreTrainedModel) -> PreTrainedModel:
-    """An encoder without what nothing would read or train."""
+    """An encoder without a pooling layer, which nothing would read."""
     if "add_pooling_layer" in inspect.signature(type(model).__init__).parameters:
         model.pooler = None
-    freeze_what_is_not_read(model)
     return model
 
 

@@ -35,6 +35,18 @@ class VLJepaPredictorOutput(ModelOutput):
     attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
+def tokens_first(ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and their bool mask, both (B, L), in an order in which padding comes last.
+
+    Example:
+        >>> ids, mask = tokens_first(torch.tensor([[0, 5, 6]]), torch.tensor([[False, True, True]]))
+        >>> ids.tolist(), mask.tolist()
+        ([[5, 6, 0]], [[True, True, False]])
+    """
+    order = (~mask).int().argsort(dim=1, stable=True)  # without looking at it, which would wait for a GPU
+    return ids.gather(1, order), mask.gather(1, order)
+
+
 def packed_tokens(
     ids: torch.Tensor, mask: torch.Tensor | None, name: str, longest: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -68,9 +80,7 @@ def packed_tokens(
         return ids, torch.ones_like(ids, dtype=torch.bool)
     if mask.shape != ids.shape:
         raise ValueError(f"{name}_mask has shape {tuple(mask.shape)}, but {name}_ids {tuple(ids.shape)}")
-    mask = mask.bool()
-    order = (~mask).int().argsort(dim=1, stable=True)  # tokens first; without looking, which would wait for a GPU
-    return ids.gather(1, order), mask.gather(1, order)
+    return tokens_first(ids, mask.bool())
 
 
 def masked_mean(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -312,4 +322,5 @@ __all__ = [
     "predictor_of",
     "require_both_ways",
     "require_llama_like",
+    "tokens_first",
 ]
