@@ -150,7 +150,7 @@ def find_vision_text_columns(
     for name in (target, query):
         if name is not None and not _is_text(features[name]):
             raise ValueError(f"column {name!r} holds {features[name]}, not text or lists of text")
-    times = {name: name for name in TIME_NAMES if name in features and "path" not in found and "video" in found}
+    times = {name: name for name in TIME_NAMES if name in features and _is_number(features[name])}
     return VisionTextColumns(target=target, query=query, **found, **times)
 
 
@@ -183,6 +183,10 @@ def _is_text(feature: Any) -> bool:
     return getattr(feature, "dtype", None) in ("string", "large_string")
 
 
+def _is_number(feature: Any) -> bool:
+    return str(getattr(feature, "dtype", "")).startswith(("int", "uint", "float"))
+
+
 def undecoded(
     dataset: "datasets.Dataset | datasets.IterableDataset", columns: VisionTextColumns
 ) -> "datasets.Dataset | datasets.IterableDataset":
@@ -195,6 +199,44 @@ def undecoded(
         if name is not None and isinstance(dataset.features[name], feature):
             dataset = dataset.cast_column(name, feature(decode=False))
     return dataset
+
+
+def standard_stream(
+    dataset: "datasets.IterableDataset",
+    media: str | None = None,
+    media_column: str | None = None,
+    query_column: str | None = None,
+    target_column: str | None = None,
+    root: str | None = None,
+) -> "datasets.IterableDataset":
+    """The rows of a stream in the form of `VisionTextRows`.
+
+    Args:
+        dataset: streamed.
+        media, media_column, query_column, target_column: as of `find_vision_text_columns`.
+        root: of relative paths.
+
+    Raises:
+        ValueError: as `find_vision_text_columns`; a stream without records.
+
+    Example:
+        >>> import datasets
+        >>> records = datasets.Dataset.from_list([{"image": "1.jpg", "caption": "a cat"}])
+        >>> next(iter(standard_stream(records.to_iterable_dataset(), root="photos")))
+        {'image': 'photos/1.jpg', 'query': None, 'target': 'a cat'}
+    """
+    import datasets
+
+    if dataset.features is None:  # they are not stored, so the first record tells
+        first = next(iter(dataset), None)
+        if first is None:
+            raise ValueError("the stream holds no records")
+        dataset = dataset.cast(datasets.Dataset.from_list([first]).features)
+    columns = find_vision_text_columns(dataset.features, media, media_column, query_column, target_column)
+    dataset = undecoded(dataset, columns)
+    if media is not None and columns.path:
+        dataset = dataset.filter(lambda row: columns.is_image(row) == (media == "image"))
+    return dataset.map(columns.row, fn_kwargs={"root": root}, remove_columns=dataset.column_names)
 
 
 class VisionTextRows(Sequence):
@@ -254,5 +296,6 @@ __all__ = [
     "VisionTextRows",
     "find_text_column",
     "find_vision_text_columns",
+    "standard_stream",
     "undecoded",
 ]

@@ -8,7 +8,7 @@ from hf_jepa.data.shard_names import find_shards, names_shards
 from hf_jepa.data.shards import ShardOptions
 from hf_jepa.data.sources import is_hub_id
 from hf_jepa.data.splits import split_folder
-from hf_jepa.data.vision_text_columns import VisionTextRows, find_vision_text_columns, undecoded
+from hf_jepa.data.vision_text_columns import VisionTextRows, find_vision_text_columns, standard_stream
 from hf_jepa.data.vision_text_shards import VisionTextShards
 
 
@@ -36,7 +36,7 @@ def load_vision_text(
     `question`, `prompt`). A text may be a list of texts that say the same. Records of videos may have a `start` and an
     `end` in seconds, if their texts are about a part of a long video.
 
-    - A .jsonl, .csv or .parquet file holds one record per line or row; paths in it are relative to its folder. A column
+    - A .jsonl, .csv or .parquet file holds one record per line or row; its paths are relative to its folder. A column
       `file_name` holds paths of either kind.
     - A folder has such a list of its files, `captions` or `metadata` (.jsonl, .csv, .parquet), or parquet files alone.
       It is either divided into `train`, `validation` (or `val`), `test`, or is all one training split.
@@ -75,7 +75,7 @@ def load_vision_text(
         return VisionTextShards(paths, media, media_column, query_column, target_column, shards)
     dataset, root = _open(name_or_path, split, streaming, load_options)
     if streaming:
-        return _standard_stream(dataset, root, media, media_column, query_column, target_column)
+        return standard_stream(dataset, media, media_column, query_column, target_column, root)
     if not len(dataset):
         raise ValueError(f"{name_or_path} holds no records")
     columns = find_vision_text_columns(dataset.features, media, media_column, query_column, target_column)
@@ -122,28 +122,6 @@ def _list_of(folder: Path) -> Path:
     if any(folder.glob("*.parquet")):
         return folder
     raise FileNotFoundError(f"{folder} holds neither a list of captions ({', '.join(LISTS)}) nor parquet files")
-
-
-def _standard_stream(
-    dataset: "datasets.IterableDataset",
-    root: str | None,
-    media: str | None,
-    media_column: str | None,
-    query_column: str | None,
-    target_column: str | None,
-) -> "datasets.IterableDataset":
-    import datasets
-
-    if dataset.features is None:  # they are not stored, so the first record tells
-        first = next(iter(dataset), None)
-        if first is None:
-            raise ValueError("the stream holds no records")
-        dataset = dataset.cast(datasets.Dataset.from_list([first]).features)
-    columns = find_vision_text_columns(dataset.features, media, media_column, query_column, target_column)
-    dataset = undecoded(dataset, columns)
-    if media is not None and columns.path:
-        dataset = dataset.filter(lambda row: columns.is_image(row) == (media == "image"))
-    return dataset.map(columns.row, fn_kwargs={"root": root}, remove_columns=dataset.column_names)
 
 
 __all__ = ["load_vision_text"]
