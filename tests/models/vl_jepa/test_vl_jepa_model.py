@@ -280,7 +280,7 @@ def test_a_family_that_stays_causal_is_refused(monkeypatch):
 
     monkeypatch.setattr(modeling_llama, "create_causal_mask", stubborn)
     with pytest.raises(ValueError, match="in a LlamaModel the first token does not see the last"):
-        model_of(predictor_config=TINY["predictor_config"] | {"attn_implementation": "eager"})
+        model_of(attn_implementation="eager")  # where the mask decides, and not the module
     model_of(causal=True)
 
 
