@@ -213,7 +213,7 @@ class VisionLanguageTasks(VisionLanguageEmbeddings):
         texts: list[str] = []
         with self._running():
             for part in self._batches(embeddings, "texts", "text"):
-                ids = self.model.generate(embeddings=self._placed(part, "decoder"), **options)
+                ids = self.model.generate(embeddings=self._placed(part, getattr(self.model, "decoder", self.model)), **options)
                 texts += [text.strip() for text in self.processor.batch_decode(ids, skip_special_tokens=True)]
         return texts
 
