@@ -65,7 +65,7 @@ class VisionLanguageEmbeddings:
 
         Args:
             videos: (V) videos, pictures or vision tokens.
-            query: one for all videos, or one for each; nothing is asked unless given.
+            query: one for all videos, or one for each (empty or None where nothing is asked); none unless given.
 
         Returns:
             float32 (V, D) on the CPU, rows of length one.
@@ -208,10 +208,11 @@ def check_texts(texts: Sequence[str], name: str) -> list[str]:
     return texts
 
 
-def _queries(query: str | Sequence[str] | None, videos: int) -> list[str] | None:
+def _queries(query: str | Sequence[str | None] | None, videos: int) -> list[str] | None:
     if query is None:
         return None
-    queries = check_texts([query] * videos if isinstance(query, str) else query, "queries")
+    queries = [query] * videos if isinstance(query, str) else ["" if text is None else text for text in query]
+    queries = check_texts(queries, "queries")
     if len(queries) != videos:
         raise ValueError(f"{len(queries)} queries for {videos} videos: give one for all, or one for each")
     return queries
