@@ -1,5 +1,7 @@
 """What selective decoding saves on streams whose events are known."""
 
+import operator
+
 import numpy as np
 import pytest
 
@@ -72,7 +74,7 @@ def test_annotations_are_compared_with_the_nearest_decode():
         asked.append(rows)
         return ["a", "b"]
 
-    score = annotation_score(say, ["A", "B", "b"], [0.0, 0.9, 9.0], times=[0.0, 1.0, 2.0], agreement=lambda x, y: x == y)
+    score = annotation_score(say, ["A", "B", "b"], [0.0, 0.9, 9.0], times=[0.0, 1.0, 2.0], agreement=operator.eq)
     rows = np.ones((2, 4))
     assert score(np.array([0, 2]), rows) == pytest.approx(1 / 3) and asked[0] is rows
     loose = annotation_score(say, ["A", "B", "b"], [0.0, 0.9, 9.0], agreement=lambda x, y: float(x == y.lower()))

@@ -1,4 +1,4 @@
-"""Segments and decodes of streams: golden numbers, ties, borders, and a monitor that decides as if it saw everything."""
+"""Segments and decodes of streams: golden numbers, ties, borders, and a monitor that sees parts of a stream."""
 
 import json
 import pickle
@@ -181,7 +181,8 @@ def chunks(stream, sizes):
 @pytest.mark.parametrize("normalize", [True, False])
 def test_a_monitor_decides_as_if_it_saw_everything(sizes, normalize):
     rng = np.random.default_rng(1)
-    stream = (rng.normal(size=(25, 8))[np.sort(rng.integers(0, 25, 300))] + 0.2 * rng.normal(size=(300, 8))).astype("f")
+    scenes = rng.normal(size=(25, 8))[np.sort(rng.integers(0, 25, 300))]
+    stream = (scenes + 0.2 * rng.normal(size=(300, 8))).astype(np.float32)
     # The threshold is one of the variances: a decision that rests on their last bit.
     threshold = np.sort(window_variance(stream, 5, normalize))[-40]
     wanted = online_decode_indices(stream, 5, threshold, 4, normalize)

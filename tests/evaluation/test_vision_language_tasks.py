@@ -200,9 +200,10 @@ def test_pictures_are_clips_of_one_frame(model, tasks):
 def test_retrieval_in_both_directions(model, tasks, clips):
     texts = ["cat", "dog", "a house by the sea", "dog"]
     found = tasks.retrieve(clips, texts, query="caption", top_k=3)
-    wanted = torch.stack([by_hand(model, clip, query="caption") for clip in clips]) @ torch.stack(
-        [by_hand(model, text=text) for text in texts]
-    ).T
+    wanted = (
+        torch.stack([by_hand(model, clip, query="caption") for clip in clips])
+        @ torch.stack([by_hand(model, text=text) for text in texts]).T
+    )
     torch.testing.assert_close(found.similarities, wanted, rtol=0, atol=1e-6)
     for row, ranking in zip(found.similarities, found.video_to_text, strict=True):
         assert [entry["index"] for entry in ranking] == row.argsort(descending=True, stable=True)[:3].tolist()

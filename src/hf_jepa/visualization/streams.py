@@ -107,7 +107,7 @@ def _draw_lanes(
         edges = [*times[starts], times[-1]]
         for number, (first, last) in enumerate(zip(edges, edges[1:], strict=False)):
             lanes.axvspan(first, last, color=_SHADES[number % 2], linewidth=0)
-    for row, (name, indices) in enumerate(marks.items()):
+    for row, indices in enumerate(marks.values()):
         color = _COLORS[row % len(_COLORS)]
         lanes.plot(times[indices], np.full(len(indices), row), "|", color=color, markersize=9, markeredgewidth=1.4)
     labels = [f"{name} ({len(indices)})" for name, indices in marks.items()]
