@@ -38,7 +38,8 @@ from transformers import (
     set_seed,
 )
 
-from hf_jepa import VLJepaForConditionalGeneration, VLJepaForPreTraining, VLJepaProcessor
+from hf_jepa import VLJepaForConditionalGeneration, VLJepaForPreTraining
+from hf_jepa.models.vl_jepa.processing_vl_jepa import VLJepaProcessor
 from hf_jepa.cli.quickstart_recipe import one_thread
 from hf_jepa.cli.tables import table
 from hf_jepa.data.digit_texts import DIGITS, story_captions, story_questions
