@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_vl_jepa import collate, draw_pairs, largest_difference, make_model, make_trainer, weights
+from tiny_vl_pairs import collate, draw_pairs, largest_difference, make_model, make_trainer, weights
 from torch.utils.data import SequentialSampler
 from transformers import TrainerCallback
 
@@ -232,7 +232,9 @@ def test_a_frozen_vision_encoder_may_be_left_out_of_the_files(tmp_path):
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):
-    trainer = make_trainer(tmp_path, draw_pairs(8), save_strategy="steps", save_steps=2, max_steps=2, save_vision=False)
+    trainer = make_trainer(
+        tmp_path, draw_pairs(8), save_strategy="steps", save_steps=2, max_steps=2, save_vision=False
+    )
     trainer.train()
     again = make_trainer(tmp_path / "again", draw_pairs(8))  # which needs the vision encoder
     with pytest.raises(ValueError, match="the checkpoint is one of another model"):
