@@ -39,7 +39,7 @@ def annotation_score(
 
     Example:
         >>> import numpy as np
-        >>> score = annotation_score(lambda rows: rows.argmax(axis=1), annotations=[0, 1, 2], annotation_times=[0, 1, 2])
+        >>> score = annotation_score(lambda rows: rows.argmax(axis=1), [0, 1, 2], annotation_times=[0, 1, 2])
         >>> score(np.array([0, 2]), np.eye(3)[[0, 2]])
         0.6666666666666666
     """
@@ -125,9 +125,9 @@ def compare_with_uniform(
     """
     check_source(source)
     found = score(np.asarray(indices), np.asarray(embeddings))
-    beside = _score_segments(uniform_segments(stream, len(indices), normalize=False), score, source)
+    beside = _score_even(stream, len(indices), score, source)
     counts = range(1, len(stream) + 1) if counts is None else counts
-    enough = (n for n in counts if _score_segments(uniform_segments(stream, n, normalize=False), score, source) >= found)
+    enough = (count for count in counts if _score_even(stream, count, score, source) >= found)
     return UniformComparison(len(indices), found, beside, next(enough, None))
 
 
@@ -159,8 +159,12 @@ def decode_curves(
     tree = WardTree(stream, normalize)
     return {
         "selective": [_score_segments(tree.cut(count), score, source) for count in counts],
-        "uniform": [_score_segments(uniform_segments(stream, count, normalize=False), score, source) for count in counts],
+        "uniform": [_score_even(stream, count, score, source) for count in counts],
     }
+
+
+def _score_even(stream: Stream, count: int, score: Score, source: str) -> float:
+    return _score_segments(uniform_segments(stream, count, normalize=False), score, source)
 
 
 def _score_segments(segments: Segments, score: Score, source: str) -> float:

@@ -180,8 +180,8 @@ class StreamMonitor:
         >>> import numpy as np
         >>> monitor = StreamMonitor(lambda row: f"scene {row.argmax()}", window=2, threshold=0.1, fps=2.0)
         >>> scenes = np.repeat(np.eye(2, dtype=np.float32), 4, axis=0)
-        >>> [decode.output for decode in monitor.push(scenes[:3])], [decode.output for decode in monitor.push(scenes[3:])]
-        (['scene 0'], ['scene 1'])
+        >>> [[decode.output for decode in monitor.push(part)] for part in (scenes[:3], scenes[3:])]
+        [['scene 0'], ['scene 1']]
         >>> print(monitor.report())
         2 decodes of 8 embeddings, 0.5 Hz
     """

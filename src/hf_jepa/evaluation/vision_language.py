@@ -211,9 +211,10 @@ class VisionLanguageTasks(VisionLanguageEmbeddings):
         if embeddings.ndim != 2 or not len(embeddings):
             raise ValueError(f"embeddings have shape {tuple(embeddings.shape)}: expected (N, D) with at least one row")
         texts: list[str] = []
+        decoder = getattr(self.model, "decoder", self.model)
         with self._running():
             for part in self._batches(embeddings, "texts", "text"):
-                ids = self.model.generate(embeddings=self._placed(part, "decoder"), **options)
+                ids = self.model.generate(embeddings=self._placed(part, decoder), **options)
                 texts += [text.strip() for text in self.processor.batch_decode(ids, skip_special_tokens=True)]
         return texts
 

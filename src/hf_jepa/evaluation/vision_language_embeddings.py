@@ -65,7 +65,7 @@ class VisionLanguageEmbeddings:
 
         Args:
             videos: (V) videos, pictures or vision tokens.
-            query: one for all videos, or one for each; nothing is asked unless given.
+            query: one for all videos, or one for each (empty or None where nothing is asked); none unless given.
 
         Returns:
             float32 (V, D) on the CPU, rows of length one.
@@ -138,22 +138,23 @@ class VisionLanguageEmbeddings:
             del self._texts[text]
         return torch.stack([found[text] for text in texts])
 
+    @property
+    def _vision(self) -> nn.Module:
+        return getattr(self._joint, "vision_model", self._joint)
+
     @contextmanager
     def _running(self) -> Iterator[None]:
         with without_dropout(self.model), torch.no_grad():
             yield
 
-    def _placed(self, values: torch.Tensor, part: str) -> torch.Tensor:
-        """Where the model is, and floating-point values in the precision of a part of it."""
-        device = next((p.device for p in self._joint.parameters()), torch.device("cpu"))
-        if not values.is_floating_point():
-            return values.to(device)
-        weights = getattr(self._joint, part, self._joint).parameters()
-        return values.to(device, next((p.dtype for p in weights if p.is_floating_point()), torch.float32))
+    def _placed(self, values: torch.Tensor, part: nn.Module) -> torch.Tensor:
+        """On the device of a part of the model, and floating-point values in its precision."""
+        weight = next((p for p in part.parameters() if p.is_floating_point()), torch.empty(0))
+        return values.to(weight.device, weight.dtype if values.is_floating_point() else None)
 
     def _inputs(self, **given: list) -> dict[str, torch.Tensor]:
         inputs = self.processor(**given, return_tensors="pt")
-        return {name: self._placed(value, "vision_model") for name, value in inputs.items()}
+        return {name: self._placed(value, self._vision) for name, value in inputs.items()}
 
     def _tokens(self, videos: list[Any]) -> torch.Tensor:
         """(B, N, Dv) on the device of the model."""
@@ -162,7 +163,7 @@ class VisionLanguageEmbeddings:
             return self._joint.get_vision_tokens(self._inputs(**{kind: videos})["pixel_values_videos"])
         if len(shapes := {tuple(tokens.shape) for tokens in videos}) > 1:
             raise ValueError(f"vision tokens of shapes {sorted(shapes)}: give those of one shape in a call")
-        return self._placed(torch.stack(videos), "vision_model")
+        return self._placed(torch.stack(videos), self._vision)
 
     def _batches(self, items: Sequence, what: str, unit: str) -> Iterator[Sequence]:
         shown = len(items) >= _LONG * self.batch_size if self.progress is None else self.progress
@@ -207,10 +208,11 @@ def check_texts(texts: Sequence[str], name: str) -> list[str]:
     return texts
 
 
-def _queries(query: str | Sequence[str] | None, videos: int) -> list[str] | None:
+def _queries(query: str | Sequence[str | None] | None, videos: int) -> list[str] | None:
     if query is None:
         return None
-    queries = check_texts([query] * videos if isinstance(query, str) else query, "queries")
+    queries = [query] * videos if isinstance(query, str) else ["" if text is None else text for text in query]
+    queries = check_texts(queries, "queries")
     if len(queries) != videos:
         raise ValueError(f"{len(queries)} queries for {videos} videos: give one for all, or one for each")
     return queries
