@@ -45,7 +45,7 @@ def test_the_text_encoder_learns_slower_and_only_matrices_decay(tmp_path):
     for name, (rate, decay) in found.items():
         slow = name.startswith("vl_jepa.text_model.")
         assert rate == pytest.approx(5e-5 if slow else 1e-3), name
-        vector = name.endswith("bias") or "norm" in name.lower() or name.endswith("logit_scale")
+        vector = name.endswith(("bias", "logit_scale")) or "norm" in name.lower()
         assert decay == (0.0 if vector else 0.1), name
     parts = {name.split(".")[1] for name in found}
     assert parts == {"predictor", "text_model", "text_projection", "logit_scale"}  # not what is frozen

@@ -61,9 +61,9 @@ class VLJepaModelArguments:
         self.model_config = self.model_config or {}
         parts = [name for name in PARTS if getattr(self, name)]
         if self.model_name_or_path:
-            if wrong := [name for name in (*parts, "query_tokenizer", "target_tokenizer") if getattr(self, name)]:
-                if wrong != ["vision"]:
-                    raise ValueError(f"{self.model_name_or_path} brings its own parts: leave out {wrong[-1]}")
+            others = [*PARTS[1:], "query_tokenizer", "target_tokenizer"]
+            if wrong := [name for name in others if getattr(self, name)]:
+                raise ValueError(f"{self.model_name_or_path} brings its own parts: leave out {wrong[0]}")
             if fixed := [name for name in self.model_config if name in FIXED]:
                 raise ValueError(f"model_config: {fixed[0]} is decided by the weights of {self.model_name_or_path}")
         elif parts and len(parts) < len(PARTS):

@@ -218,7 +218,7 @@ class VLJepaTrainer(VisionLanguageReportMixin, StepWeightsMixin, SkippedSamplesM
         """Evaluation measures a batch, and hands on what recall over all of them needs.
 
         Returns:
-            the loss; predictions and targets (rows, D); sample index and group of texts (rows, 2), -1 for missing rows.
+            the loss; predictions and targets (rows, D); sample index and group of texts (rows, 2), -1 for none.
         """
         index = inputs["sample_index"]
         inputs = self._prepare_inputs(self._complete(inputs))
