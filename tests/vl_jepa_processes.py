@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from tiny_vl_jepa import collate, draw_pairs, make_model, make_trainer, weights
+from tiny_vl_pairs import collate, draw_pairs, make_model, make_trainer, weights
 from torch.nn.parallel import DistributedDataParallel
 
 from hf_jepa.training.vision_language import VLJepaTrainer
@@ -61,7 +61,9 @@ def make(name: str, folder: Path, single: bool = False) -> VLJepaTrainer:
     """The trainer of a run."""
     both, alone = RUNS[name]
     options = {"cached_infonce": False, "gradient_accumulation_steps": 1} | alone if single else both
-    return make_trainer(folder / name, draw_pairs(24), {"gather_negatives": True}, eval_dataset=draw_pairs(10, 1), **options)
+    return make_trainer(
+        folder / name, draw_pairs(24), {"gather_negatives": True}, eval_dataset=draw_pairs(10, 1), **options
+    )
 
 
 def train_two(folder: Path) -> None:

@@ -5,7 +5,7 @@ import json
 import forks
 import pytest
 import torch
-from tiny_vl_jepa import largest_difference, weights
+from tiny_vl_pairs import largest_difference, weights
 from vl_jepa_processes import LOSSES, RUNS, batch, gradients, losses_of_two, make, train_two
 
 
@@ -18,7 +18,9 @@ def test_the_gradient_of_two_processes_is_that_of_one(tmp_path):
     for name in LOSSES:
         expected, (first, second) = gradients(name, batch()), (each[name] for each in found)
         assert first.keys() == second.keys() == expected.keys()
-        torch.testing.assert_close((first.pop("loss") + second.pop("loss")) / 2, expected.pop("loss"), rtol=0, atol=1e-6)
+        torch.testing.assert_close(
+            (first.pop("loss") + second.pop("loss")) / 2, expected.pop("loss"), rtol=0, atol=1e-6
+        )
         assert max(value.abs().max().item() for value in expected.values()) > 1e-2, name
         for parameter, value in expected.items():
             torch.testing.assert_close(first[parameter], value, rtol=0, atol=1e-6, msg=f"{name} {parameter}")
@@ -36,7 +38,9 @@ def test_training_by_two_processes_is_training_by_one(tmp_path):
         expected = weights(trainer.model)
         assert largest_difference(first, expected) < 2e-6 and largest_difference(start, expected) > 1e-3, name
         found = json.loads((tmp_path / f"{name}-0.json").read_text())
-        losses = [[entry["loss"] for entry in log if "loss" in entry] for log in (found["log"], trainer.state.log_history)]
+        losses = [
+            [entry["loss"] for entry in log if "loss" in entry] for log in (found["log"], trainer.state.log_history)
+        ]
         assert losses[0] == pytest.approx(losses[1], abs=5e-6) and len(losses[0]) == 3
         assert found["summary"]["negatives of a pair"] == trainer.summary()["negatives of a pair"] == 7
         recalls = {key: value for key, value in trainer.evaluate().items() if "_R@" in key}

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_vl_jepa import collate, draw_pairs, largest_difference, make_model, make_trainer, weights
+from tiny_vl_pairs import collate, draw_pairs, largest_difference, make_model, make_trainer, weights
 from torch.utils.data import SequentialSampler
 from transformers import TrainerCallback
 
@@ -45,7 +45,7 @@ def test_the_text_encoder_learns_slower_and_only_matrices_decay(tmp_path):
     for name, (rate, decay) in found.items():
         slow = name.startswith("vl_jepa.text_model.")
         assert rate == pytest.approx(5e-5 if slow else 1e-3), name
-        vector = name.endswith("bias") or "norm" in name.lower() or name.endswith("logit_scale")
+        vector = name.endswith(("bias", "logit_scale")) or "norm" in name.lower()
         assert decay == (0.0 if vector else 0.1), name
     parts = {name.split(".")[1] for name in found}
     assert parts == {"predictor", "text_model", "text_projection", "logit_scale"}  # not what is frozen
@@ -232,7 +232,9 @@ def test_a_frozen_vision_encoder_may_be_left_out_of_the_files(tmp_path):
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):
-    trainer = make_trainer(tmp_path, draw_pairs(8), save_strategy="steps", save_steps=2, max_steps=2, save_vision=False)
+    trainer = make_trainer(
+        tmp_path, draw_pairs(8), save_strategy="steps", save_steps=2, max_steps=2, save_vision=False
+    )
     trainer.train()
     again = make_trainer(tmp_path / "again", draw_pairs(8))  # which needs the vision encoder
     with pytest.raises(ValueError, match="the checkpoint is one of another model"):

@@ -256,7 +256,9 @@ def _told() -> Iterator[None]:
         logger.error(f"an older checkpoint cannot be removed: {error}")
 
 
-def require_same_model(model: nn.Module, load_result: Any, left_out: Callable[[str], bool] = lambda name: False) -> None:
+def require_same_model(
+    model: nn.Module, load_result: Any, left_out: Callable[[str], bool] = lambda name: False
+) -> None:
     """Refuse a checkpoint that leaves weights of a model as they were, or has others.
 
     Args:

@@ -19,7 +19,7 @@ from hf_jepa.training.kept import write_text
 from hf_jepa.training.recipe import given_fields, parse_recipe
 from hf_jepa.training.reports import format_table
 from hf_jepa.training.run_cards import public_recipe
-from hf_jepa.training.vision_text_data import VisionTextArguments
+from hf_jepa.training.vision_text_data import Targets, VisionTextArguments
 
 
 TASKS = ("classification", "retrieval", "vqa")
@@ -200,12 +200,12 @@ def evaluate(argv: Sequence[str], description: str | None = None, prog: str | No
     """
     types = (VLJepaEvaluationArguments, VisionTextArguments)
     arguments, data = parse_recipe(types, argv, description, prog)
-    dataset = data.open(seed=arguments.seed)
+    dataset, texts = (data.open(arguments.seed, read_media=read_media) for read_media in (True, False))
     model = VLJepaModel.from_pretrained(arguments.model_name_or_path).to(arguments.device).eval()
     processor = VLJepaProcessor.from_pretrained(arguments.model_name_or_path)
     tasks = VisionLanguageTasks(model, processor, arguments.batch_size)
     count = len(dataset) if arguments.max_samples is None else min(arguments.max_samples, len(dataset))
-    targets = [data.targets(dataset)[index] for index in range(count)]
+    targets = [target for target in map(Targets(texts).__getitem__, range(count)) if isinstance(target, str)]
     scores = measure(tasks, dataset, arguments, targets)
     print("\n" + format_table(score_rows(scores)))
     if arguments.output:

@@ -41,7 +41,9 @@ class VLJepaModelArguments:
         default=None,
         metadata={"help": "Video or image encoder; beside a checkpoint that was saved without its own, that one."},
     )
-    init_predictor_from: str | None = field(default=None, metadata={"help": "Language model whose last layers predict."})
+    init_predictor_from: str | None = field(
+        default=None, metadata={"help": "Language model whose last layers predict."}
+    )
     text: str | None = field(default=None, metadata={"help": "Text encoder."})
     model_config: dict | str | None = field(
         default=None, metadata={"help": "Fields of VLJepaConfig (JSON); of a checkpoint, those that change."}
@@ -59,20 +61,23 @@ class VLJepaModelArguments:
         self.model_config = self.model_config or {}
         parts = [name for name in PARTS if getattr(self, name)]
         if self.model_name_or_path:
-            if wrong := [name for name in (*parts, "query_tokenizer", "target_tokenizer") if getattr(self, name)]:
-                if wrong != ["vision"]:
-                    raise ValueError(f"{self.model_name_or_path} brings its own parts: leave out {wrong[-1]}")
+            others = [*PARTS[1:], "query_tokenizer", "target_tokenizer"]
+            if wrong := [name for name in others if getattr(self, name)]:
+                raise ValueError(f"{self.model_name_or_path} brings its own parts: leave out {wrong[0]}")
             if fixed := [name for name in self.model_config if name in FIXED]:
                 raise ValueError(f"model_config: {fixed[0]} is decided by the weights of {self.model_name_or_path}")
         elif parts and len(parts) < len(PARTS):
             lacking = ", ".join(name for name in PARTS if name not in parts)
             raise ValueError(f"{', '.join(parts)} {'is' if len(parts) == 1 else 'are'} given, but not {lacking}")
 
-    def build(self, texts: Iterable[str]) -> tuple[VLJepaForPreTraining, VLJepaProcessor]:
+    def build(
+        self, texts: Iterable[str], video_fields: dict[str, Any] | None = None
+    ) -> tuple[VLJepaForPreTraining, VLJepaProcessor]:
         """The model in float32, and what prepares its inputs.
 
         Args:
             texts: of the data, read only where a tokenizer is trained on them.
+            video_fields: of a new processor.
 
         Raises:
             ValueError: an unknown field, or a checkpoint that lacks weights.
@@ -97,7 +102,7 @@ class VLJepaModelArguments:
             for name, tokenizer in (("predictor_config", query), ("text_config", target)):
                 fields[name] = _with_tokens(fields.get(name), tokenizer, name)
             model = VLJepaForPreTraining(VLJepaConfig(**fields))
-        return model, VLJepaProcessor.from_config(model.config, query, target)
+        return model, VLJepaProcessor.from_config(model.config, query, target, **(video_fields or {}))
 
     def _own_tokenizers(self, texts: Iterable[str]) -> list[PreTrainedTokenizerBase]:
         """Those that are named, and one that is trained for the others."""
@@ -161,11 +166,13 @@ def pretrain(argv: Sequence[str], description: str | None = None, prog: str | No
     types = (VLJepaModelArguments, VisionTextArguments, VLJepaTrainingArguments)
     arguments, data, training = parse_recipe(types, argv, description, prog)
     begin(training)
-    train, test = data.open(seed=training.seed), data.open_eval(seed=training.seed)
+    test = data.open_eval(training.seed)
     with whole_models(training):
-        model, processor = arguments.build(data.texts(train))
+        model, processor = arguments.build(data.texts(), data.video_fields())
     if data.cache_vision_tokens:
-        train = data.cached(train, model, processor, training)
+        train = data.cached(model, processor, training)
+    else:
+        train = data.open(training.seed, training.per_device_train_batch_size * training.world_size)
     trainer = VLJepaTrainer(
         model,
         training,

@@ -1,12 +1,15 @@
 """The program that adds a decoder to a trained VL-JEPA: texts in, a model that writes captions and answers out."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers.utils import logging
 
+from hf_jepa.data.decoding import UndecodableImage
 from hf_jepa.data.pair_tokenizer import train_pair_tokenizer
 from hf_jepa.evaluation.retrieval import vqa_accuracy
 from hf_jepa.evaluation.vision_language import VisionLanguageTasks
@@ -18,8 +21,10 @@ from hf_jepa.training.recipe import given_fields, parse_recipe
 from hf_jepa.training.reports import format_table
 from hf_jepa.training.run import RunArguments, RunTrainer
 from hf_jepa.training.run_cards import base_license, size_of
-from hf_jepa.training.vision_text_data import VisionTextArguments
+from hf_jepa.training.vision_text_data import Targets, VisionTextArguments
 
+
+logger = logging.get_logger(__name__)
 
 WRITTEN = 256  # evaluation texts that are written again
 
@@ -66,7 +71,7 @@ class DecoderArguments:
         if self.decoder_config is not None and "model_type" not in self.decoder_config:
             raise ValueError("decoder_config needs a model_type, such as 'llama'")
 
-    def build(self, texts: Sequence[str]) -> tuple[VLJepaForConditionalGeneration, VLJepaProcessor]:
+    def build(self, texts: Iterable[str]) -> tuple[VLJepaForConditionalGeneration, VLJepaProcessor]:
         """The model in float32, of which the decoder alone is trained, and its processor.
 
         Args:
@@ -96,13 +101,21 @@ class DecoderCollator:
 
     Args:
         processor: a `VLJepaProcessor` with a tokenizer for the decoder.
+
+    Raises:
+        ValueError: a batch of which no text can be read.
     """
 
     def __init__(self, processor: VLJepaProcessor):
         self.processor = processor
 
-    def __call__(self, texts: Sequence[str]) -> dict[str, Any]:
-        return dict(self.processor(targets=list(texts), decoder_targets=list(texts)))
+    def __call__(self, texts: Sequence[str | UndecodableImage]) -> dict[str, Any]:
+        found = [text for text in texts if isinstance(text, str)]
+        for broken in (text for text in texts if not isinstance(text, str)):
+            logger.warning_once(f"left out one of the texts: {broken}")
+        if not found:
+            raise ValueError(f"a batch has no text: {'; '.join(map(str, texts))}")
+        return dict(self.processor(targets=found, decoder_targets=found))
 
 
 class VLJepaDecoderTrainer(RunTrainer):
@@ -130,14 +143,14 @@ class VLJepaDecoderTrainer(RunTrainer):
         """Nothing to warn of, but weights that a checkpoint leaves as they are belong to another model."""
         require_same_model(self.model, load_result)
 
-    def write_again(self, texts: Sequence[str], **options: Any) -> dict[str, float]:
+    def write_again(self, texts: Iterable[str], **options: Any) -> dict[str, float]:
         """The share of texts that the decoder writes again word by word from what the text encoder says of them.
 
         Args:
             texts: of which the first `WRITTEN` are taken.
             options: of `generate`.
         """
-        texts = list(texts)[:WRITTEN]
+        texts = [text for text in islice(texts, WRITTEN) if isinstance(text, str)]
         model = self.accelerator.unwrap_model(self.model)
         tasks = VisionLanguageTasks(model, self.processing_class, self.args.per_device_eval_batch_size)
         found = vqa_accuracy(tasks.decode(tasks.embed_texts(texts), **options), texts)
@@ -180,10 +193,11 @@ def train(argv: Sequence[str], description: str | None = None, prog: str | None 
     types = (DecoderArguments, VisionTextArguments, VLJepaDecoderTrainingArguments)
     arguments, data, training = parse_recipe(types, argv, description, prog)
     begin(training)
-    texts, test = data.targets(data.open(seed=training.seed)), data.open_eval(seed=training.seed)
-    test = None if test is None else data.targets(test)
+    texts = Targets(data.open(training.seed, read_media=False))
+    test = data.open_eval(training.seed, read_media=False)
+    test = None if test is None else Targets(test)
     with whole_models(training):
-        model, processor = arguments.build(texts)
+        model, processor = arguments.build(data.texts())
     trainer = VLJepaDecoderTrainer(
         model,
         training,

@@ -5,15 +5,18 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import IterableDataset, Sampler
 from transformers import EvalPrediction, TrainerCallback
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils import logging
 
 from hf_jepa.core.regularization import takes_step
+from hf_jepa.data.vision_text_mixture import vision_text_sampler
 from hf_jepa.evaluation.retrieval import retrieval_recalls
 from hf_jepa.losses.distributed import process_count
 from hf_jepa.training.cached_infonce import CachedGradients, cache_gradients, surrogate
 from hf_jepa.training.checkpoints import require_same_model
+from hf_jepa.training.epochs import SetEpochCallback
 from hf_jepa.training.nonfinite import restore_random_state
 from hf_jepa.training.reports import format_table
 from hf_jepa.training.run import RunTrainer
@@ -49,6 +52,9 @@ class VLJepaTrainer(VisionLanguageReportMixin, StepWeightsMixin, SkippedSamplesM
     def __init__(self, model: nn.Module, args: VLJepaTrainingArguments, **kwargs: Any):
         if kwargs.pop("compute_metrics", None) is not None:
             raise ValueError("compute_metrics: evaluation measures the loss and recalls; see VisionLanguageTasks")
+        if isinstance(kwargs.get("train_dataset"), IterableDataset):
+            # Every process reads the stream itself: the first one could not send the names of skipped samples.
+            args.accelerator_config.dispatch_batches = False
         super().__init__(model=model, args=args, compute_metrics=self._recalls, **kwargs)
         self._require_negatives()
         if args.cached_infonce and (is_deepspeed_zero3_enabled() or self.is_fsdp_enabled):
@@ -62,6 +68,7 @@ class VLJepaTrainer(VisionLanguageReportMixin, StepWeightsMixin, SkippedSamplesM
         self._place = 0  # of the present batch among them
         self._step_weight: torch.Tensor | float = 1.0
         self._cached: CachedGradients | None = None
+        self.add_callback(SetEpochCallback())
         self.add_callback(_EachStep(self))
 
     def _require_negatives(self) -> None:
@@ -79,6 +86,13 @@ class VLJepaTrainer(VisionLanguageReportMixin, StepWeightsMixin, SkippedSamplesM
                 f"{args.gradient_accumulation_steps} batches are accumulated, which adds no negatives: each pair is "
                 f"told from {batch - 1} others. cached_infonce=true makes one batch of them"
             )
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
+        """Batches of one clip length, in all processes at a time."""
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        size = lambda: self.state.train_batch_size or self._train_batch_size  # noqa: E731
+        sampler = vision_text_sampler(dataset, size, lambda: size() * self.args.world_size)
+        return super()._get_train_sampler(train_dataset) if sampler is None else sampler
 
     # --- a step -------------------------------------------------------------------------------------------------
 
@@ -204,7 +218,7 @@ class VLJepaTrainer(VisionLanguageReportMixin, StepWeightsMixin, SkippedSamplesM
         """Evaluation measures a batch, and hands on what recall over all of them needs.
 
         Returns:
-            the loss; predictions and targets (rows, D); sample index and group of texts (rows, 2), -1 for missing rows.
+            the loss; predictions and targets (rows, D); sample index and group of texts (rows, 2), -1 for none.
         """
         index = inputs["sample_index"]
         inputs = self._prepare_inputs(self._complete(inputs))

@@ -34,9 +34,7 @@ class VLJepaTrainingArguments(RunArguments):
     )
     cached_infonce: bool = field(
         default=False,
-        metadata={
-            "help": "Make the accumulated batches of a step one batch of negatives: two passes (GradCache, 2101.06983)."
-        },
+        metadata={"help": "Make one batch of negatives of all that a step accumulates, by two passes (GradCache)."},
     )
     save_vision: bool = field(
         default=True, metadata={"help": "Keep a frozen vision encoder in the checkpoints; else name it in loading."}

@@ -48,7 +48,10 @@ class VisionLanguageReportMixin:
         """Other pairs that each pair is told from in a full batch."""
         args = self.args
         joined = args.gradient_accumulation_steps if args.cached_infonce else 1
-        return args.per_device_train_batch_size * joined * (args.world_size if self.model.config.gather_negatives else 1) - 1
+        return (
+            args.per_device_train_batch_size * joined * (args.world_size if self.model.config.gather_negatives else 1)
+            - 1
+        )
 
     def card_details(self) -> dict[str, Any]:
         last: dict[str, float] = {}  # of what was logged

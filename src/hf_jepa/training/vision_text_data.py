@@ -78,7 +78,8 @@ class VisionTextArguments(ShardArguments):
     streaming: bool = field(default=False, metadata={"help": "Read files and Hub ids while training."})
     shuffle_buffer: int = field(default=1000, metadata={"help": "Records of a stream that are shuffled."})
     epoch_length: int | None = field(
-        default=None, metadata={"help": "Pairs that an epoch draws from several sources; default: as many as they have."}
+        default=None,
+        metadata={"help": "Pairs that an epoch draws from several sources; default: as many as they have."},
     )
     num_frames: int = field(default=16, metadata={"help": "Frames of a video, spread evenly over it."})
     image_frames: int = field(default=1, metadata={"help": "Frames that an image becomes."})
@@ -153,10 +154,13 @@ class VisionTextArguments(ShardArguments):
                 shards=self.shard_options(),
                 **columns,
             )
-        reader = VisionTextReader(frames, self.image_frames, self.short_videos, self.folder_fps, read_media=read_media)
+        reader = self._reader(frames, read_media)
         if self.streaming:
             return IterableVisionTextDataset(rows, reader, seed, self.shuffle_buffer, endless=True)
         return VisionTextDataset(rows, reader, seed)
+
+    def _reader(self, frames: int, read_media: bool) -> VisionTextReader:
+        return VisionTextReader(frames, self.image_frames, self.short_videos, self.folder_fps, read_media=read_media)
 
     def _stories(self, length: int, split: str, frames: int, seed: int) -> DigitStories:
         return DigitStories(
@@ -179,10 +183,7 @@ class VisionTextArguments(ShardArguments):
         (source,) = self.sources().values() if self.eval_dataset is None else (None,)
         path, split = self.eval_dataset or source.path, self.eval_split or self.dataset_split
         rows = load_vision_text(path, split, media=self.media, shards=self.shard_options())
-        reader = VisionTextReader(
-            self.num_frames, self.image_frames, self.short_videos, self.folder_fps, read_media=read_media
-        )
-        return VisionTextDataset(rows, reader, seed)
+        return VisionTextDataset(rows, self._reader(self.num_frames, read_media), seed)
 
     def collator(self, processor: Any) -> "VisionTextCollator":
         """What makes batches for the model."""

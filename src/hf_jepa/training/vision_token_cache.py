@@ -22,8 +22,11 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
+from transformers import TrainingArguments
 
 from hf_jepa.data.decoding import UndecodableImage
+from hf_jepa.data.shared_epoch import SharedEpoch
+from hf_jepa.data.videos import UndecodableVideo
 from hf_jepa.hub.files import new_name, read_json
 
 
@@ -146,30 +149,121 @@ def encoder_fingerprint(encoder: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def data_fingerprint(samples: int, pixels: Callable[[int], torch.Tensor | str], names: Sequence[str] = ()) -> str:
-    """A hash of how many samples there are, what they are called, and of the pixels of some of them.
+def data_fingerprint(samples: int, pixels: Callable[[int], torch.Tensor | str]) -> str:
+    """A hash of how many samples there are, and of the pixels of some of them.
 
-    So other frames, another size or another normalisation are noticed, and files that were added or renamed; other
-    contents under the same name only among the samples that are looked at.
+    So other frames, another size, another normalisation or another order are noticed; a file of other contents only
+    among the samples that are looked at.
 
     Args:
         samples: of the data set.
         pixels: called with an index, gives what the encoder would see, or why it cannot be read.
-        names: of the files, where there are any.
 
     Example:
         >>> data_fingerprint(3, lambda index: torch.zeros(2)) == data_fingerprint(4, lambda index: torch.zeros(2))
         False
     """
     digest = hashlib.sha256(f"{samples}".encode())
-    digest.update("\n".join(names).encode())
     for index in np.linspace(0, samples - 1, num=min(PROBES, samples)).astype(int).tolist():
         seen = pixels(index)
         if isinstance(seen, torch.Tensor):
             seen = seen.contiguous()
-            digest.update(f"{tuple(seen.shape)}".encode())
+            digest.update(f"{index} {tuple(seen.shape)}".encode())
             digest.update(seen.flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
 
 
-__all__ = ["DTYPES", "VisionTokenCache", "cache_vision_tokens", "data_fingerprint", "encoder_fingerprint"]
+def cache_data_set(
+    folder: str | Path, samples: Any, collate: Callable, model: nn.Module, training: TrainingArguments, dtype: str
+) -> VisionTokenCache:
+    """The vision tokens of a data set in its first epoch, by a model's frozen vision encoder, as it runs in training.
+
+    Args:
+        folder, dtype: see `cache_vision_tokens`.
+        samples: map-style; a sample that cannot be read is an `UndecodableImage`.
+        collate: makes `pixel_values_videos` of samples.
+        model: a `VLJepaForPreTraining`.
+        training: device, precision and batch size.
+    """
+    device, kind = training.device, "bf16" if training.bf16 else "fp16" if training.fp16 else "fp32"
+    base = model.base_model.to(device)
+    types = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    precision = torch.autocast(device.type, types.get(kind), enabled=kind in types)
+
+    def pixels(index: int) -> torch.Tensor | str:
+        sample = samples[index]
+        return str(sample) if isinstance(sample, UndecodableImage) else collate([sample])["pixel_values_videos"][0]
+
+    def encode(indices: Sequence[int]) -> list[torch.Tensor | str]:
+        seen = {index: pixels(index) for index in indices}
+        groups: dict[tuple, list[int]] = {}  # of one number of frames
+        for index, value in seen.items():
+            if isinstance(value, torch.Tensor):
+                groups.setdefault(tuple(value.shape), []).append(index)
+        for group in groups.values():
+            for first in range(0, len(group), training.per_device_train_batch_size):
+                part = group[first : first + training.per_device_train_batch_size]
+                with torch.no_grad(), precision:
+                    tokens = base.get_vision_tokens(torch.stack([seen[index] for index in part]).to(device))
+                seen |= zip(part, tokens.cpu().unbind(), strict=True)
+        return list(seen.values())
+
+    encoder = f"{encoder_fingerprint(base.vision_model)} {kind}"
+    data = data_fingerprint(len(samples), pixels)
+    progress = not training.disable_tqdm
+    return cache_vision_tokens(folder, len(samples), encode, encoder, data, dtype, progress)
+
+
+class CachedVision(Dataset):
+    """Samples with the vision tokens of a cache in place of their videos, those of the first epoch in every epoch.
+
+    Args:
+        texts: the same samples, whose videos need not be read.
+        cache: of as many.
+
+    Raises:
+        ValueError: another number of samples.
+    """
+
+    def __init__(self, texts: Any, cache: VisionTokenCache):
+        if len(texts) != len(cache):
+            raise ValueError(f"{len(texts)} samples, but vision tokens of {len(cache)}")
+        self.texts, self.cache, self.seed = texts, cache, texts.seed
+        self._epoch = SharedEpoch(texts.seed)  # of the order alone
+
+    @property
+    def frame_counts(self) -> np.ndarray:
+        """int64 (N,), frames of every sample."""
+        return np.broadcast_to(self.texts.frame_counts, len(self))
+
+    @property
+    def epoch(self) -> int:
+        """The epoch whose order is in use."""
+        return self._epoch.get()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of an epoch."""
+        self._epoch.set(epoch)
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __getitem__(self, index: int) -> dict[str, Any] | UndecodableImage:
+        sample, tokens = self.texts[index], self.cache[index]
+        if isinstance(sample, UndecodableImage):
+            return sample
+        if isinstance(tokens, str):
+            source, _, reason = tokens.partition(": ")
+            return UndecodableVideo(index, source, reason, (int(self.frame_counts[index]),))
+        return {name: value for name, value in sample.items() if name != "video"} | {"vision_tokens": tokens.float()}
+
+
+__all__ = [
+    "DTYPES",
+    "CachedVision",
+    "VisionTokenCache",
+    "cache_data_set",
+    "cache_vision_tokens",
+    "data_fingerprint",
+    "encoder_fingerprint",
+]
