@@ -17,7 +17,7 @@ from hf_jepa.evaluation.vision_language import VisionLanguageTasks
 from hf_jepa.visualization.streams import draw_stream
 
 
-FRAMES, CAPTION_QUERY = 8, "describe the clip"
+FRAMES, CAPTION_QUERY = 4, "describe the clip"
 FPS, STRIDE = 8, 2  # of the long video, and frames between its windows
 EVENT_FRAMES = (16, 80)  # of what happens in it
 DECODES = (0.5, 0.75, 1, 1.5, 2, 3, 4, 6, 8)  # for each event

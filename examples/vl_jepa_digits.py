@@ -53,7 +53,7 @@ from hf_jepa.training.progress import ProgressBar
 from hf_jepa.training.vision_language import VLJepaTrainer, VLJepaTrainingArguments
 
 
-WIDTH = 128  # of predictor, text encoder, decoder and language model
+WIDTH = 96  # of predictor, text encoder, decoder and language model
 BATCH, LEARNING_RATE = 64, 1e-3
 COLUMNS = {
     "unseen": "caption of unseen moves",
@@ -244,14 +244,16 @@ def run(args: argparse.Namespace) -> dict:
     tokenizer = new_tokenizer()
     model, processor = new_vl_jepa(tokenizer)
     baseline = GenerativeBaseline(vision_config(), language_config(tokenizer, layers=4), tokenizer)
-    seconds = {}
-    with timed(seconds, "vl_jepa"):
+    sizes = {"VL-JEPA": trained(model), "language model": trained(baseline)}
+    seconds: dict[str, float] = {}
+    with timed(seconds, "VL-JEPA"):
         train_vl_jepa(model, processor, args)
     speaker = VLJepaForConditionalGeneration.from_vl_jepa(model, language_config(tokenizer, layers=2))
-    with timed(seconds, "decoder"):
+    sizes["decoder of VL-JEPA"] = trained(speaker)
+    with timed(seconds, "decoder of VL-JEPA"):
         train_decoder(speaker, processor, args)
     speaker.save_pretrained(folder / "vl_jepa")
-    with timed(seconds, "baseline"):
+    with timed(seconds, "language model"):
         train_baseline(baseline, processor, args)
 
     def prepare(frames: np.ndarray) -> torch.Tensor:
@@ -261,11 +263,6 @@ def run(args: argparse.Namespace) -> dict:
     asked = tests(args.clips, prepare)
     scores = {"VL-JEPA": ask_vl_jepa(tasks, asked), "language model": ask_baseline(baseline, asked)}
     scores["chance"] = chance(asked)
-    sizes = {
-        "VL-JEPA": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "its decoder": sum(p.numel() for p in speaker.decoder.parameters()),
-        "language model": sum(p.numel() for p in baseline.parameters()),
-    }
     stream = watch(tasks, baseline, prepare, args.events, args.seed, folder)
     seconds["all"] = round(time.perf_counter() - start, 1)
     results = {"settings": {name: str(value) for name, value in vars(args).items() if name != "output_dir"}}
@@ -273,6 +270,10 @@ def run(args: argparse.Namespace) -> dict:
     write_text(folder / "results.json", json.dumps(results, indent=2, default=float) + "\n")
     write_text(folder / "table.md", markdown_table(*rows_of(scores)))
     return results
+
+
+def trained(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 @contextmanager
@@ -309,7 +310,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     sizes = ", ".join(f"{name} {count:,}" for name, count in results["parameters"].items())
     print("\n" + table(*rows_of(results["scores"])))
     print(f"\ntrained weights: {sizes}")
-    print(f"CPU seconds of training: {results['cpu_seconds']}")
+    print("CPU seconds of training: " + ", ".join(f"{name} {each:.0f}" for name, each in results["cpu_seconds"].items()))
     print(f"A video of {args.events} events: {results['stream']['verdict']}.")
     print(f"results.json, table.md, stream.png and the model are in {args.output_dir}")
 
