@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from graphs import (
     encoder_of,
 )
 
+import hf_jepa
 from hf_jepa.core.key_map import ConversionError
 from hf_jepa.hub.torch_export import (
     ONE_SIZE,
@@ -123,6 +125,16 @@ def test_tables_computed_for_a_size_are_refused(name):
     encoder = encoder_of(name, position_resize="recompute")
     with pytest.raises(ValueError, match="load it with 'interpolate'"):
         export_encoder(VARIANTS[name], encoder, any_size=True)
+
+
+def test_a_file_holds_nothing_of_this_machine(tmp_path):
+    path = tmp_path / "encoder.pt2"
+    save_program(export_encoder(VARIANTS["data2vec_text"], encoder_of("data2vec_text")), path, VARIANTS["data2vec_text"])
+    with zipfile.ZipFile(path) as archive:
+        parts = [archive.read(name) for name in archive.namelist()]
+    assert any(b"last_hidden_state" in part for part in parts)
+    for place in (Path(torch.__file__).parents[2], Path(hf_jepa.__file__).parents[1]):
+        assert not any(str(place).encode() in part for part in parts)
 
 
 @pytest.mark.slow
