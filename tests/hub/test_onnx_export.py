@@ -1,26 +1,31 @@
 """ONNX files compute in onnxruntime what the encoders compute, for any batch and, where they can, any size."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
 import torch
 from graphs import OF_ANY_SIZE, RESNET, WITH_ENCODER, assert_equal_outputs, assert_equal_sizes, each, encoder_of
+from safetensors.torch import load_file
 
 import hf_jepa
 from hf_jepa.core.key_map import ConversionError
 from hf_jepa.hub import onnx_export
+from hf_jepa.hub.files import read_torch_checkpoint
 from hf_jepa.hub.onnx_export import export_onnx
 from hf_jepa.hub.torch_export import ONE_SIZE, example_input
 from hf_jepa.registry import VARIANTS
 
 
 pytestmark = pytest.mark.hub
+onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+
+
+GOLDEN = Path(__file__).parents[1] / "fixtures/golden"
 
 
 def written(name, encoder, folder, **options):
@@ -53,6 +58,36 @@ def test_a_file_takes_any_size(name, tmp_path):
     encoder = encoder_of(name)
     graph, _ = written(name, encoder, tmp_path, any_size=True)
     assert_equal_sizes(graph, encoder)
+
+
+OFFICIAL = {  # golden case, what its tensors do not tell, the name of its input
+    "ijepa": ("encoder_forward", {"num_attention_heads": 4}, "images"),
+    "vjepa": ("encoder", {"num_attention_heads": 4}, "video"),
+    "vjepa2": (
+        "encoder",
+        {"num_attention_heads": 2, "pred_num_attention_heads": 2, "crop_size": 32, "frames_per_clip": 8},
+        "video",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", each(OFFICIAL, "ijepa"))
+def test_a_file_gives_the_numbers_of_the_official_code(name, tmp_path):
+    variant, (case, fields, taken) = VARIANTS[name], OFFICIAL[name]
+    official = read_torch_checkpoint(GOLDEN / name / case / "checkpoint.pt")
+    config = variant.layout.infer_config(official, **fields)
+    state, place = variant.layout.convert(official, config, "encoder"), f"{variant.layout.target_part}."
+    encoder = variant.encoder_of(variant.model_class(variant.base_model)(config))
+    encoder.load_state_dict({key.removeprefix(place): v for key, v in state.items() if key.startswith(place)})
+    graph, _ = written(name, encoder, tmp_path, any_size=True)
+    compared = 0
+    for io in map(load_file, sorted((GOLDEN / name / case).glob("io*.safetensors"))):
+        for found in [key for key in io if key == taken or re.fullmatch(rf"{taken}_\d+x\d+", key)]:
+            samples = io[found] if variant.modality == "image" else io[found].transpose(1, 2).contiguous()
+            expected = io[found.replace(taken, "last_hidden_state")]
+            torch.testing.assert_close(graph(samples)["last_hidden_state"], expected, rtol=1e-4, atol=1e-5)
+            compared += 1
+    assert compared > len(list((GOLDEN / name / case).glob("io_*")))
 
 
 @pytest.mark.slow
