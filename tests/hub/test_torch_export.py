@@ -129,7 +129,9 @@ def test_tables_computed_for_a_size_are_refused(name):
 
 def test_a_file_holds_nothing_of_this_machine(tmp_path):
     path = tmp_path / "encoder.pt2"
-    save_program(export_encoder(VARIANTS["data2vec_text"], encoder_of("data2vec_text")), path, VARIANTS["data2vec_text"])
+    save_program(
+        export_encoder(VARIANTS["data2vec_text"], encoder_of("data2vec_text")), path, VARIANTS["data2vec_text"]
+    )
     with zipfile.ZipFile(path) as archive:
         parts = [archive.read(name) for name in archive.namelist()]
     assert any(b"last_hidden_state" in part for part in parts)

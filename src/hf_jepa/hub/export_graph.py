@@ -30,8 +30,8 @@ import onnxruntime
 encoder = onnxruntime.InferenceSession("{repo}/{file}")
 ```
 
-Its input is `{name}`, float numbers or tokens of the shape {shape}; its outputs are named as those of the model. The code
-under Use is for the checkpoint that it was made from.
+Its input is `{name}`, float numbers or tokens of the shape {shape}; its outputs are named as those of the model. The
+code under Use is for the checkpoint that it was made from.
 """,
     "torch": """
 
@@ -118,7 +118,6 @@ def _shape(encoder: PreTrainedModel, any_size: bool) -> tuple[int | str, ...]:
     """The shape of the input, for people."""
     shape = ("batch", *example_input(encoder).shape[1:])
     return (*shape[:-2], "height", "width") if any_size else shape
-
 
 
 __all__ = ["FILES", "export_graph"]
