@@ -110,7 +110,7 @@ def _translate(program: ExportedProgram, encoder: PreTrainedModel, variant: Vari
     for node in model.graph.all_nodes():  # where each comes from: a large part of the text of a file
         node.metadata_props.clear()
     (inputs,) = model.graph.inputs
-    places = {0: "batch", len(inputs.shape) - 2: "rows", len(inputs.shape) - 1: "columns"}
+    places = {len(inputs.shape) - 2: "rows", len(inputs.shape) - 1: "columns", 0: "batch"}
     symbols = {place: re.search(r"[a-z]\w*", str(length)) for place, length in enumerate(inputs.shape)}
     translated.rename_axes({symbol[0]: places[place] for place, symbol in symbols.items() if symbol})
     model.metadata_props[METADATA] = json.dumps(described)
