@@ -98,6 +98,7 @@ def require_libraries() -> None:
 
 def _translate(program: ExportedProgram, encoder: PreTrainedModel, variant: Variant) -> "torch.onnx.ONNXProgram":
     described = describe(program, variant)
+    _lay_out(program)
     with _quiet():
         translated = torch.onnx.export(
             program,
@@ -115,6 +116,21 @@ def _translate(program: ExportedProgram, encoder: PreTrainedModel, variant: Vari
     translated.rename_axes({symbol[0]: places[place] for place, symbol in symbols.items() if symbol})
     model.metadata_props[METADATA] = json.dumps(described)
     return translated
+
+
+def _lay_out(program: ExportedProgram) -> None:
+    """Copies before views of permuted tensors.
+
+    A model makes these copies too, but where it was traced the kernel of attention had laid out its output so that
+    there was nothing to copy. The matrix products that stand for attention in ONNX do not.
+    """
+    for node in program.graph.nodes:
+        if node.target is torch.ops.aten.view.default and node.args[0].target is torch.ops.aten.permute.default:
+            (permuted, shape) = node.args
+            with program.graph.inserting_before(node):
+                copy = program.graph.call_function(torch.ops.aten.clone.default, (permuted,))
+            copy.kwargs, copy.meta = {"memory_format": torch.contiguous_format}, dict(permuted.meta)
+            node.args = (copy, shape)
 
 
 def _runner(path: Path) -> Callable[[torch.Tensor], dict[str, torch.Tensor]]:
