@@ -165,9 +165,7 @@ def test_a_file_that_computes_something_else_gets_no_name(tmp_path, monkeypatch)
     runner = onnx_export._runner
     monkeypatch.setattr(onnx_export, "_runner", wrong)
     monkeypatch.setattr(onnx_export, "LARGEST_FILE", 1000)
-    with pytest.raises(
-        ConversionError, match=r"last_hidden_state differs by 0\.00\d+ of the spread, more than"
-    ):
+    with pytest.raises(ConversionError, match=r"last_hidden_state differs by 0\.00\d+ of the spread, more than"):
         export_onnx(VARIANTS["data2vec_text"], encoder_of("data2vec_text"), tmp_path / "encoder.onnx")
     assert not list(tmp_path.iterdir())
 
