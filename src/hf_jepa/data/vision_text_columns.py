@@ -140,7 +140,7 @@ def find_vision_text_columns(
     found = _media_columns(features, media, media_column)
     if not found:
         raise ValueError(
-            f"no column of {media or 'image or video'}s among {sorted(features)}; choose one by media_column=... and "
+            f"no column of {'images or videos' if media is None else media + 's'} among {sorted(features)}; choose one by media_column=... and "
             "say media='video' or 'image'"
         )
     target = find_text_column(features, TARGET_NAMES, target_column, "target_column")
