@@ -143,6 +143,26 @@ def test_archives_are_not_read_for_texts_alone(tmp_path, monkeypatch):
     assert VisionTextDataset(rows)[0]["video"].shape == (1, 32, 40, 3) and len(read_members) == 3
 
 
+def test_videos_in_archives_and_parquet_files(tmp_path):
+    videos = [write_video(tmp_path / f"{length}.mp4", length).read_bytes() for length in (20, 3, 30)]
+    members = {}
+    for row, video in enumerate(videos):
+        members |= {
+            f"{row}.mp4": video,
+            f"{row}.json": json.dumps({"prompt": f"q{row}", "answer": f"a{row}"}).encode(),
+        }
+    write_tar(tmp_path / "a.tar", members)
+    table = [{"mp4": video, "query": f"q{row}", "target": f"a{row}"} for row, video in enumerate(videos)]
+    datasets.Dataset.from_list(table).to_parquet(tmp_path / "a.parquet")
+    for name in ("a.tar", "a.parquet"):
+        data = VisionTextDataset(load_vision_text(tmp_path / name, media="video"), VisionTextReader(num_frames=5))
+        batch = [data[row] for row in range(3)]
+        assert numbers_of(batch[0]["video"]) == [0, 4, 8, 12, 16] and numbers_of(batch[2]["video"])[1] == 6
+        assert [(batch[row]["query"], batch[row]["target"]) for row in (0, 2)] == [("q0", "a0"), ("q2", "a2")]
+        named = f"{tmp_path}/a.tar/1.mp4 (row 1)" if name == "a.tar" else "row 1"
+        assert str(batch[1]) == f"{named}: the video has 3 frames, a clip needs 5"
+
+
 # --- data sets ----------------------------------------------------------------------------------------------------
 
 
@@ -216,8 +236,7 @@ def test_a_batch_is_what_the_model_is_called_with():
     assert type(batch) is dict and batch["sample_index"].tolist() == list(range(8))
     without = collate([sample | {"query": ""} for sample in samples])
     assert set(batch) - set(without) == {"query_ids", "query_mask"}  # the model predicts without a query
-    loader = DataLoader(stories, batch_size=8, collate_fn=pickle.loads(pickle.dumps(collate)), num_workers=1)
-    from_worker = next(iter(loader))
+    from_worker = pickle.loads(pickle.dumps(collate))(samples)
     assert all(torch.equal(from_worker[name], batch[name]) for name in expected)
 
 
@@ -326,11 +345,15 @@ def test_ranks_share_an_epoch_of_shards_and_resume_in_it(tmp_path):
 def test_a_shard_that_is_gone_is_skipped_by_name(tmp_path):
     shards_of_pictures(tmp_path)
     rows = load_vision_text(f"{tmp_path}/pairs-{{0..3}}.tar", media="image", shards=ShardOptions(IMPATIENT))
-    (tmp_path / "pairs-2.tar").unlink()
+    (tmp_path / "pairs-2.tar").rename(tmp_path / "elsewhere")
     data = VisionTextDataset(rows)
     batch = VLJepaDataCollator(processor())([data[i] for i in (0, 16, 17, 31)])
     assert batch["sample_index"].tolist() == [0, 31] and len(batch["skipped"]) == 2
     assert all(f"{tmp_path}/pairs-2.tar: 3 attempts" in reason for reason in batch["skipped"])
+    (tmp_path / "elsewhere").rename(tmp_path / "pairs-2.tar")
+    assert isinstance(data[16], UndecodableVideo)
+    data.set_epoch(1)  # tries it again
+    assert data[16]["target"] == "caption 16"
 
 
 # --- mixtures -----------------------------------------------------------------------------------------------------
@@ -342,10 +365,10 @@ def sources():
 
 
 def test_a_mixture_keeps_weights_and_lengths():
-    mixture = MixedVisionText(sources(), weights=[2, 1, 3], chunk=6, length=6000, seed=3)
-    draws = np.array([mixture.draw(i) for i in range(6000)])
-    shares = np.bincount(draws[:, 0]) / 6000
-    assert np.abs(shares - np.array([2, 1, 3]) / 6).max() < 0.035  # the lengths are drawn a thousand times
+    mixture = MixedVisionText(sources(), weights=[2, 1, 3], chunk=6, length=3000, seed=3)
+    draws = np.array([mixture.draw(i) for i in range(3000)])
+    shares = np.bincount(draws[:, 0]) / 3000
+    assert np.abs(shares - np.array([2, 1, 3]) / 6).max() < 0.045  # the lengths are drawn five hundred times
     counts = mixture.frame_counts
     assert (counts == np.where(draws[:, 0] == 0, 1, 4)).all()
     chunks = counts.reshape(-1, 6)
@@ -353,10 +376,10 @@ def test_a_mixture_keeps_weights_and_lengths():
     within = draws.reshape(-1, 6, 2)[chunks[:, 0] == 4, :, 0]
     assert (within != within[:, :1]).any(axis=1).mean() > 0.7  # sources of one length share chunks
     for source, size in enumerate((20, 300, 30)):
-        assert len(set(draws[draws[:, 0] == source, 1])) > 0.9 * size
+        assert len(set(draws[draws[:, 0] == source, 1])) > 0.7 * size
     sample = mixture[9]
     assert sample["sample_index"] == 9 and len(sample["video"]) == counts[9]
-    again = MixedVisionText(sources(), weights=[2, 1, 3], chunk=6, length=6000, seed=3)
+    again = MixedVisionText(sources(), weights=[2, 1, 3], chunk=6, length=3000, seed=3)
     assert again[9]["target"] == sample["target"]
     again.set_epoch(1)
     assert again.sources[1].epoch == 1 and (again.frame_counts != counts).any()
