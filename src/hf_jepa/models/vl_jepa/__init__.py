@@ -1,0 +1,1 @@
+"""VL-JEPA: vision-language prediction in embedding space."""
