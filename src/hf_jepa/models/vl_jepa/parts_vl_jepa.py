@@ -31,7 +31,7 @@ def vision_encoder(model: PreTrainedModel) -> PreTrainedModel:
     Example:
         >>> from transformers import VJEPA2Config
         >>> native = VJEPA2Model(VJEPA2Config(hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
-        ...                                   pred_hidden_size=24, pred_num_hidden_layers=1))
+        ...                                   pred_hidden_size=24, pred_num_attention_heads=2))
         >>> type(vision_encoder(native)).__name__
         'VJepa2Encoder'
     """
