@@ -256,6 +256,11 @@ def test_unusable_inputs_are_refused(model, batch, changed, message):
         model(**batch | changed)
 
 
+def test_raw_pixels_are_refused(model):
+    with pytest.raises(TypeError, match="of torch.uint8, expected normalised pixels"):
+        model.vl_jepa.predict(torch.zeros(1, 4, 3, 32, 32, dtype=torch.uint8))
+
+
 def test_vision_tokens_of_another_width_are_refused(model):
     with pytest.raises(ValueError, match=r"vision_tokens has shape \(2, 5, 31\), expected \(batch, tokens, 32\)"):
         model.vl_jepa.predict(vision_tokens=torch.zeros(2, 5, 31))

@@ -76,8 +76,14 @@ def vision_tokens_of(model: PreTrainedModel, pixel_values_videos: torch.Tensor) 
         (B, N, D)
 
     Raises:
+        TypeError: raw pixels.
         ValueError: another number of dimensions.
     """
+    if not pixel_values_videos.is_floating_point():
+        raise TypeError(
+            f"pixel_values_videos is of {pixel_values_videos.dtype}, expected normalised pixels as floating-point "
+            "numbers: the processor makes them of raw ones"
+        )
     if pixel_values_videos.ndim != 5:
         raise ValueError(
             f"pixel_values_videos has shape {tuple(pixel_values_videos.shape)}, expected (batch, frames, channels, "
