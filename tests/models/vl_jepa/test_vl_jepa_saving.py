@@ -143,6 +143,10 @@ def test_attention_and_fields_of_the_objective_are_chosen_at_loading(tmp_path):
     batch = tiny_batch(model.config)
     found = again(**batch, target_group=torch.arange(3)).loss
     torch.testing.assert_close(found, model(**batch).loss, rtol=1e-5, atol=1e-5)
+    causal = VLJepaForPreTraining.from_pretrained(tmp_path, causal=True).vl_jepa.eval()
+    clips, queries = batch["pixel_values_videos"], (torch.tensor([[word]] * 3) for word in (5, 6))
+    states = [causal(clips, query_ids=query).last_hidden_state[:, 0] for query in queries]
+    assert torch.equal(*states)  # vision tokens do not see what follows them
     with pytest.raises(Exception, match="makes all embeddings alike"):
         VLJepaForPreTraining.from_pretrained(tmp_path, loss_type="cosine")
 

@@ -128,7 +128,6 @@ class VLJepaPredictor(nn.Module):
     def __init__(self, config: VLJepaConfig, language_model: PreTrainedModel | None = None):
         super().__init__()
         self.config = config
-        config.predictor_config.is_causal = config.causal
         width = config.predictor_config.hidden_size
         self.vision_projection = nn.Linear(config.vision_hidden_size, width)
         self.language_model = new_language_model(config.predictor_config) if language_model is None else language_model
