@@ -1,1 +1,1 @@
-"""VL-JEPA: vision-language prediction in embedding space."""
+"""VL-JEPA: the embedding of a text is predicted from a clip and a question about it, by a language model."""
