@@ -71,6 +71,24 @@ def plain_images(config) -> dict:
     return {"pixel_values": torch.randn(size, generator=torch.Generator().manual_seed(0))}
 
 
+def clips_and_texts(config) -> dict:
+    """Three clips with queries, one of which is empty, and texts."""
+    generator = torch.Generator().manual_seed(0)
+    size = (3, config.frames_per_clip, config.num_channels, *pair(config.image_size))
+    clips = torch.randn(size, generator=generator)
+    words = torch.randint(3, 60, (2, 3, 5), generator=generator)
+    lengths = torch.tensor([[5, 0, 2], [3, 5, 1]])
+    masks = (torch.arange(5) < lengths.unsqueeze(-1)).long()
+    return {
+        "pixel_values_videos": clips,
+        "query_ids": words[0] * masks[0],
+        "query_mask": masks[0],
+        "target_ids": words[1] * masks[1],
+        "target_mask": masks[1],
+        "step": 0,
+    }
+
+
 # A modality or a kind of inputs, not a variant, adds a line here.
 BATCHES = {
     ("image", "masks"): image_batch,
@@ -80,4 +98,5 @@ BATCHES = {
     ("audio", "in_place_masks"): hidden_frames,
     ("text", "in_place_masks"): hidden_words,
     ("image", "plain"): plain_images,
+    ("vision_text", "vision_text"): clips_and_texts,
 }

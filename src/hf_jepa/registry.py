@@ -13,7 +13,7 @@ class Variant:
         name: folder name and command-line name.
         title: as written in prose.
         paper: arXiv identifier.
-        modality: "image", "video", "audio", "text", ...
+        modality: "image", "video", "audio", "text", "vision_text".
         config: config class, in `configuration_<name>.py`.
         base_model: encoder class, in `modeling_<name>.py`; None where it is a stock model of any type (LLM-JEPA).
         pretraining_model: class with the objective, in `modeling_<name>.py`.
@@ -25,7 +25,7 @@ class Variant:
         weights_license: licence of converted official weights.
         inputs: what the pretraining model is called with: "masks" (a context mask and a target mask), "views" (several
             of each image), "in_place_masks" (what is hidden is replaced, not left out), "plain" (the samples alone),
-            "text_pairs" (two views of a text, laid out in rows).
+            "text_pairs" (two views of a text, laid out in rows), "vision_text" (clips, queries and texts).
         tiny: config fields of a model that trains in well under a second, for the behaviour suites; CONTRIBUTING.md
             says what they ask of it.
         program: the module of `hf_jepa.training` whose `finetune` trains it, where its modality has no program for it.
@@ -137,6 +137,16 @@ TINY_VIT = {
     "image_size": 32,
     "patch_size": 8,
     "layer_norm_eps": 1e-6,
+}
+# The language model of the tiny models that have one.
+TINY_LLAMA = {
+    "model_type": "llama",
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
 }
 
 
@@ -477,15 +487,53 @@ VARIANTS = {
             parts={"modeling": ("LlmJepaOutput",)},
             program="finetune_llm_jepa",
             tiny={
-                "text_config": {
-                    "model_type": "llama",
-                    "vocab_size": 64,
+                "text_config": TINY_LLAMA,
+            },
+        ),
+        Variant(
+            name="vl_jepa",
+            title="VL-JEPA",
+            paper="2512.10942",
+            modality="vision_text",
+            inputs="vision_text",
+            config="VLJepaConfig",
+            base_model="VLJepaModel",
+            pretraining_model="VLJepaForPreTraining",
+            parts={
+                "predictor": ("VLJepaPredictor",),
+                "decoder": ("VLJepaDecoder", "VLJepaForConditionalGeneration"),
+            },
+            tiny={
+                "vision_config": {
+                    "model_type": "vjepa2",
                     "hidden_size": 32,
-                    "intermediate_size": 64,
-                    "num_hidden_layers": 2,
-                    "num_attention_heads": 4,
-                    "num_key_value_heads": 2,
+                    "num_hidden_layers": 1,
+                    "num_attention_heads": 2,
+                    "mlp_ratio": 2.0,
+                    "crop_size": 32,
+                    "patch_size": 16,
+                    "frames_per_clip": 4,
                 },
+                "predictor_config": TINY_LLAMA | {"num_hidden_layers": 3},
+                "text_config": {
+                    "model_type": "gemma3_text",
+                    "vocab_size": 64,
+                    "hidden_size": 24,
+                    "intermediate_size": 32,
+                    "num_hidden_layers": 2,
+                    "num_attention_heads": 2,
+                    "num_key_value_heads": 1,
+                    "head_dim": 16,
+                    "sliding_window": 8,
+                    "layer_types": ["sliding_attention", "full_attention"],
+                    "use_bidirectional_attention": True,
+                },
+                "decoder_config": TINY_LLAMA,
+                "num_predictor_layers": 2,
+                "projection_dim": 16,
+                "max_query_length": 16,
+                "max_target_length": 16,
+                "num_prefix_tokens": 2,
             },
         ),
     )

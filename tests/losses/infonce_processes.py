@@ -15,12 +15,24 @@ torch.manual_seed(0)
 ROWS, WEIGHT = torch.randn(2, 8, 6), torch.randn(6, 4)
 
 
+GROUPS = torch.tensor([1, 2, 3, 1, 4, 2, 2, 5])  # equal ones in one process and in both
+
+
 def gradient(rows: torch.Tensor, symmetric: bool, gather: bool) -> torch.Tensor:
     """Of the sum over rows divided by those of all processes, which `forward(num_pairs_in_batch=...)` does."""
     weight = WEIGHT.clone().requires_grad_()
     queries, keys = rows @ weight
     (infonce(queries, keys, 0.3, symmetric, gather).sum() / 8).backward()
     return weight.grad
+
+
+def learnt(rows: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
+    """Gradients of the weight and of the scale, with rows that mean the same, divided likewise."""
+    weight, scale = WEIGHT.clone().requires_grad_(), torch.tensor([1.2], requires_grad=True)
+    queries, keys = rows @ weight
+    losses = infonce(queries, keys, symmetric=True, gather=True, logit_scale=scale, groups=groups)
+    (losses.sum() / 8).backward()
+    return torch.cat([weight.grad.flatten(), scale.grad])
 
 
 def run(rank: int, port: int, alone: dict) -> None:
@@ -33,6 +45,9 @@ def run(rank: int, port: int, alone: dict) -> None:
         found = gradient(rows, symmetric, gather=True)
         dist.all_reduce(found)  # the average of the processes, of a loss that is multiplied by their number
         torch.testing.assert_close(found, alone["all", symmetric], rtol=0, atol=1e-6)
+    found = learnt(rows, GROUPS.split(SHARES)[rank])
+    dist.all_reduce(found)
+    torch.testing.assert_close(found, alone["learnt"], rtol=0, atol=1e-6)
     store.set(f"done {rank}", "")
     store.wait(["done 0", "done 1"])
     os._exit(0)  # past the destructor of the group, which sometimes does not return
@@ -40,7 +55,7 @@ def run(rank: int, port: int, alone: dict) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    alone: dict = {}
+    alone: dict = {"learnt": learnt(ROWS, GROUPS)}
     for symmetric in (False, True):
         alone["all", symmetric] = gradient(ROWS, symmetric, gather=False)
         for rank, rows in enumerate(ROWS.split(SHARES, dim=1)):

@@ -61,6 +61,48 @@ def test_gathering_in_one_process_changes_nothing():
     assert torch.equal(infonce(QUERIES, KEYS, gather=True), infonce(QUERIES, KEYS))
 
 
+def test_a_learnt_scale_is_one_over_the_temperature():
+    scale = torch.tensor([math.log(1 / 0.3)], requires_grad=True)
+    found = infonce(QUERIES, KEYS, symmetric=True, logit_scale=scale)
+    torch.testing.assert_close(found, infonce(QUERIES, KEYS, 0.3, symmetric=True))
+    found.mean().backward()
+    step = 1e-2
+    other = [infonce(QUERIES, KEYS, 0.3 * math.exp(x), symmetric=True).mean().item() for x in (step, -step)]
+    assert scale.grad.item() == pytest.approx((other[1] - other[0]) / (2 * step), rel=1e-3)
+    half = infonce(QUERIES, KEYS, logit_scale=scale.detach().bfloat16())
+    assert half.dtype == torch.float32
+
+
+def test_rows_of_a_group_are_no_negatives_of_one_another():
+    groups = torch.tensor([7, -1, 7, 3, 7])
+    for one, other, symmetric in ((QUERIES, KEYS, False), (KEYS, QUERIES, False), (QUERIES, KEYS, True)):
+        expected = []
+        for row in range(5):
+            kept = [i for i in range(5) if i == row or groups[i] != groups[row]]
+            found = restated(one[kept], other[kept], 0.07)[kept.index(row)]
+            if symmetric:
+                found = (found + restated(other[kept], one[kept], 0.07)[kept.index(row)]) / 2
+            expected.append(found)
+        found = infonce(one, other, symmetric=symmetric, groups=groups)
+        torch.testing.assert_close(found, torch.tensor(expected), rtol=1e-5, atol=1e-5)
+    assert torch.equal(infonce(QUERIES, KEYS, groups=torch.arange(5)), infonce(QUERIES, KEYS))
+    rows = QUERIES.clone().requires_grad_()
+    infonce(rows, KEYS, groups=torch.zeros(5, dtype=torch.long)).sum().backward()
+    assert not rows.grad.any() and rows.grad.isfinite().all()  # nothing is left to tell apart
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"logit_scale": torch.zeros(2)}, r"logit_scale has shape \(2,\), expected one number"),
+        ({"groups": torch.zeros(4)}, r"groups has shape \(4,\), expected one number for each of 5 rows"),
+    ],
+)
+def test_bad_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        infonce(QUERIES, KEYS, **options)
+
+
 def test_two_processes_equal_one():
     script = Path(__file__).with_name("infonce_processes.py")
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)

@@ -1,8 +1,10 @@
 """The config fields that say what a JEPA's loss is; every variant's config mixes them in."""
 
+import copy
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
+from os.path import basename, isabs
 from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
@@ -93,4 +95,25 @@ def require_model_fields(config_class: type[PreTrainedConfig], names: Iterable[o
         raise ValueError(f"{config_class.__name__} has no field {shown}")
 
 
-__all__ = ["OWN_TARGETS", "TARGET_SOURCES", "JepaConfigMixin", "model_fields", "require_model_fields"]
+def without_path(config: PreTrainedConfig) -> PreTrainedConfig:
+    """A copy of a part's config that names no folder of this machine: config.json is for others, too.
+
+    Example:
+        >>> from hf_jepa import IJepaConfig
+        >>> without_path(IJepaConfig(name_or_path="/home/me/encoder")).name_or_path
+        'encoder'
+    """
+    config = copy.deepcopy(config)
+    if config.name_or_path and isabs(config.name_or_path):
+        config.name_or_path = basename(config.name_or_path)
+    return config
+
+
+__all__ = [
+    "OWN_TARGETS",
+    "TARGET_SOURCES",
+    "JepaConfigMixin",
+    "model_fields",
+    "require_model_fields",
+    "without_path",
+]

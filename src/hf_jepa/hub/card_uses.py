@@ -64,6 +64,21 @@ feature = encoder(tokens).last_hidden_state.mean(dim=1)  # (1, {hidden})
 
 With `hf_jepa`, `{pretraining_model}.from_pretrained("{repo}")` gives all parts of pretraining."""
 
+VISION_TEXT_USE = """{loader} loads all parts:
+
+```python
+{imports}import torch
+from transformers import AutoModel
+
+model = AutoModel.from_pretrained("{repo}").eval()
+clip = torch.randn(1, {frames}, {channels}, {height}, {width})  # (1, T, C, H, W), from the processor
+query, text = torch.tensor([[5, 6, 7]]), torch.tensor([[8, 9]])  # from the tokenizers of predictor and Y-Encoder
+feature = model.predict(clip, query)  # the embedding of the text that answers
+print(torch.cosine_similarity(feature, model.encode_text(text)))  # the highest of several texts is the answer
+```
+
+With `hf_jepa`, `{pretraining_model}.from_pretrained("{repo}")` continues training with the same objective."""
+
 VIDEO_CLASSIFICATION_USE = """With `hf_jepa`:
 
 ```python
@@ -135,6 +150,7 @@ ENCODER_USES = {
     "video": VIDEO_FEATURES_USE,
     "audio": AUDIO_FEATURES_USE,
     "text": TEXT_FEATURES_USE,
+    "vision_text": VISION_TEXT_USE,
 }
 USES = {
     "image-classification": CLASSIFICATION_USE,
@@ -168,7 +184,13 @@ CLASSIFIER_LIMITS = (
 )
 TEXT_LIMITS = "Answers may be wrong or harmful, and reflect the data it was trained on."
 NOT_MEANT = "Not meant for decisions about people, nor for telling who somebody is."
-SAMPLES = {"image": "images", "video": "clips", "audio": "recordings", "text": "texts"}
+SAMPLES = {
+    "image": "images",
+    "video": "clips",
+    "audio": "recordings",
+    "text": "texts",
+    "vision_text": "clips and texts",
+}
 
 
 def purpose_and_limits(task: str | None, modality: str) -> tuple[str, str]:

@@ -7,28 +7,25 @@ like. Encoder and predictor are those of V-JEPA 2.
 
 import copy
 from os import PathLike
-from os.path import basename, isabs
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig
+from transformers import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import can_return_tuple, logging
 
 from hf_jepa.core.clips import Clips, VideoEncoderOutput, as_groups
+from hf_jepa.core.configuration import without_path
 from hf_jepa.core.modeling import runtime_options
 from hf_jepa.core.video import VideoPreTrainingMixin
 from hf_jepa.core.video_classification import VideoClassificationMixin, attentive_classifier
 from hf_jepa.layers.patch_embedding import as_clips
+from hf_jepa.models.encoders import load_encoder, new_encoder
 from hf_jepa.models.salt.configuration_salt import SaltConfig
 from hf_jepa.models.vjepa2.modeling_vjepa2 import VJepa2Encoder, VJepa2Predictor, VJepa2PreTrainedModel
-from hf_jepa.models.vjepa2_1.modeling_vjepa2_1 import VJepa21Encoder
 
 
 logger = logging.get_logger(__name__)
-
-# Encoders of variants whose base model, native or ours, holds a predictor as well.
-_ENCODERS = {"vjepa2": VJepa2Encoder, "vjepa2_1": VJepa21Encoder}
 
 
 def load_teacher(source: str | PathLike, **kwargs) -> PreTrainedModel:
@@ -52,23 +49,12 @@ def load_teacher(source: str | PathLike, **kwargs) -> PreTrainedModel:
         ...     type(load_teacher(folder)).__name__
         'SaltModel'
     """
-    config = AutoConfig.from_pretrained(source)
-    teacher_class = _ENCODERS.get(config.model_type, AutoModel)
-    model, info = teacher_class.from_pretrained(source, output_loading_info=True, **kwargs)
-    if lost := sorted(info["missing_keys"]):
-        raise ValueError(
-            f"{source} lacks {len(lost)} weights of {type(model).__name__}, among them {', '.join(lost[:5])}: a "
-            "teacher must be trained"
-        )
-    return model
+    return load_encoder(source, wanted="a teacher", **kwargs)
 
 
 def new_teacher(config: PreTrainedConfig) -> PreTrainedModel:
     """A teacher with random weights, which a checkpoint then fills in."""
-    encoders = _ENCODERS | {SaltConfig.model_type: SaltModel}  # which may not be registered
-    if config.model_type in encoders:
-        return encoders[config.model_type](config)
-    return AutoModel.from_config(config)
+    return new_encoder(config, others={SaltConfig.model_type: SaltModel})  # which may not be registered
 
 
 def tubelet_pixels(clips: torch.Tensor, tubelet: tuple[int, int, int]) -> torch.Tensor:
@@ -254,9 +240,7 @@ class SaltForPreTraining(VideoPreTrainingMixin, SaltPreTrainedModel):
         """
         model = teacher if isinstance(teacher, PreTrainedModel) else load_teacher(teacher, dtype="float32")
         config = copy.deepcopy(config)
-        config.teacher_config = copy.deepcopy(model.config)
-        if isabs(config.teacher_config.name_or_path):  # config.json is for others, too
-            config.teacher_config.name_or_path = basename(config.teacher_config.name_or_path)
+        config.teacher_config = without_path(model.config)
         if isinstance(model.config, SaltConfig):
             config.teacher_config.teacher_config = None  # what the teacher itself has learnt from is past
         return cls(config, model)
