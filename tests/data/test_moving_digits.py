@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from hf_jepa.data.moving_digits import GLYPH, MEAN, REACH, STD, MovingDigits, _digits, glyph_numbers
+from hf_jepa.data.moving_digits import GLYPH, MEAN, REACH, STD, MovingDigits, digit_images, glyph_numbers
 from hf_jepa.data.videos import VideoCollator
 
 
@@ -15,7 +15,7 @@ def canvas(clips):
 
 def test_pixels_are_the_digits_at_their_positions():
     clips = MovingDigits(50, channels=1, num_frames=6).batch(range(20))
-    frames, (glyphs, classes) = canvas(clips), _digits()
+    frames, (glyphs, classes) = canvas(clips), digit_images()
     assert clips.pixel_values_videos.shape == (20, 6, 1, 64, 64)
     for b in range(20):
         for t in range(6):
@@ -52,7 +52,7 @@ def test_flight_is_straight_and_reflected():
 def test_splits_share_no_digit_image():
     train, test = set(glyph_numbers("train")), set(glyph_numbers("test"))
     assert not train & test and len(train | test) == 1797
-    classes = _digits()[1]
+    classes = digit_images()[1]
     assert set(classes[sorted(test)]) == set(range(10))
     with pytest.raises(ValueError, match="split 'val'"):
         glyph_numbers("val")

@@ -3,18 +3,17 @@
 A corrupt image does not raise: its place is taken by an `UndecodableImage`, which the collator drops and names.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import count
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import Dataset, IterableDataset, get_worker_info
+from torch.utils.data import Dataset
 
 from hf_jepa.data.columns import column_names, standard_columns
 from hf_jepa.data.decoding import DECODE_ERRORS, UndecodableImage, decode_image, describe_source
+from hf_jepa.data.row_stream import RowStream
 from hf_jepa.data.shared_epoch import SharedEpoch
 from hf_jepa.data.sources import load_images
 from hf_jepa.data.transforms import sample_rng
@@ -131,24 +130,13 @@ class ImageDataset(Dataset):
         return [int(row["label"]) for row in rows] if rows and "label" in rows[0] else None
 
 
-class IterableImageDataset(IterableDataset):
-    """Streamed data set of images, which its collator decodes (`ImageCollator`).
-
-    `sample_index` is a running number, unique over workers and ranks; an endless stream counts on in every pass, so
-    that masks and crops of a row are new each time. With several ranks set `dispatch_batches=False` of accelerate
-    (`JepaTrainer` does): its dispatching loader cannot send the names of skipped images.
-
-    Every rank reads the whole stream and keeps its part; workers share the files of the stream among them, so the
-    index of a row depends on the number of workers, and each of them begins its next pass when its own share is over.
-    A run that resumes reads all that it skips. `ShardedRows` have none of these limits.
+class IterableImageDataset(RowStream):
+    """Streamed data set of images, which its collator decodes (`ImageCollator`); see `RowStream` for its limits.
 
     Args:
         dataset: a `datasets.IterableDataset` with an image column.
         transform: called as `transform(image, rng)` with an RGB PIL image, see `hf_jepa.data.transforms`.
-        seed: of the order and of all random transforms.
-        shuffle_buffer: rows among which the next one is drawn at random, anew in every pass; 0 keeps the order.
-        endless: begin again after the last row. `Trainer` takes a stream of unknown length to be as long as the run
-            and, when it resumes, skips as many batches as it has seen: that is exact for an endless stream alone.
+        seed, shuffle_buffer, endless: as of `RowStream`.
 
     Raises:
         TypeError: not a `datasets.IterableDataset`.
@@ -164,47 +152,16 @@ class IterableImageDataset(IterableDataset):
         [0, 1, 2]
     """
 
+    map_style = "ImageDataset"
+
     def __init__(
         self, dataset: Any, transform: Callable, seed: int = 0, shuffle_buffer: int = 0, endless: bool = False
     ):
-        import datasets
+        super().__init__(dataset, seed, shuffle_buffer, endless)
+        self.dataset, self.transform = standard_columns(dataset), transform
 
-        if not isinstance(dataset, datasets.IterableDataset):
-            raise TypeError(f"expected a datasets.IterableDataset, got {type(dataset).__name__}: use ImageDataset")
-        self.dataset, self.transform, self.seed = standard_columns(dataset), transform, seed
-        self.shuffle_buffer, self.endless = shuffle_buffer, endless
-        self._epoch = SharedEpoch(seed)
-
-    def __iter__(self) -> Iterator[PendingImage]:
-        # In a worker, datasets itself gives each worker its own shards; the numbers interleave accordingly.
-        worker = get_worker_info()
-        first, step = (worker.id, worker.num_workers) if worker else (0, 1)
-        index = first
-        for epoch in count(self._epoch.get()):
-            for row in self._rows(epoch):
-                yield PendingImage(row, index, self.seed, epoch, self.transform)
-                index += step
-            if index == 0 and self.endless:  # a further worker may have no share in the data
-                raise ValueError("the stream has no rows")
-            if index == first or not self.endless:
-                return
-
-    def _rows(self, epoch: int) -> Iterable[dict[str, Any]]:
-        """Not by `set_epoch` of the stream, which workers share, and which they reach at different times."""
-        if not self.shuffle_buffer:
-            return self.dataset
-        generator = np.random.default_rng((self.seed, epoch))
-        return self.dataset.shuffle(buffer_size=self.shuffle_buffer, generator=generator)
-
-    @property
-    def epoch(self) -> int:
-        """The epoch whose random numbers are in use."""
-        return self._epoch.get()
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the random numbers of an epoch and the order of a shuffled stream."""
-        self._epoch.set(epoch)
-        self.dataset.set_epoch(epoch)
+    def pending(self, row: dict[str, Any], index: int, epoch: int) -> PendingImage:
+        return PendingImage(row, index, self.seed, epoch, self.transform)
 
 
 class ImageCollator:

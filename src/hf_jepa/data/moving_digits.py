@@ -40,8 +40,17 @@ class DigitClips(NamedTuple):
 
 
 @lru_cache(maxsize=1)
-def _digits() -> tuple[np.ndarray, np.ndarray]:
-    """All digits enlarged, float32 (1797, 16, 16) in [0, 1], and their classes."""
+def digit_images() -> tuple[np.ndarray, np.ndarray]:
+    """All digits enlarged, float32 (1797, 16, 16) in [0, 1], and their classes, int64 (1797,).
+
+    Raises:
+        ImportError: scikit-learn is not installed.
+
+    Example:
+        >>> glyphs, classes = digit_images()
+        >>> glyphs.shape, classes[:3].tolist()
+        ((1797, 16, 16), [0, 1, 2])
+    """
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
@@ -148,14 +157,14 @@ class MovingDigits(Dataset):
             raise IndexError(f"index {wrong[0]} is out of range for {self.length} clips")
         epoch = self._epoch.get()
         uniform = np.stack([sample_rng(self.seed, epoch, int(index)).random((2, 5)) for index in indices])  # (B, 2, 5)
-        glyphs, classes = _digits()
+        glyphs, classes = digit_images()
         chosen = self.glyphs[(uniform[..., 0] * len(self.glyphs)).astype(np.int64)]  # (B, 2)
         chosen = np.take_along_axis(chosen, np.argsort(classes[chosen], axis=1, kind="stable"), axis=1)
         angle = 2 * np.pi * uniform[..., 1]
         speed = SPEED[0] + (SPEED[1] - SPEED[0]) * uniform[..., 2]
         velocity = speed[..., None] * np.stack([np.sin(angle), np.cos(angle)], axis=-1)  # (B, 2, 2): row, column
         position, velocity = self._fly(uniform[..., 3:] * REACH, velocity)
-        pixels = (_draw(glyphs[chosen], np.rint(position).astype(np.int64)) - MEAN) / STD
+        pixels = (paint_digits(glyphs[chosen], np.rint(position).astype(np.int64)) - MEAN) / STD
         pixels = torch.from_numpy(pixels).unsqueeze(2).expand(-1, -1, self.channels, -1, -1)
         as_float = (torch.from_numpy(values.astype(np.float32)) for values in (position, velocity))
         return DigitClips(pixels, torch.from_numpy(classes[chosen]), *as_float)
@@ -214,16 +223,29 @@ def _reflect(free: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.where(back, 2 * REACH - folded, folded), np.where(back, -1.0, 1.0)
 
 
-def _draw(glyphs: np.ndarray, corner: np.ndarray) -> np.ndarray:
-    """Paint digits (B, 2, 16, 16) at integer corners (B, T, 2, 2) on a canvas; where they meet, the brighter wins."""
+def paint_digits(glyphs: np.ndarray, corner: np.ndarray, side: int = CANVAS) -> np.ndarray:
+    """Paint digits on dark square canvases; where they meet, the brighter wins.
+
+    Args:
+        glyphs: float32 (B, K, 16, 16).
+        corner: int64 (B, T, K, 2), row and column of their upper left corners, 0..side - 16.
+        side: of the canvas in pixels.
+
+    Returns:
+        float32 (B, T, side, side).
+
+    Example:
+        >>> paint_digits(np.ones((1, 2, 16, 16), np.float32), np.zeros((1, 3, 2, 2), np.int64)).sum(axis=(2, 3))
+        array([[256., 256., 256.]], dtype=float32)
+    """
     batch, frames = corner.shape[:2]
-    canvas = np.zeros((batch, frames, CANVAS * CANVAS), np.float32)
-    offset = (np.arange(GLYPH)[:, None] * CANVAS + np.arange(GLYPH)).ravel()
+    canvas = np.zeros((batch, frames, side * side), np.float32)
+    offset = (np.arange(GLYPH)[:, None] * side + np.arange(GLYPH)).ravel()
     for k in range(glyphs.shape[1]):
-        place = (corner[:, :, k, 0] * CANVAS + corner[:, :, k, 1])[..., None] + offset  # (B, T, 256)
+        place = (corner[:, :, k, 0] * side + corner[:, :, k, 1])[..., None] + offset  # (B, T, 256)
         painted = np.maximum(np.take_along_axis(canvas, place, 2), glyphs[:, k].reshape(batch, 1, -1))
         np.put_along_axis(canvas, place, painted, 2)
-    return canvas.reshape(batch, frames, CANVAS, CANVAS)
+    return canvas.reshape(batch, frames, side, side)
 
 
-__all__ = ["DigitClasses", "DigitClips", "MovingDigits", "glyph_numbers"]
+__all__ = ["DigitClasses", "DigitClips", "MovingDigits", "digit_images", "glyph_numbers", "paint_digits"]

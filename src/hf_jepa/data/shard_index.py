@@ -39,6 +39,8 @@ class ShardIndex:
             a tar archive.
         offsets, sizes: int64 (N,), where the image or video of every row lies in a tar archive, in bytes.
         labels: int64 (N,) of a tar archive, `NO_LABEL` where there is none.
+        text_offsets, text_sizes: int64 (N, K), where its texts lie in a tar archive, of each kind that was asked for;
+            0 where a row has none.
         schema: of a parquet file, as Arrow stores it.
 
     Example:
@@ -51,6 +53,8 @@ class ShardIndex:
     offsets: np.ndarray | None = None
     sizes: np.ndarray | None = None
     labels: np.ndarray | None = None
+    text_offsets: np.ndarray | None = None
+    text_sizes: np.ndarray | None = None
     schema: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -70,12 +74,13 @@ def open_shard(path: str, **options: Any) -> BinaryIO:
     return files.open(inner, "rb", **options)
 
 
-def index_shards(paths: Sequence[str], suffixes: Sequence[str]) -> list[ShardIndex]:
+def index_shards(paths: Sequence[str], suffixes: Sequence[str], texts: Sequence[str] = ()) -> list[ShardIndex]:
     """Find the rows of shards, several at a time.
 
     Args:
         paths: from `find_shards`.
         suffixes: of the members of a tar archive that make a row, in small letters, with the dot.
+        texts: suffixes of members that are texts of a row, in small letters, without the dot.
 
     Returns:
         one index for every path.
@@ -88,7 +93,7 @@ def index_shards(paths: Sequence[str], suffixes: Sequence[str]) -> list[ShardInd
 
     def attempt(path: str) -> ShardIndex | OSError | ValueError:
         try:
-            return _cached(path, suffixes)
+            return _cached(path, suffixes, texts)
         except (OSError, ValueError) as error:  # shown together, below
             return error
 
@@ -105,7 +110,7 @@ def _few(names: list[str]) -> str:
     return ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
 
 
-def _cached(path: str, suffixes: Sequence[str]) -> ShardIndex:
+def _cached(path: str, suffixes: Sequence[str], texts: Sequence[str]) -> ShardIndex:
     """The index of a shard, from the cache if the file is the one that was looked into."""
     import datasets
 
@@ -113,13 +118,13 @@ def _cached(path: str, suffixes: Sequence[str]) -> ShardIndex:
     info = files.info(inner)
     version = [str(info[name]) for name in VERSIONS if name in info]
     address = files.unstrip_protocol(inner)  # absolute, also of a relative path
-    key = json.dumps([LAYOUT, address, info["size"], version, sorted(suffixes)])
+    key = json.dumps([LAYOUT, address, info["size"], version, sorted(suffixes), *texts])
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "hf_jepa_shards"
     cached = folder / f"{hashlib.sha256(key.encode()).hexdigest()}.npz"
     if cached.exists():
         with np.load(cached) as arrays:
             return ShardIndex(path, **arrays)
-    look = _index_parquet if path.endswith(".parquet") else partial(_index_tar, suffixes=suffixes)
+    look = _index_parquet if path.endswith(".parquet") else partial(_index_tar, suffixes=suffixes, texts=texts)
     arrays = look(partial(files.open, inner, "rb"), info["size"])
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f"{uuid4().hex}.tmp"
@@ -152,7 +157,9 @@ def _index_parquet(open_file: Callable[..., BinaryIO], size: int) -> dict[str, n
 # --- tar ----------------------------------------------------------------------------------------------------------
 
 
-def _index_tar(open_file: Callable[..., BinaryIO], size: int, suffixes: Sequence[str]) -> dict[str, np.ndarray]:
+def _index_tar(
+    open_file: Callable[..., BinaryIO], size: int, suffixes: Sequence[str], texts: Sequence[str]
+) -> dict[str, np.ndarray]:
     rows, seen = [], set()
     # Blocks as small as that: the data between the headers is not wanted.
     with open_file(block_size=2**16) as file:
@@ -164,14 +171,18 @@ def _index_tar(open_file: Callable[..., BinaryIO], size: int, suffixes: Sequence
                     raise ValueError(f"{key} has {len(media)} members to choose from: {', '.join(media)}")
                 if media:
                     label = members["cls"][2] if "cls" in members else NO_LABEL
-                    rows.append((*members[media[0]][:2], label))
+                    beside = [place for text in texts for place in members.get(text, (0, 0))[:2]]
+                    rows.append((*members[media[0]][:2], label, *beside))
         except tarfile.TarError as error:
             raise ValueError(f"no tar archive, or compressed (unpack it), or damaged: {error}") from error
     if not rows:
         raise ValueError(f"no member ends in {_few(sorted(suffixes))}, there are {_few(sorted(seen)) or 'none'}")
-    offsets, sizes, labels = np.array(rows, np.int64).T
+    offsets, sizes, labels, *beside = np.array(rows, np.int64).T
     groups = np.diff(np.append(np.arange(0, len(rows), WINDOW), len(rows)))
-    return {"groups": groups, "offsets": offsets, "sizes": sizes, "labels": labels}
+    found = {"groups": groups, "offsets": offsets, "sizes": sizes, "labels": labels}
+    if not texts:
+        return found
+    return found | {"text_offsets": np.stack(beside[0::2], 1), "text_sizes": np.stack(beside[1::2], 1)}
 
 
 def _groups(file: BinaryIO, size: int):

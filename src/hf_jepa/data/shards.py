@@ -20,6 +20,7 @@ from hf_jepa.data.video_readers import VIDEO_SUFFIXES
 
 
 if TYPE_CHECKING:
+    import datasets
     import pyarrow as pa
 
 KEPT_BYTES = 2**28  # of the row groups of parquet files that a process keeps, beside the latest one
@@ -85,6 +86,8 @@ class ShardedRows(Sequence):
         (1, b'a picture', 3)
     """
 
+    text_suffixes: tuple[str, ...] = ()  # of members of tar archives that are looked up beside the media
+
     def __init__(
         self,
         shards: Sequence[str],
@@ -96,13 +99,13 @@ class ShardedRows(Sequence):
         options = options or ShardOptions()
         suffixes = Image.registered_extensions() if media == "image" else VIDEO_SUFFIXES
         self.media, self.options = media, options
-        self.shards = index_shards(shards, tuple(suffixes))
+        self.shards = index_shards(shards, tuple(suffixes), self.text_suffixes)
         self.groups = [shard.groups for shard in self.shards]
         self._ends = np.cumsum([len(shard) for shard in self.shards])
         if not len(self):
             raise ValueError(f"{shards[0] if shards else 'nothing'}: the shards have no rows")
         self._columns = self._find_columns(media_column, label_column)
-        self.column_names = [media, "label"] if self._has_labels() else [media]
+        self.column_names = self._row_columns()
         self._read = PatientReader(options.limits)
         self._epoch = SharedEpoch(0)
         self._failed: dict[int, tuple[int, ShardError]] = {}  # shard -> when and why
@@ -123,6 +126,19 @@ class ShardedRows(Sequence):
         if len(files) < len(self.shards):
             raise ValueError("some shards are tar archives and some parquet files: name shards of one kind")
         features = files[0].features()
+        found = self._choose_columns(features, media_column, label_column)
+        for shard in files[1:]:
+            others = shard.features()
+            if unlike := [name for name in found.values() if others.get(name) != features[name]]:
+                raise ValueError(
+                    f"{shard.path} has another schema than {files[0].path}: its {unlike[0]!r} is "
+                    f"{others.get(unlike[0])}, not {features[unlike[0]]}"
+                )
+        return found
+
+    def _choose_columns(
+        self, features: "datasets.Features", media_column: str | None, label_column: str | None
+    ) -> dict[str, str]:
         find = find_image_column if self.media == "image" else find_video_column
         found = {self.media: find(features, media_column), "label": find_label_column(features, label_column)}
         found = {use: name for use, name in found.items() if name is not None}
@@ -132,14 +148,10 @@ class ShardedRows(Sequence):
                     f"the labels in {label_column!r} are text: store the numbers of the classes in shards"
                 )
             del found["label"]
-        for shard in files[1:]:
-            others = shard.features()
-            if unlike := [name for name in found.values() if others.get(name) != features[name]]:
-                raise ValueError(
-                    f"{shard.path} has another schema than {files[0].path}: its {unlike[0]!r} is "
-                    f"{others.get(unlike[0])}, not {features[unlike[0]]}"
-                )
         return found
+
+    def _row_columns(self) -> list[str]:
+        return [self.media, "label"] if self._has_labels() else [self.media]
 
     def _has_labels(self) -> bool:
         if self._columns:
@@ -175,7 +187,7 @@ class ShardedRows(Sequence):
         names = [names] if isinstance(names, str) else list(names)
         if unknown := set(names) - set(self.column_names):
             raise ValueError(f"{sorted(unknown)} are not among the columns {self.column_names}")
-        selected = object.__new__(ShardedRows)
+        selected = object.__new__(type(self))
         selected.__dict__ |= self.__dict__ | {"column_names": names}
         return selected
 
@@ -204,20 +216,21 @@ class ShardedRows(Sequence):
             except ShardError as reason:
                 error = reason
                 self._failed[number] = epoch, error
-        values = {self.media: error, "label": None}
-        return {name: values[name] for name in self.column_names}
+        values = {self.media: error}
+        return {name: values.get(name) for name in self.column_names}
 
     def _row(self, number: int, shard: ShardIndex, row: int) -> dict[str, Any]:
         if shard.schema is not None:
             return self._parquet_row(number, shard, row)
-        values: dict[str, Any] = {self.media: self._member(shard, row)}
+        media = self._member(shard, int(shard.offsets[row]), int(shard.sizes[row]))
+        values: dict[str, Any] = {self.media: media}
         if "label" in self.column_names:
             values["label"] = None if shard.labels[row] == NO_LABEL else int(shard.labels[row])
         return values
 
-    def _member(self, shard: ShardIndex, row: int) -> dict[str, Any] | ShardError:
+    def _member(self, shard: ShardIndex, offset: int, size: int) -> dict[str, Any] | ShardError:
         """A member of a tar archive, whose header tells whether it is the one that was indexed."""
-        start, size = int(shard.offsets[row]) - tarfile.BLOCKSIZE, int(shard.sizes[row])
+        start = offset - tarfile.BLOCKSIZE
         data = self._read(shard.path, partial(_read_bytes, shard.path, start, tarfile.BLOCKSIZE + size))
         try:
             member = member_of(data[: tarfile.BLOCKSIZE])

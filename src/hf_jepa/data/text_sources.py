@@ -1,6 +1,5 @@
 """Open a data set of text pairs: JSONL, parquet, a folder of these, or a Hub id; and preprocess it."""
 
-import json
 import logging
 import re
 from collections.abc import Sequence
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import Dataset
 
+from hf_jepa.data.json_lines import check_json_lines
 from hf_jepa.data.sources import is_hub_id
 from hf_jepa.data.splits import SPLIT_FOLDERS
 from hf_jepa.data.text_pairs import LlmJepaPreprocessor, TextPair
@@ -84,7 +84,7 @@ def open_text_pairs(
             raise ValueError(f"files of {path} have different columns: open each of them by itself") from error
         for file in files:
             if file.suffix == ".jsonl":
-                _check_lines(file)
+                check_json_lines(file)
         raise
     columns = ["messages"] if text_column is None else [text_column, code_column]
     if missing := [column for column in columns if column not in records.column_names]:
@@ -117,18 +117,6 @@ def _files_of_split(folder: Path, split: str) -> list[Path]:
     if split not in splits:
         raise ValueError(f"{folder} has no split {split!r}, only {sorted(splits)}")
     return splits[split]
-
-
-def _check_lines(file: Path) -> None:
-    """Name the first line of a JSONL file that is no JSON object."""
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                record = json.loads(line.strip() or b"{}")
-            except (json.JSONDecodeError, UnicodeDecodeError) as error:
-                raise ValueError(f"{file}, line {number} is not JSON: {getattr(error, 'msg', error)}") from error
-            if not isinstance(record, dict):
-                raise ValueError(f"{file}, line {number} must be a JSON object, got {record!r:.80}")
 
 
 class TextPairDataset(Dataset):

@@ -36,12 +36,12 @@ def find_video_column(features: "datasets.Features", wanted: str | None = None) 
     if wanted is not None:
         if wanted not in features:
             raise ValueError(f"video_column {wanted!r} is not one of the columns {sorted(features)}")
-        if not (isinstance(features[wanted], (datasets.Video, datasets.Image)) or _is_encoded(features[wanted])):
+        if not (isinstance(features[wanted], (datasets.Video, datasets.Image)) or is_encoded(features[wanted])):
             raise ValueError(f"video_column {wanted!r} holds neither videos, nor bytes or paths: {features[wanted]}")
         return wanted
     kinds = [
         [name for name, feature in features.items() if isinstance(feature, datasets.Video)],
-        [name for name, feature in features.items() if name in VIDEO_NAMES and _is_encoded(feature)],
+        [name for name, feature in features.items() if name in VIDEO_NAMES and is_encoded(feature)],
         [name for name, feature in features.items() if isinstance(feature, datasets.Image)],
     ]
     for candidates in kinds:
@@ -52,8 +52,14 @@ def find_video_column(features: "datasets.Features", wanted: str | None = None) 
     raise ValueError(f"no video column among the columns {sorted(features)}; choose one by video_column=...")
 
 
-def _is_encoded(feature: Any) -> bool:
-    """{bytes, path}, plain bytes, or a path."""
+def is_encoded(feature: Any) -> bool:
+    """Whether a column holds {bytes, path}, plain bytes, or paths.
+
+    Example:
+        >>> import datasets
+        >>> is_encoded(datasets.Value("binary")), is_encoded(datasets.Value("int64"))
+        (True, False)
+    """
     if isinstance(feature, dict):
         return set(feature) == {"bytes", "path"}
     return getattr(feature, "dtype", None) in ("binary", "large_binary", "string", "large_string")
@@ -96,4 +102,4 @@ def standard_video_columns(
     return dataset.rename_columns({old: new for old, new in names.items() if old not in (None, new)})
 
 
-__all__ = ["find_video_column", "standard_video_columns"]
+__all__ = ["find_video_column", "is_encoded", "standard_video_columns"]

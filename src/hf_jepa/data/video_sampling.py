@@ -169,6 +169,34 @@ def _spread(begin: int, end: int, length: int) -> np.ndarray:
     return np.clip(np.linspace(begin, end, num=length), begin, end - 1).astype(np.int64)
 
 
+def uniform_indices(num_frames: int, frames_per_clip: int, short_videos: str = "refuse") -> np.ndarray:
+    """Frames spread over a whole video: the first one of each of as many equal parts.
+
+    As VL-JEPA samples (2512.10942, section 3.1: uniformly over the input), and the processors of transformers, so that
+    a clip of training is the clip that a processor takes with `do_sample_frames=True`.
+
+    Args:
+        num_frames: of the video.
+        frames_per_clip: T.
+        short_videos: "refuse" raises `ShortVideoError`, "pad" repeats the last frame.
+
+    Returns:
+        int64 array (frames_per_clip,) of indices in 0..num_frames - 1.
+
+    Raises:
+        ShortVideoError: the video has fewer frames than a clip, and `short_videos` is "refuse".
+
+    Example:
+        >>> uniform_indices(10, 4).tolist(), uniform_indices(3, 4, short_videos="pad").tolist()
+        ([0, 2, 5, 7], [0, 1, 2, 2])
+    """
+    if num_frames >= frames_per_clip:
+        return (np.arange(frames_per_clip) * (num_frames / frames_per_clip)).astype(np.int64)
+    if short_videos == "refuse":
+        raise ShortVideoError(f"the video has {num_frames} frames, a clip needs {frames_per_clip}")
+    return np.minimum(np.arange(frames_per_clip), num_frames - 1)
+
+
 def anticipation_indices(
     start_frame: int,
     stop_frame: int,
@@ -221,4 +249,11 @@ def anticipation_indices(
     return np.maximum(end - stride * np.arange(frames_per_clip, 0, -1), 0)
 
 
-__all__ = ["ClipSampling", "ShortVideoError", "anticipation_indices", "clip_indices", "official_clip_indices"]
+__all__ = [
+    "ClipSampling",
+    "ShortVideoError",
+    "anticipation_indices",
+    "clip_indices",
+    "official_clip_indices",
+    "uniform_indices",
+]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_jepa.data.shard_names import find_shards, names_shards
 from hf_jepa.data.shards import ShardedRows, ShardOptions
-from hf_jepa.data.splits import SPLIT_FOLDERS
+from hf_jepa.data.splits import SPLIT_OF, split_folder
 from hf_jepa.data.video_columns import standard_video_columns
 from hf_jepa.data.video_readers import VIDEO_SUFFIXES, is_image_path, natural_order
 
@@ -82,7 +82,7 @@ def load_videos(
 
 
 def _from_folder(root: Path, split: str) -> "datasets.Dataset":
-    folder = _split_folder(root, split)
+    folder = split_folder(root, split)
     clips = _clips(folder)
     if not clips and folder == root and any(is_image_path(file) for file in root.iterdir()):
         return _single(root, split)
@@ -97,7 +97,7 @@ def _from_folder(root: Path, split: str) -> "datasets.Dataset":
             "all of them in one folder per class, or write a csv list"
         )
     # Classes of all splits, so that every split numbers them alike.
-    parts = [folder] if folder == root else [entry for entry in root.iterdir() if entry.name in _known_splits()]
+    parts = [folder] if folder == root else [entry for entry in root.iterdir() if entry.name in SPLIT_OF]
     names = sorted({clip.relative_to(part).parts[0] for part in parts for clip in _clips(part)})
     numbers = [names.index(clip.relative_to(folder).parts[0]) for clip in clips]
     return _dataset([str(clip) for clip in clips], numbers, names)
@@ -117,26 +117,6 @@ def _clips(folder: Path) -> list[Path]:
     videos = {file for file in files if file.suffix.lower() in VIDEO_SUFFIXES}
     frames = {file.parent for file in files if is_image_path(file) and file.parent != folder}
     return sorted(videos | frames, key=lambda clip: [natural_order(Path(part)) for part in clip.parts])
-
-
-def _known_splits() -> dict[str, str]:
-    return {folder: name for name, known in SPLIT_FOLDERS.items() for folder in known}
-
-
-def _split_folder(root: Path, split: str) -> Path:
-    """The folder of a split; the root itself where it is not divided."""
-    split_of = _known_splits()
-    folders = {entry.name for entry in root.iterdir() if entry.is_dir()}
-    found = {split_of[name]: name for name in sorted(folders & set(split_of))}
-    if not ("train" in found or (folders and folders <= set(split_of))):
-        if split != "train":
-            raise ValueError(
-                f"{root} has no split {split!r}: it is not divided into train, validation and test folders"
-            )
-        return root
-    if split not in found:
-        raise ValueError(f"{root} has no split {split!r}, only {sorted(found)}")
-    return root / found[split]
 
 
 def _from_list(path: Path, split: str) -> "datasets.Dataset":

@@ -58,9 +58,10 @@ class WeightedSources(Dataset):
 
     def draw(self, index: int) -> tuple[int, int]:
         """(source, row) of an item in the present epoch."""
-        return self._draw(sample_rng(self.seed, self._epoch.get(), index))
+        return self._draw(sample_rng(self.seed, self._epoch.get(), index), index)
 
-    def _draw(self, rng: np.random.Generator) -> tuple[int, int]:
+    def _draw(self, rng: np.random.Generator, index: int) -> tuple[int, int]:
+        """(source, row) of item `index`, whose random numbers are `rng`."""
         source = min(int(np.searchsorted(self._limits, rng.random(), side="right")), len(self.sources) - 1)
         return source, int(rng.integers(len(self.sources[source])))
 
@@ -71,7 +72,7 @@ class WeightedSources(Dataset):
             raise IndexError(f"index {index} is out of range for {self.length} items")
         index %= self.length
         rng = sample_rng(self.seed, self._epoch.get(), index)
-        number, row = self._draw(rng)
+        number, row = self._draw(rng, index)
         source = self.sources[number]
         sample = source.sample(row, rng) if hasattr(source, "sample") else source[row]
         if isinstance(sample, UndecodableImage):
