@@ -253,6 +253,13 @@ def test_the_precision_is_that_of_the_model(model, clips):
     torch.testing.assert_close(tasks.embed_videos(tokens, "what?"), found)
 
 
+def test_inputs_go_where_the_model_is(model):
+    tasks = VisionLanguageTasks(model.to("meta"), SmallProcessor())  # a device that every machine has
+    inputs = tasks._inputs(videos=[torch.rand(4, 3, 8, 8)], queries=["what?"], targets=["cat"])
+    assert {value.device.type for value in inputs.values()} == {"meta"} and len(inputs) == 5
+    assert tasks._tokens([torch.rand(4, WIDTH)]).device.type == "meta"
+
+
 def test_a_bar_is_shown_for_long_inputs(model, clips, capsys):
     for progress, count, shown in ((None, 19, False), (None, 20, True), (True, 1, True), (False, 40, False)):
         tasks = VisionLanguageTasks(model, SmallProcessor(), batch_size=2, progress=progress)
