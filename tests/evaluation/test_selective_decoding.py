@@ -93,6 +93,17 @@ def test_of_equal_costs_the_leftmost_goes_first(stream):
         assert tree.cut(count).starts.tolist() == plain_ward(stream, count)
 
 
+@pytest.mark.parametrize(("count", "segments"), [(7, 3), (10, 4), (11, 11), (60, 7), (5, 1)])
+def test_even_segments_differ_by_one_embedding_at_most(count, segments):
+    cut = uniform_segments(STREAM[:count], segments)
+    assert cut.starts.tolist() == [i * count // segments for i in range(segments)]
+    sizes = np.bincount(cut.labels)
+    assert len(sizes) == segments and sizes.max() - sizes.min() <= 1
+    middles = [(i * count // segments + (i + 1) * count // segments - 1) // 2 for i in range(segments)]
+    assert cut.midpoints.tolist() == middles
+    np.testing.assert_allclose(cut.pooled[-1], STREAM[:count][cut.labels == segments - 1].mean(axis=0), rtol=1e-5)
+
+
 def test_small_streams_and_many_segments():
     one = ward_segments(np.ones((1, 4)), 1)
     assert one.starts.tolist() == one.midpoints.tolist() == one.labels.tolist() == [0]
