@@ -206,6 +206,22 @@ def test_a_monitor_decides_as_if_it_saw_everything(sizes, normalize):
     assert monitor.report().decodes == len(wanted) and monitor.report().embeddings == 300
 
 
+@pytest.mark.parametrize(
+    ("lengths", "window", "min_gap", "decoded"),
+    [
+        ([3, 3, 3, 3], 2, 3, [0, 3, 6, 9]),  # a gap as long as the least one is enough
+        ([3, 3, 3, 3], 2, 4, [0, 6]),
+        ([1, 6], 4, 1, [0, 3]),  # nothing is decided before the window is full
+        ([5, 5], 4, 1, [0, 5, 6, 7]),  # one change is decoded while it is in the window
+    ],
+)
+def test_the_online_rule_by_hand(lengths, window, min_gap, decoded):
+    stream = np.repeat(np.eye(len(lengths)), lengths, axis=0)
+    settings = {"window": window, "threshold": 0.1, "min_gap": min_gap}
+    assert online_decode_indices(stream, **settings).tolist() == decoded
+    assert [decode.index for decode in StreamMonitor(**settings).push(stream)] == decoded
+
+
 @pytest.mark.parametrize("sizes", [[1], [13, 2]])
 def test_a_monitor_decodes_the_mean_since_the_last_decode(sizes):
     wanted = online_decode_indices(STREAM, **RULE)
