@@ -89,7 +89,7 @@ def test_annotations_are_compared_with_the_nearest_decode():
         asked.append(rows)
         return ["a", "b"]
 
-    score = annotation_score(say, ["A", "B", "b"], [0.0, 9.0, 90.0], times=[0.0, 10.0, 20.0], agreement=operator.eq)
+    score = annotation_score(say, ["A", "b", "b"], [0.0, 9.0, 90.0], times=[0.0, 10.0, 20.0], agreement=operator.eq)
     rows = np.ones((2, 4))
     assert score(np.array([0, 2]), rows) == pytest.approx(1 / 3) and asked[0] is rows
     loose = annotation_score(say, ["A", "B", "b"], [0.0, 0.9, 9.0], agreement=lambda x, y: float(x == y.lower()))
