@@ -14,6 +14,7 @@ import bench_data
 import bench_losses
 import bench_masks
 import bench_model
+import bench_stream
 import bench_text
 import bench_train
 import bench_video
@@ -31,6 +32,7 @@ PARTS = {
     "video": bench_video,
     "losses": bench_losses,
     "views": bench_views,
+    "stream": bench_stream,
     "text": bench_text,
     "data": bench_data,
     "train": bench_train,
