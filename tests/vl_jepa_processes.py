@@ -16,7 +16,8 @@ SHARES = (5, 7)  # rows of each process
 LOSSES: dict[str, dict[str, Any]] = {
     "infonce": {},
     "duplicates": {"mask_duplicates": True},
-    "vicreg": {"loss_type": "cosine", "regularization_type": "vicreg"},
+    # Weighted so that its gradients are of the size of the others, which are compared absolutely.
+    "vicreg": {"loss_type": "cosine", "regularization_type": "vicreg", "regularization_weight": 0.1},
 }
 
 

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from transformers import TrainingArguments
 
 from hf_jepa.data.decoding import UndecodableImage
-from hf_jepa.data.digit_stories import CAPTION_QUERY, DigitStories
+from hf_jepa.data.digit_stories import DigitStories
 from hf_jepa.data.digit_texts import digit_scenes, story_caption, story_questions
 from hf_jepa.data.moving_digits import MEAN, STD
 from hf_jepa.data.vision_text import (
@@ -31,6 +31,7 @@ from hf_jepa.training.vision_token_cache import CachedVision, cache_data_set
 
 
 STORIES = "digit_stories"
+CAPTION_QUERY = "what happens?"  # asked of its clips where queries are used
 TOKENIZED = 10_000  # records whose texts a tokenizer is trained on
 
 
