@@ -185,9 +185,7 @@ class DigitStories(Dataset):
         for row, index in enumerate(indices):
             asks = self.task == "question" or (self.task == "both" and uniform[row, 9] < 0.5)
             question = batch.questions[row]
-            query, target = (
-                (question.question, question.answer) if asks else (self.caption_query, batch.captions[row])
-            )
+            query, target = (question.question, question.answer) if asks else (self.caption_query, batch.captions[row])
             video = np.repeat(batch.frames[row, ..., None], 3, axis=-1)
             samples.append({"video": video, "query": query, "target": target, "sample_index": int(index)})
         return samples
@@ -229,9 +227,7 @@ class DigitStories(Dataset):
             for each, random in zip(scene, uniform[:, 10:], strict=True)
         ]
         velocity = np.broadcast_to(velocity[:, None], position.shape).astype(np.float32)
-        return DigitStoryBatch(
-            frames, digits, directions, position.astype(np.float32), velocity, captions, questions
-        )
+        return DigitStoryBatch(frames, digits, directions, position.astype(np.float32), velocity, captions, questions)
 
 
 def digit_stream(

@@ -39,9 +39,7 @@ class RowStream(IterableDataset):
         import datasets
 
         if not isinstance(dataset, datasets.IterableDataset):
-            raise TypeError(
-                f"expected a datasets.IterableDataset, got {type(dataset).__name__}: use {self.map_style}"
-            )
+            raise TypeError(f"expected a datasets.IterableDataset, got {type(dataset).__name__}: use {self.map_style}")
         self.dataset, self.seed = dataset, seed
         self.shuffle_buffer, self.endless = shuffle_buffer, endless
         self._epoch = SharedEpoch(seed)

@@ -21,6 +21,7 @@ from hf_jepa.data.transforms import sample_rng
 from hf_jepa.data.videos import UndecodableVideo
 from hf_jepa.data.vision_text_columns import VisionTextRows, standard_stream
 from hf_jepa.data.vision_text_reader import VisionTextReader
+from hf_jepa.data.vision_text_shards import VisionTextShards
 
 
 class VisionTextDataset(Dataset):
@@ -51,11 +52,14 @@ class VisionTextDataset(Dataset):
     def __init__(self, dataset: Any, reader: VisionTextReader | None = None, seed: int = 0):
         if not hasattr(dataset, "__len__"):
             raise TypeError(f"{type(dataset).__name__} has no length: use IterableVisionTextDataset for streams")
+        reader = reader or VisionTextReader()
         if hasattr(dataset, "features"):
             dataset = VisionTextRows(dataset)
         elif len(dataset):
             _require_standard(column_names(dataset))
-        self.dataset, self.reader, self.seed = dataset, reader or VisionTextReader(), seed
+        if isinstance(dataset, VisionTextShards) and not reader.read_media:
+            dataset = dataset.select_columns([name for name in dataset.column_names if name != dataset.media])
+        self.dataset, self.reader, self.seed = dataset, reader, seed
         self._epoch = SharedEpoch(seed)
 
     @property

@@ -100,7 +100,7 @@ class MixedVisionText(WeightedSources):
         >>> sources = [DigitStories(100, num_frames=4), DigitStories(100, num_frames=8, task="question")]
         >>> mixture = MixedVisionText(sources, weights=[3, 1], chunk=10, length=1000)
         >>> counts = mixture.frame_counts.reshape(-1, 10)
-        >>> bool((counts == counts[:, :1]).all()), len(mixture[7]["video"]) == counts[0, 7]
+        >>> bool((counts == counts[:, :1]).all()), bool(len(mixture[7]["video"]) == counts[0, 7])
         (True, True)
     """
 

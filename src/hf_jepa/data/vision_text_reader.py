@@ -65,7 +65,7 @@ class VisionTextReader:
             "video" uint8 (T, H, W, 3) unless `read_media` is off, "query" ("" for none), "target", "sample_index".
         """
         is_image = "video" not in row
-        value, broken = row["image" if is_image else "video"], row["target"]
+        value, broken = row.get("image" if is_image else "video"), row["target"]
         if isinstance(value, ShardError) or not isinstance(broken, ShardError):
             broken = value
         try:

@@ -13,6 +13,7 @@ import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.image_processing_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
+from transformers.video_processing_utils import VideoProcessorMixin
 
 from hf_jepa.models.vjepa2.video_processing_vjepa2 import VJepa2VideoProcessor
 
@@ -101,10 +102,12 @@ class VLJepaProcessor(ProcessorMixin):
         )
 
     def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> type | tuple[type, ...]:
-        """The class that a part must have; the tokenizer of the decoder may be missing."""
-        if argument_name == "decoder_tokenizer" and argument is None:
-            return type(None)
-        return super().check_argument_for_proper_class(argument_name, argument)
+        """The class that a part must have; that of transformers looks for the one of frames in torchvision."""
+        known = PreTrainedTokenizerBase if argument_name in TOKENIZERS else VideoProcessorMixin
+        may_be_missing = argument_name == "decoder_tokenizer" and argument is None
+        if not (may_be_missing or isinstance(argument, known)):
+            raise TypeError(f"{argument_name} must be a {known.__name__}, got {type(argument).__name__}")
+        return known
 
     # --- inputs ---------------------------------------------------------------------------------------------------
 
@@ -270,12 +273,18 @@ class VLJepaProcessor(ProcessorMixin):
         options = {name: kwargs[name] for name in HUB_OPTIONS if kwargs.get(name) is not None}
         root = kwargs.get("subfolder") or ""
         names = TOKENIZERS if processor_dict["has_decoder_tokenizer"] else TOKENIZERS[:-1]
-        tokenizers = [
-            AutoTokenizer.from_pretrained(
-                pretrained_model_name_or_path, subfolder=os.path.join(root, name), **options
-            )
-            for name in names
-        ]
+        tokenizers = []
+        for name in names:
+            folder = os.path.join(root, name)
+            try:
+                tokenizers.append(
+                    AutoTokenizer.from_pretrained(pretrained_model_name_or_path, subfolder=folder, **options)
+                )
+            except (OSError, ValueError) as error:
+                raise OSError(
+                    f"{pretrained_model_name_or_path} has no {name} in its folder {folder}: save the whole processor "
+                    f"there again ({error})"
+                ) from error
         frames = VJepa2VideoProcessor.from_pretrained(pretrained_model_name_or_path, subfolder=root, **options)
         return [frames, *tokenizers, *[None] * (len(TOKENIZERS) - len(names))]
 
