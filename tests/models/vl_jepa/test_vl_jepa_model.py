@@ -23,7 +23,7 @@ def batch(model):
     return tiny_batch(model.config)
 
 
-# --- forward ----------------------------------------------------------------------------------------------------------
+# --- forward ---
 
 
 def test_the_loss_reaches_all_that_is_trained_and_nothing_else(model, batch):
@@ -115,7 +115,11 @@ def test_text_encoders_and_poolings(family, text_pooling, batch):
     ids, mask = batch["target_ids"], batch["target_mask"]
     states = model.text_model(input_ids=ids, attention_mask=mask).last_hidden_state
     rows = [row[: mask[i].sum()] for i, row in enumerate(states)]
-    pooled = {"mean": [row.mean(0) for row in rows], "cls": [row[0] for row in rows], "last": [row[-1] for row in rows]}
+    pooled = {
+        "mean": [row.mean(0) for row in rows],
+        "cls": [row[0] for row in rows],
+        "last": [row[-1] for row in rows],
+    }
     expected = model.text_projection(torch.stack(pooled[text_pooling]))
     torch.testing.assert_close(model.encode_text(ids, mask), expected, rtol=1e-5, atol=1e-5)
     changed = ids.clone()
@@ -125,7 +129,7 @@ def test_text_encoders_and_poolings(family, text_pooling, batch):
     assert getattr(model.text_model, "pooler", None) is None
 
 
-# --- what is trained --------------------------------------------------------------------------------------------------
+# --- what is trained ---
 
 
 def test_frozen_parts_stay_in_evaluation():
@@ -183,7 +187,7 @@ def test_autocast_is_close(model, batch):
     torch.testing.assert_close(found, expected, rtol=0.1, atol=0.1)
 
 
-# --- the objective ----------------------------------------------------------------------------------------------------
+# --- the objective ---
 
 
 def test_equal_texts_are_no_negatives_when_asked_for(batch):
@@ -226,7 +230,7 @@ def test_embeddings_made_piece_by_piece_have_the_same_objective(model, batch):
     assert torch.equal(model.objective(out.predictions, out.targets).loss, out.loss)
 
 
-# --- refusals ---------------------------------------------------------------------------------------------------------
+# --- refusals ---
 
 
 @pytest.mark.parametrize(

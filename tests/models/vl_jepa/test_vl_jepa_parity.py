@@ -149,7 +149,7 @@ def kept(name: str) -> str:
     return re.sub(r"layers\.(\d+)", lambda found: f"layers.{int(found[1]) - first}", name)
 
 
-# --- the loss by itself -----------------------------------------------------------------------------------------------
+# --- the loss by itself ---
 
 
 @pytest.mark.parametrize("index", [0, 1])

@@ -135,11 +135,11 @@ def test_the_paper_in_numbers():
     report = {line.part: line for line in model.parameter_report()}
     assert report["X-Encoder"].parameters == 303_885_312 and report["X-Encoder"].trainable == 0
     predictor = [line for part, line in report.items() if part.startswith(("vision proj", "predictor"))]
-    assert sum(line.trainable for line in predictor) == 491_819_520
-    assert sum(line.parameters for line in predictor) == 491_819_520 + 128_256 * 2048
+    assert sum(line.trainable for line in predictor) == 491_820_544
+    assert sum(line.parameters for line in predictor) == 491_820_544 + 128_256 * 2048
     assert round(report["Y-Encoder"].parameters / 1e6, 1) == 302.9
     assert report["text projection"].parameters == 768 * 1536 + 1536
-    assert report["total"].parameters == sum(p.numel() for p in model.parameters()) == 1_362_415_361
+    assert report["total"].parameters == sum(p.numel() for p in model.parameters()) == 1_362_418_433
     assert report["total"].trainable == sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 

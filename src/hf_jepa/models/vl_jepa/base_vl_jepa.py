@@ -1,4 +1,4 @@
-"""What all VL-JEPA classes share: initialisation, freezing, checkpoints, parts from elsewhere, the parameter report."""
+"""What all VL-JEPA classes share: freezing, checkpoints, parts from elsewhere, the parameter report."""
 
 from typing import Any, NamedTuple
 
@@ -62,12 +62,14 @@ class VLJepaPreTrainedModel(JepaPreTrainedModel):
             expected = {name for name, _ in model.named_parameters() if name.startswith(f"{part}.")}  # tied ones once
             if expected and expected <= missing:
                 missing -= {key for key in missing if key.startswith(f"{part}.")}
-                logger.warning(f"{pretrained_model_name_or_path} holds no {part}: it starts from a fresh initialisation")
+                logger.warning(
+                    f"{pretrained_model_name_or_path} holds no {part}: it starts from a fresh initialisation"
+                )
         if lost := sorted(missing):
             raise ValueError(
                 f"{pretrained_model_name_or_path} lacks {len(lost)} weights of {cls.__name__}, among them "
-                f"{', '.join(lost[:5])}. Check that it is a checkpoint of a VL-JEPA, and not truncated; a new model of "
-                "trained parts is made by from_parts"
+                f"{', '.join(lost[:5])}. Check that it is a checkpoint of a VL-JEPA, and not truncated; a new model "
+                "of trained parts is made by from_parts"
             )
         return model
 
@@ -102,9 +104,7 @@ class VLJepaPreTrainedModel(JepaPreTrainedModel):
         if decoder is not None and "decoder" not in cls.optional_parts:
             raise ValueError(f"a {cls.__name__} has no decoder: make a VLJepaForConditionalGeneration")
         loading = {"dtype": torch.float32} | (loading or {})
-        causal, count = (
-            fields.get(name, getattr(VLJepaConfig, name)) for name in ("causal", "num_predictor_layers")
-        )
+        causal, count = (fields.get(name, getattr(VLJepaConfig, name)) for name in ("causal", "num_predictor_layers"))
         language_model = load_language_model(init_predictor_from, loading)
         depth = language_model.config.num_hidden_layers
         parts = {

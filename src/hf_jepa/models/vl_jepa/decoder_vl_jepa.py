@@ -95,7 +95,9 @@ class VLJepaDecoder(nn.Module):
         if labels is None:
             return None, logits[:, -1:]
         logits = logits[:, self.config.num_prefix_tokens - 1 : -1]
-        loss = nn.functional.cross_entropy(full_precision(logits).flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+        loss = nn.functional.cross_entropy(
+            full_precision(logits).flatten(0, 1), labels.flatten(), ignore_index=IGNORED
+        )
         return loss, logits
 
     def generate(self, embeddings: torch.Tensor, **options: Any) -> torch.Tensor:
@@ -133,9 +135,7 @@ class VLJepaForConditionalGeneration(VLJepaPreTrainedModel):
     accepts_loss_kwargs = False
     optional_parts = ("decoder",)
 
-    def __init__(
-        self, config: VLJepaConfig, decoder: PreTrainedModel | None = None, **parts: PreTrainedModel | None
-    ):
+    def __init__(self, config: VLJepaConfig, decoder: PreTrainedModel | None = None, **parts: PreTrainedModel | None):
         super().__init__(config)
         self.vl_jepa = VLJepaModel(self.config, **parts)
         self.decoder = VLJepaDecoder(self.config, decoder)

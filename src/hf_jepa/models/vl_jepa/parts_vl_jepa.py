@@ -1,4 +1,4 @@
-"""Where the parts of a VL-JEPA come from: checkpoints, models and configs of others; and how the encoders are asked."""
+"""Where the parts of a VL-JEPA come from (checkpoints, models, configs), and how its encoders are asked."""
 
 import inspect
 from os import PathLike

@@ -101,8 +101,13 @@ def masked_mean(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return (full_precision(kept).sum(dim=1) / mask.sum(dim=1, keepdim=True)).to(states.dtype)
 
 
-def new_language_model(config: PreTrainedConfig) -> PreTrainedModel:
+def new_language_model(config: PreTrainedConfig, dtype: torch.dtype | None = None) -> PreTrainedModel:
     """The language model of a predictor, with random weights.
+
+    Args:
+        config: of that model.
+        dtype: of its weights, the default type of torch unless given; not that of the config, so that all parts of a
+            model have one type.
 
     Raises:
         ValueError: a family that is not built like Llama: token embeddings, layers and a final norm side by side.
@@ -114,7 +119,7 @@ def new_language_model(config: PreTrainedConfig) -> PreTrainedModel:
         >>> type(model).__name__
         'LlamaModel'
     """
-    model = AutoModel.from_config(config, dtype=torch.get_default_dtype())  # one type for all parts
+    model = AutoModel.from_config(config, dtype=dtype or torch.get_default_dtype())
     require_llama_like(model)
     return model
 
@@ -158,7 +163,8 @@ def predictor_of(source: PreTrainedModel, num_layers: int, causal: bool = False)
     source = source.base_model
     require_llama_like(source)
     first = len(source.layers) - num_layers
-    kept = new_language_model(last_layers(without_path(source.config), num_layers, causal))
+    # In its type from the start: converted later, the rotary frequencies would be rounded, too.
+    kept = new_language_model(last_layers(without_path(source.config), num_layers, causal), source.dtype)
     state = {}
     for name, value in source.state_dict().items():
         if found := re.fullmatch(r"layers\.(\d+)(\..+)", name):
@@ -167,7 +173,7 @@ def predictor_of(source: PreTrainedModel, num_layers: int, causal: bool = False)
             name = f"layers.{int(found[1]) - first}{found[2]}"
         state[name] = value
     kept.load_state_dict(state)
-    return kept.to(source.dtype)
+    return kept.to(source.device)
 
 
 def require_both_ways(model: PreTrainedModel) -> None:
