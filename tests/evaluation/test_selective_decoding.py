@@ -82,9 +82,10 @@ def test_every_cut_follows_the_definition(normalize):
         np.ones((9, 2)),  # all costs are 0
         np.eye(9),  # all costs are 1, whatever was merged
         np.arange(12.0)[:, None],
+        0.1 * np.arange(12)[:, None],  # 0.1, but for the last bit, which is not the same everywhere
         np.tile([[0.0], [1.0]], (6, 1)),
     ],
-    ids=["constant", "orthogonal", "ramp", "alternating"],
+    ids=["constant", "orthogonal", "ramp", "ramp of tenths", "alternating"],
 )
 def test_of_equal_costs_the_leftmost_goes_first(stream):
     tree = WardTree(stream, normalize=False)

@@ -214,6 +214,19 @@ def test_retrieval_in_both_directions(model, tasks, clips):
     assert len(tasks.retrieve(clips, texts, top_k=None).text_to_video[0]) == 5
 
 
+def test_a_stream_has_the_clips_that_end_at_its_moments(model, tasks):
+    frames = torch.rand(11, 3, 8, 8, generator=torch.Generator().manual_seed(2))
+    found, last = tasks.embed_stream(frames, clip_frames=4, stride=3, query="what?")
+    assert last.tolist() == [3, 6, 9]
+    wanted = torch.stack([by_hand(model, frames[i - 3 : i + 1], query="what?") for i in last.tolist()])
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
+    assert tasks.embed_stream(frames, clip_frames=11)[1].tolist() == [10]
+    with pytest.raises(ValueError, match="the video has 11 frames, but a clip 12"):
+        tasks.embed_stream(frames, clip_frames=12)
+    with pytest.raises(ValueError, match="stride is 0"):
+        tasks.embed_stream(frames, clip_frames=4, stride=0)
+
+
 def test_captions_come_from_the_decoder(clips):
     model = SmallDecoder()
     tasks = VisionLanguageTasks(model, SmallProcessor(), batch_size=3)
