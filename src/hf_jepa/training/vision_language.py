@@ -23,6 +23,7 @@ from hf_jepa.training.run import RunTrainer
 from hf_jepa.training.run_cards import size_of
 from hf_jepa.training.skipped import SkippedSamplesMixin
 from hf_jepa.training.step_weights import StepWeightsMixin
+from hf_jepa.training.unaligned import unaligned
 from hf_jepa.training.vision_language_arguments import VLJepaTrainingArguments, vision_language_groups
 from hf_jepa.training.vision_language_reports import VisionLanguageReportMixin
 
@@ -55,6 +56,7 @@ class VLJepaTrainer(VisionLanguageReportMixin, StepWeightsMixin, SkippedSamplesM
         if isinstance(kwargs.get("train_dataset"), IterableDataset):
             # Every process reads the stream itself: the first one could not send the names of skipped samples.
             args.accelerator_config.dispatch_batches = False
+        kwargs["processing_class"] = unaligned(kwargs.get("processing_class"))
         super().__init__(model=model, args=args, compute_metrics=self._recalls, **kwargs)
         self._require_negatives()
         if args.cached_infonce and (is_deepspeed_zero3_enabled() or self.is_fsdp_enabled):
