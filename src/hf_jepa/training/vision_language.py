@@ -248,6 +248,11 @@ class VLJepaTrainer(VisionLanguageReportMixin, StepWeightsMixin, SkippedSamplesM
 
     # --- checkpoints --------------------------------------------------------------------------------------------
 
+    @property
+    def saves_encoder(self) -> bool:
+        """Whether checkpoints hold the vision encoder."""
+        return self.args.save_vision
+
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         if not self.args.save_vision:
             whole = self.model.state_dict() if state_dict is None else state_dict

@@ -205,8 +205,8 @@ class VisionTextArguments(ShardArguments):
             found += [text for each in asked for question in each for text in (question.question, question.answer)]
             yield from dict.fromkeys(found)
             return
-        samples = self.open(read_media=False)
-        samples = samples if self.streaming else (samples[index] for index in range(len(samples)))
+        dataset = self.open(read_media=False)
+        samples = dataset if self.streaming else (dataset[index] for index in range(len(dataset)))
         for sample in islice(samples, TOKENIZED):
             sample = sample.load() if isinstance(sample, PendingVisionText) else sample
             if not isinstance(sample, UndecodableImage):
