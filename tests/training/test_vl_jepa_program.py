@@ -83,14 +83,14 @@ def test_the_tiny_recipe_leaves_a_checkpoint_with_its_processor(stage1):
 
 
 def test_stages_differ_by_their_queries(stage1):
-    seen = {}
+    processor, seen = VLJepaProcessor.from_pretrained(stage1), {}
     for use_queries in (False, True):
-        trainer = tuned(f"run{use_queries}", stage1, use_queries=use_queries, max_steps=1)
-        batch = trainer.data_collator([trainer.train_dataset[i] for i in range(16)])
-        seen[use_queries] = batch
-        assert {"target_ids", "target_mask", "target_group", "pixel_values_videos"} <= set(batch)
+        data = VisionTextArguments(dataset="digit_stories", stories_task="both", num_frames=4, use_queries=use_queries)
+        samples = data.open()
+        seen[use_queries] = data.collator(processor)([samples[index] for index in range(16)])
+        assert {"target_ids", "target_mask", "target_group", "pixel_values_videos"} <= set(seen[use_queries])
     assert "query_ids" not in seen[False]
-    decode = VLJepaProcessor.from_pretrained(stage1).query_tokenizer.decode
+    decode = processor.query_tokenizer.decode
     masks = zip(seen[True]["query_ids"], seen[True]["query_mask"], strict=True)
     asked = {decode(ids[mask.bool()]) for ids, mask in masks}
     assert "what happens?" in asked and len(asked) > 3
@@ -177,20 +177,26 @@ def test_cached_vision_tokens_train_as_the_videos_do(stage1, monkeypatch):
         return original(self, pixels)
 
     monkeypatch.setattr(VLJepaModel, "get_vision_tokens", count)
-    files = [path.stat().st_mtime_ns for path in sorted(Path("tokens").iterdir())]
-    tuned("again", stage1, cache_vision_tokens="tokens", **named)
-    assert asked == [1] and len(files) == 2  # read back: only the fingerprint needed the encoder
-    assert files == [path.stat().st_mtime_ns for path in sorted(Path("tokens").iterdir())]
+    processor, model = VLJepaProcessor.from_pretrained(stage1), videos.model
+
+    def again(**changed: Any) -> Any:
+        fields = {"dataset": "digit_stories", "stories_length": 24, "stories_task": "both", "num_frames": 4}
+        return VisionTextArguments(**fields | {"cache_vision_tokens": "tokens"} | changed).cached(
+            model, processor, videos.args
+        )
+
+    expected = original(model.base_model, videos.data_collator([videos.train_dataset[5]])["pixel_values_videos"])[0]
+    torch.testing.assert_close(again()[5]["vision_tokens"], expected, rtol=0, atol=1e-6)
+    assert not asked  # read back
     with pytest.raises(ValueError, match=r"do not fit this run \(data .*: take another folder"):
-        tuned("other", stage1, cache_vision_tokens="tokens", **named | {"num_frames": 6})
-    with pytest.raises(ValueError, match="the vision encoder is trained"):
-        tuned("other", stage1, cache_vision_tokens="tokens", model_config={"freeze_vision": False})
+        again(num_frames=6)
     with torch.no_grad():
-        videos.model.base_model.vision_model.layernorm.weight[0] += 1
-    videos.save_model("other")
-    VLJepaProcessor.from_pretrained(stage1).save_pretrained("other")
+        model.base_model.vision_model.layernorm.weight[0] += 1
     with pytest.raises(ValueError, match=r"do not fit this run \(encoder .*: take another folder"):
-        tuned("third", "other", cache_vision_tokens="tokens", **named)
+        again()
+    model.config.freeze_vision = False
+    with pytest.raises(ValueError, match="the vision encoder is trained"):
+        again()
 
 
 def write_records(folder: Path) -> dict[str, Any]:
