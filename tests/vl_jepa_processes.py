@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from tiny_vl_pairs import collate, draw_pairs, make_model, make_trainer, weights
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import SequentialSampler
 
 from hf_jepa.training.vision_language import VLJepaTrainer
 
@@ -55,7 +56,13 @@ RUNS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "cached_infonce": True},
         {"per_device_train_batch_size": 8},
     ),
+    # Batches of different sizes, some of them empty.
+    "broken": (
+        {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "cached_infonce": True},
+        {"per_device_train_batch_size": 8},
+    ),
 }
+BROKEN = (1, 2, 3, 9, 10, 11, 17, 18)
 
 
 def make(name: str, folder: Path, single: bool = False) -> VLJepaTrainer:
