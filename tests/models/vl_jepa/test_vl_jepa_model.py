@@ -1,9 +1,12 @@
 """What the model computes, what of it is trained, and what it refuses."""
 
+import copy
+
 import pytest
 import torch
 from tiny_vl_jepa import TEXT_ENCODERS, TINY, spread, tiny_batch, tiny_config
 from transformers import AutoModel
+from transformers.models.llama import modeling_llama
 
 from hf_jepa.models.vl_jepa.modeling_vl_jepa import VLJepaForPreTraining, VLJepaModel
 
@@ -253,6 +256,11 @@ def test_unusable_inputs_are_refused(model, batch, changed, message):
         model(**batch | changed)
 
 
+def test_raw_pixels_are_refused(model):
+    with pytest.raises(TypeError, match="of torch.uint8, expected normalised pixels"):
+        model.vl_jepa.predict(torch.zeros(1, 4, 3, 32, 32, dtype=torch.uint8))
+
+
 def test_vision_tokens_of_another_width_are_refused(model):
     with pytest.raises(ValueError, match=r"vision_tokens has shape \(2, 5, 31\), expected \(batch, tokens, 32\)"):
         model.vl_jepa.predict(vision_tokens=torch.zeros(2, 5, 31))
@@ -270,22 +278,21 @@ def test_language_models_that_cannot_be_predictors_are_refused():
         model_of(predictor_config={"model_type": "gpt2", "n_embd": 32, "n_layer": 3, "n_head": 2, "vocab_size": 64})
 
 
-def test_a_family_that_stays_causal_is_refused(monkeypatch):
-    from transformers.models.llama import modeling_llama
+@pytest.mark.parametrize("padded", [False, True])
+def test_a_family_that_stays_causal_is_refused(monkeypatch, padded):
+    """In the mask for padding, or in the kernel that gets none."""
+    made = modeling_llama.create_causal_mask
 
-    causal = modeling_llama.create_causal_mask
-
-    def stubborn(config, **kwargs):
-        config.is_causal, asked = True, config.is_causal
-        try:
-            return causal(config=config, **kwargs)
-        finally:
-            config.is_causal = asked
+    def stubborn(config, attention_mask, **kwargs):
+        if padded == (attention_mask is not None):
+            config = copy.copy(config)
+            config.is_causal = True
+        return made(config=config, attention_mask=attention_mask, **kwargs)
 
     monkeypatch.setattr(modeling_llama, "create_causal_mask", stubborn)
     with pytest.raises(ValueError, match="in a LlamaModel the first token does not see the last"):
-        model_of(attn_implementation="eager")  # where the mask decides, and not the module
-    model_of(causal=True)
+        model_of(attn_implementation="eager")  # where the mask decides alone
+    model_of(attn_implementation="eager", causal=True)
 
 
 @pytest.mark.parametrize("family", ["qwen3", "mistral", "gemma2"])

@@ -111,6 +111,21 @@ def test_sixteen_bits(tmp_path):
     assert {p.dtype for p in again.parameters()} == {torch.bfloat16} and same_state(again, model)
 
 
+def test_attention_and_fields_of_the_objective_are_chosen_at_loading(tmp_path):
+    model = model_of().eval()
+    model.save_pretrained(tmp_path)
+    given = {"attn_implementation": "eager", "freeze_text": True, "mask_duplicates": True}
+    again = VLJepaForPreTraining.from_pretrained(tmp_path, **given).eval()
+    parts = again.vl_jepa.predictor.language_model, again.vl_jepa.text_model, again.vl_jepa.vision_model
+    assert {part.config._attn_implementation for part in parts} == {"eager"}
+    assert not any(p.requires_grad for p in again.vl_jepa.text_model.parameters())
+    batch = tiny_batch(model.config)
+    found = again(**batch, target_group=torch.arange(3)).loss
+    torch.testing.assert_close(found, model(**batch).loss, rtol=1e-5, atol=1e-5)
+    with pytest.raises(Exception, match="makes all embeddings alike"):
+        VLJepaForPreTraining.from_pretrained(tmp_path, loss_type="cosine")
+
+
 @pytest.mark.parametrize("model_class", CLASSES)
 def test_made_on_the_meta_device_and_initialised_later(model_class):
     with torch.device("meta"):

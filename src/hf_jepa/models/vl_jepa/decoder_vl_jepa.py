@@ -36,6 +36,13 @@ class VLJepaDecoder(nn.Module):
 
     Raises:
         ValueError: the config names no decoder.
+
+    Example:
+        >>> from hf_jepa import VARIANTS, VLJepaConfig
+        >>> decoder = VLJepaDecoder(VLJepaConfig(**VARIANTS["vl_jepa"].tiny))
+        >>> loss, logits = decoder(torch.randn(1, 16), labels=torch.tensor([[9, 4, 1]]))
+        >>> logits.shape
+        torch.Size([1, 3, 64])
     """
 
     def __init__(self, config: VLJepaConfig, language_model: PreTrainedModel | None = None):

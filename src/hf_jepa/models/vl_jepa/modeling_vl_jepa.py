@@ -147,6 +147,7 @@ class VLJepaModel(VLJepaPreTrainedModel):
             (B, N, Dv), without gradient while the X-Encoder is frozen.
 
         Raises:
+            TypeError: raw pixels.
             ValueError: another number of dimensions.
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_vision):

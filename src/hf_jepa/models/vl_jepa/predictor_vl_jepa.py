@@ -182,23 +182,30 @@ def require_both_ways(model: PreTrainedModel) -> None:
     Where the weights are not there yet (on the meta device) nothing is tried.
 
     Raises:
-        ValueError: it does not.
+        ValueError: it does not, with padding or without, for which there are masks and kernels of their own.
     """
     if any(p.device.type == "meta" or not p.numel() for p in model.parameters()):
         return
-    generator, training = torch.Generator().manual_seed(0), model.training
-    with torch.inference_mode(False), torch.enable_grad():
-        embedded = torch.randn(1, 3, model.config.hidden_size, generator=generator)
-        embedded = embedded.to(model.device, model.dtype).requires_grad_()
-        first = model.eval()(inputs_embeds=embedded, use_cache=False).last_hidden_state[0, 0]
-        weights = torch.randn(len(first), generator=generator).to(first)
-        (gradient,) = torch.autograd.grad((first * weights).sum(), embedded)
+    training = model.training
+    seen = [_first_sees_last(model.eval(), mask) for mask in (None, torch.tensor([[1, 1, 1, 0]], device=model.device))]
     model.train(training)
-    if not gradient[0, -1].any():
+    if not all(seen):
         raise ValueError(
             f"in a {type(model).__name__} the first token does not see the last, although its config says "
             "is_causal=False: vision tokens could not see the query behind them. Choose another family, or causal=True"
         )
+
+
+def _first_sees_last(model: PreTrainedModel, mask: torch.Tensor | None) -> bool:
+    """Whether the third token has a part in the state of the first; told by a gradient, which no rounding hides."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.inference_mode(False), torch.enable_grad():
+        embedded = torch.randn(1, 4, model.config.hidden_size, generator=generator)
+        embedded = embedded.to(model.device, model.dtype).requires_grad_()
+        first = model(inputs_embeds=embedded, attention_mask=mask, use_cache=False).last_hidden_state[0, 0]
+        weights = torch.randn(len(first), generator=generator).to(first)
+        (gradient,) = torch.autograd.grad((first * weights).sum(), embedded)
+    return bool(gradient[0, 2].any())
 
 
 class VLJepaPredictor(nn.Module):
@@ -235,10 +242,7 @@ class VLJepaPredictor(nn.Module):
         self.vision_projection = nn.Linear(config.vision_hidden_size, width)
         self.language_model = new_language_model(config.predictor_config) if language_model is None else language_model
         self.projection = nn.Linear(width, config.projection_dim)
-        self.language_model.config.is_causal = config.causal
-        for part in self.language_model.modules():  # which kernels without a mask read
-            if hasattr(part, "is_causal"):
-                part.is_causal = config.causal
+        self.language_model.config.is_causal = config.causal  # of which transformers tells masks and kernels
         if not config.causal:
             require_both_ways(self.language_model)
 
