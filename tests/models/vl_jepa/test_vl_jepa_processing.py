@@ -106,6 +106,9 @@ def test_labels_end_and_decode_to_what_was_said():
     filled = torch.where(labels == -100, end, labels)
     assert processor.batch_decode(filled) == TARGETS
     assert "</s>" in processor.batch_decode(filled, skip_special_tokens=False)[0]
+    begins = VLJepaProcessor(processor.video_processor, bert_like(), bert_like(), llama_like())
+    tokens = begins(decoder_targets="a")["labels"][0].tolist()  # the prefix takes the place of a begin token
+    assert begins.decoder_tokenizer.convert_ids_to_tokens(tokens) == ["a", "</s>"]
     alone = make(decoder=False)
     for call in (lambda: alone(decoder_targets=TARGETS), lambda: alone.batch_decode(labels)):
         with pytest.raises(ValueError, match="has no decoder_tokenizer"):
