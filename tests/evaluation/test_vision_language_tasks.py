@@ -146,8 +146,9 @@ def test_texts_are_encoded_once_until_the_weights_change(model, tasks, clips):
     model.letters.weight.sum().backward()
     optimizer.step()
     torch.testing.assert_close(tasks.embed_texts(["cat"])[0], by_hand(model, text="cat"), rtol=0, atol=1e-6)
-    model.letters.weight = nn.Parameter(torch.rand(128, WIDTH))
-    torch.testing.assert_close(tasks.embed_texts(["cat"])[0], by_hand(model, text="cat"), rtol=0, atol=1e-6)
+    for new in [nn.Parameter(torch.rand(128, WIDTH)) for _ in range(2)]:  # both as yet unchanged
+        model.letters.weight = new
+        torch.testing.assert_close(tasks.embed_texts(["cat"])[0], by_hand(model, text="cat"), rtol=0, atol=1e-6)
 
 
 def test_no_more_texts_are_kept_than_allowed(model):
@@ -251,6 +252,13 @@ def test_the_precision_is_that_of_the_model(model, clips):
     assert found.dtype == torch.float32
     tokens = [row.float() for row in tasks.encode_videos(clips)]
     torch.testing.assert_close(tasks.embed_videos(tokens, "what?"), found)
+
+
+def test_inputs_go_where_the_model_is(model):
+    tasks = VisionLanguageTasks(model.to("meta"), SmallProcessor())  # a device that every machine has
+    inputs = tasks._inputs(videos=[torch.rand(4, 3, 8, 8)], queries=["what?"], targets=["cat"])
+    assert {value.device.type for value in inputs.values()} == {"meta"} and len(inputs) == 5
+    assert tasks._tokens([torch.rand(4, WIDTH)]).device.type == "meta"
 
 
 def test_a_bar_is_shown_for_long_inputs(model, clips, capsys):
