@@ -84,3 +84,14 @@ def train_two(folder: Path) -> None:
         (folder / f"{name}-{rank}.json").write_text(json.dumps(found))
         torch.save(weights(trainer.model), folder / f"{name}-{rank}.pt")
         trainer.accelerator.wait_for_everyone()
+
+
+def train_blank(folder: Path) -> None:
+    """The second process can read nothing in the first step."""
+    pairs: list = draw_pairs(24)
+    pairs[4:8] = ["a.mp4: damaged"] * 4
+    trainer = make_trainer(folder / "blank", pairs, max_steps=2)
+    trainer._get_train_sampler = lambda *args: SequentialSampler(trainer.train_dataset)
+    trainer.train()
+    torch.save(weights(trainer.model), folder / f"blank-{trainer.args.process_index}.pt")
+    trainer.accelerator.wait_for_everyone()

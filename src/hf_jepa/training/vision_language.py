@@ -113,11 +113,20 @@ class VLJepaTrainer(VisionLanguageReportMixin, StepWeightsMixin, SkippedSamplesM
         """The arguments of the model: without bookkeeping, with the number of the step."""
         inputs = self.take_skipped(inputs)
         del inputs["sample_index"]
-        if self._batch_is_blank:  # a text has a token, as others expect
+        if self._batch_is_blank:  # a text has a token; and of zeros predictions are zero, which have no direction
             inputs["target_mask"] = inputs["target_mask"].index_fill(1, torch.tensor([0]), 1)
+            seen = {"pixel_values_videos", "vision_tokens"} & inputs.keys()
+            inputs |= {name: torch.ones_like(inputs[name]) for name in seen}
         if self._takes_step:
             inputs["step"] = self.state.global_step
         return inputs
+
+    def others_have_rows(self) -> bool:
+        """Not asked: without `cached_infonce` the rows of a blank batch are two more negatives of other processes.
+
+        Their own loss counts nothing, but each process compares as many rows as it gathers.
+        """
+        return False
 
     def training_step(self, model, inputs: dict[str, Any], num_items_in_batch=None) -> torch.Tensor:
         self._batch_is_blank = self._blank[self._place]
