@@ -218,9 +218,13 @@ class VLJepaTrainer(VisionLanguageReportMixin, StepWeightsMixin, SkippedSamplesM
         model = self.accelerator.unwrap_model(self.model)
         scale, largest = model.base_model.logit_scale, model.config.logit_scale_max
         if self.is_deepspeed_enabled and scale.requires_grad:  # whose optimizer has a copy of its own
-            from deepspeed.utils import safe_get_full_fp32_param, safe_set_full_fp32_param
+            import deepspeed.utils as engine
 
-            safe_set_full_fp32_param(scale, safe_get_full_fp32_param(scale).clamp(max=largest))
+            if is_deepspeed_zero3_enabled():  # a part of it, or padding, in each process
+                engine.safe_set_local_fp32_param(scale, engine.safe_get_local_fp32_param(scale).clamp(max=largest))
+                scale.ds_tensor.clamp_(max=largest)
+            else:
+                engine.safe_set_full_fp32_param(scale, engine.safe_get_full_fp32_param(scale).clamp(max=largest))
         model.base_model.clamp_logit_scale()
 
     # --- evaluation ---------------------------------------------------------------------------------------------
