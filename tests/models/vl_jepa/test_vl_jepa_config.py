@@ -50,14 +50,14 @@ def test_causal_reaches_the_language_model():
 def test_a_sliding_window_is_halved_once(times, tmp_path):
     """Gemma keeps a bidirectional window as a radius in memory, and the whole in the file."""
     config = tiny_config()
-    assert config.text_config.sliding_window == 8 // 2 + 1
+    assert config.text_config.sliding_window == 4 // 2 + 1
     for _ in range(times):
         config.save_pretrained(tmp_path)
-        assert json.loads((tmp_path / "config.json").read_text())["text_config"]["sliding_window"] == 8
+        assert json.loads((tmp_path / "config.json").read_text())["text_config"]["sliding_window"] == 4
         config = AutoConfig.from_pretrained(tmp_path)
-    assert type(config) is VLJepaConfig and config.text_config.sliding_window == 8 // 2 + 1
+    assert type(config) is VLJepaConfig and config.text_config.sliding_window == 4 // 2 + 1
     given = tiny_config(text_config=Gemma3TextConfig(**TEXT_ENCODERS["gemma3_text"]))
-    assert given.text_config.sliding_window == 8 // 2 + 1
+    assert given.text_config.sliding_window == 4 // 2 + 1
 
 
 def test_a_config_object_of_another_is_not_changed():

@@ -8,6 +8,8 @@ from tiny_vl_jepa import TEXT_ENCODERS, TINY, spread, tiny_batch, tiny_config
 from transformers import AutoModel
 from transformers.models.llama import modeling_llama
 
+from hf_jepa.losses.infonce import infonce
+from hf_jepa.models.vl_jepa import modeling_vl_jepa
 from hf_jepa.models.vl_jepa.modeling_vl_jepa import VLJepaForPreTraining, VLJepaModel
 
 
@@ -208,6 +210,15 @@ def test_equal_texts_are_no_negatives_when_asked_for(batch):
     model.config.mask_duplicates = True
     with pytest.raises(ValueError, match="needs target_group"):
         model(**batch)
+
+
+@pytest.mark.parametrize("gather", [True, False])
+def test_whose_negatives_they_are(gather, batch, monkeypatch):
+    """What gathering does over processes is tested with the loss."""
+    asked = []
+    monkeypatch.setattr(modeling_vl_jepa, "infonce", lambda *args, **options: asked.append(options) or infonce(*args))
+    model_of(gather_negatives=gather)(**batch)
+    assert [options["gather"] for options in asked] == [gather]
 
 
 @pytest.mark.parametrize("kind", ["vicreg", "sigreg"])

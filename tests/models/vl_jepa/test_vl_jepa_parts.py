@@ -25,8 +25,8 @@ from hf_jepa.models.ijepa.configuration_ijepa import IJepaConfig
 from hf_jepa.models.ijepa.modeling_ijepa import IJepaForPreTraining, IJepaModel
 from hf_jepa.models.vjepa2.configuration_vjepa2 import VJepa2Config
 from hf_jepa.models.vjepa2.modeling_vjepa2 import VJepa2Encoder, VJepa2ForPreTraining, VJepa2Model
+from hf_jepa.models.vl_jepa.language_model_vl_jepa import predictor_of
 from hf_jepa.models.vl_jepa.modeling_vl_jepa import VLJepaForPreTraining, VLJepaModel
-from hf_jepa.models.vl_jepa.predictor_vl_jepa import predictor_of
 from hf_jepa.registry import VARIANTS
 
 

@@ -1,5 +1,7 @@
 """Checkpoints: what is in them, what comes back, and how many parameters there are."""
 
+import copy
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -87,6 +89,25 @@ def test_a_checkpoint_that_lacks_a_weight_is_refused_by_key(lost, tmp_path):
             model_class.from_pretrained(tmp_path)
     _, info = VLJepaForPreTraining.from_pretrained(tmp_path, output_loading_info=True)
     assert info["missing_keys"] == {lost}
+
+
+@pytest.mark.parametrize("model_class", CLASSES)
+def test_a_checkpoint_without_its_x_encoder_is_told_where_it_is(model_class, tmp_path):
+    model = model_of(model_class)
+    rest = {name: x for name, x in model.state_dict().items() if "vision_model." not in name}
+    model.save_pretrained(tmp_path / "rest", state_dict=rest)
+    with pytest.raises(ValueError, match=r"saved without its X-Encoder: name that one by .*vision="):
+        model_class.from_pretrained(tmp_path / "rest")
+    encoder = model.base_model.vision_model
+    encoder.save_pretrained(tmp_path / "vision")
+    for vision in (tmp_path / "vision", encoder):
+        again = model_class.from_pretrained(tmp_path / "rest", vision=vision)
+        assert same_state(again, model)
+        assert not any(p.requires_grad for p in again.base_model.vision_model.parameters())
+    other = copy.deepcopy(encoder.config)
+    other.num_hidden_layers = 2
+    with pytest.raises(RuntimeError, match="layer.1"):
+        model_class.from_pretrained(tmp_path / "rest", vision=type(encoder)(other))
 
 
 def test_half_a_decoder_is_refused(tmp_path):
