@@ -7,16 +7,12 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from accelerate.data_loader import BatchSamplerShard
 from clips import numbered, numbers_of, write_video
 from PIL import Image
-from shard_files import IMPATIENT, picture, write_tar
-from tokenizer_families import bert_like, llama_like, unigram_like
-from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler
+from shard_files import picture, write_tar
+from tokenizer_families import vl_jepa_processor
+from torch.utils.data import DataLoader
 
-from hf_jepa.data.digit_stories import DigitStories
-from hf_jepa.data.shard_order import ShardSampler
-from hf_jepa.data.shards import ShardOptions
 from hf_jepa.data.video_sampling import uniform_indices
 from hf_jepa.data.videos import UndecodableVideo
 from hf_jepa.data.vision_text import (
@@ -26,15 +22,7 @@ from hf_jepa.data.vision_text import (
     VLJepaDataCollator,
     text_group,
 )
-from hf_jepa.data.vision_text_mixture import (
-    FrameCountSampler,
-    MixedVisionText,
-    frame_count_order,
-    vision_text_sampler,
-)
 from hf_jepa.data.vision_text_sources import load_vision_text
-from hf_jepa.models.vjepa2.video_processing_vjepa2 import VJepa2VideoProcessor
-from hf_jepa.models.vl_jepa.processing_vl_jepa import VLJepaProcessor
 
 
 def frames(count):
@@ -45,10 +33,8 @@ def read(row, rng=0, **options):
     return VisionTextReader(**options)(row, 3, np.random.default_rng(rng))
 
 
-def processor():
-    return VLJepaProcessor(
-        VJepa2VideoProcessor(crop_size=16, size={"shortest_edge": 16}), llama_like(), bert_like(), unigram_like()
-    )
+def collator(**options):
+    return VLJepaDataCollator(vl_jepa_processor(), **options)
 
 
 # --- samples ------------------------------------------------------------------------------------------------------
@@ -129,7 +115,7 @@ def test_what_cannot_be_read_is_named(row, reason):
 def test_texts_alone():
     sample = read({"video": "gone.mp4", "target": "a two"}, read_media=False)
     assert sample == {"query": "", "target": "a two", "sample_index": 3}
-    batch = VLJepaDataCollator(processor(), decoder_labels=True)([sample, sample])
+    batch = collator(decoder_labels=True)([sample, sample])
     assert "pixel_values_videos" not in batch and batch["labels"].shape[0] == 2
 
 
@@ -205,7 +191,7 @@ def test_a_stream(tmp_path):
     records = [{"file_name": f"{i}.png", "text": f"number {i}"} for i in range(6)] + [{"file_name": "x", "text": "x"}]
     (tmp_path / "captions.jsonl").write_text("\n".join(map(json.dumps, records)))
     stream = IterableVisionTextDataset(load_vision_text(tmp_path, streaming=True), VisionTextReader(num_frames=1))
-    batch = VLJepaDataCollator(processor())(list(stream))
+    batch = collator()(list(stream))
     assert batch["sample_index"].tolist() == list(range(6)) and batch["pixel_values_videos"].shape == (6, 1, 3, 16, 16)
     assert len(batch["skipped"]) == 1 and batch["skipped"][0].startswith(f"{tmp_path}/x: ")
     shuffled = IterableVisionTextDataset(stream.dataset, seed=1, shuffle_buffer=7, endless=True)
@@ -219,12 +205,14 @@ def test_a_stream(tmp_path):
 
 
 def test_a_batch_is_what_the_model_is_called_with():
-    stories = DigitStories(20, num_frames=4, task="both", seed=1)
-    collate = VLJepaDataCollator(processor(), decoder_labels=True)
-    samples = [stories[i] for i in range(8)]
-    assert {bool(sample["query"]) for sample in samples} == {True, False}
+    texts = [("who?", "a seven"), ("", "a two"), ("what?", "left"), ("", "a seven moves left and a two moves up")]
+    samples = [
+        {"video": frames(4) + row, "query": query, "target": target, "sample_index": row}
+        for row, (query, target) in enumerate(texts)
+    ]
+    collate = collator(decoder_labels=True)
     batch = collate(samples)
-    expected = processor()(
+    expected = vl_jepa_processor()(
         videos=[sample["video"] for sample in samples],
         queries=[sample["query"] for sample in samples],
         targets=[sample["target"] for sample in samples],
@@ -233,7 +221,7 @@ def test_a_batch_is_what_the_model_is_called_with():
     assert all(torch.equal(batch[name], expected[name]) for name in expected)
     assert set(batch) == {*expected, "target_group", "sample_index", "skipped"} and batch["skipped"] == []
     assert (batch["query_mask"].sum(1) > 0).tolist() == [bool(sample["query"]) for sample in samples]
-    assert type(batch) is dict and batch["sample_index"].tolist() == list(range(8))
+    assert type(batch) is dict and batch["sample_index"].tolist() == list(range(4))
     without = collate([sample | {"query": ""} for sample in samples])
     assert set(batch) - set(without) == {"query_ids", "query_mask"}  # the model predicts without a query
     from_worker = pickle.loads(pickle.dumps(collate))(samples)
@@ -243,7 +231,7 @@ def test_a_batch_is_what_the_model_is_called_with():
 def test_equal_targets_have_equal_groups_on_every_process():
     sample = {"video": frames(2), "query": "", "sample_index": 0}
     targets = ["yes", "no", "yes ", "Yes"]
-    groups = VLJepaDataCollator(processor())([sample | {"target": target} for target in targets])["target_group"]
+    groups = collator()([sample | {"target": target} for target in targets])["target_group"]
     same = groups[:, None] == groups
     assert groups.dtype == torch.int64
     assert same.int().tolist() == [[1, 0, 1, 0], [0, 1, 0, 0], [1, 0, 1, 0], [0, 0, 0, 1]]
@@ -251,7 +239,7 @@ def test_equal_targets_have_equal_groups_on_every_process():
 
 
 def test_what_is_skipped_leaves_no_row():
-    collate = VLJepaDataCollator(processor())
+    collate = collator()
     good = {"video": frames(4), "query": "a", "target": "two", "sample_index": 5}
     bad = [UndecodableVideo(i, f"{i}.mp4", "the file is empty", (4,)) for i in range(2)]
     batch = collate([bad[0], good, bad[1]])
@@ -267,145 +255,4 @@ def test_clips_of_two_lengths_share_no_batch():
     with pytest.raises(
         ValueError, match=r"clips of \[1, 4\] frames: take the samples in the order of vision_text_samp"
     ):
-        VLJepaDataCollator(processor())(samples)
-
-
-# --- orders -------------------------------------------------------------------------------------------------------
-
-
-def test_every_chunk_has_one_length_and_little_is_left_out():
-    counts = np.random.default_rng(0).choice([1, 8, 16], 500, p=[0.5, 0.3, 0.2])
-    orders = [frame_count_order(counts, seed=0, epoch=epoch, chunk=16) for epoch in range(12)]
-    for order in orders:
-        assert len(set(order.tolist())) == len(order) >= 500 - 3 * 15 and len(order) % 16 == 0
-        chunks = counts[order].reshape(-1, 16)
-        assert (chunks == chunks[:, :1]).all()
-        assert len(set(chunks[: len(chunks) // 2, 0])) == 3  # the lengths take turns
-    assert len({tuple(order) for order in orders}) == 12
-    assert len(set(np.concatenate(orders).tolist())) == 500  # nothing is left out for ever
-    assert (frame_count_order(counts, 0, 3, 16) == orders[3]).all() and (
-        frame_count_order(counts, 1, 3, 16) != orders[3]
-    ).any()
-    with pytest.raises(ValueError, match="none of the 500 samples fill a chunk of 300"):
-        frame_count_order(counts, 0, 0, 300)
-    with pytest.raises(ValueError, match="got 0"):
-        frame_count_order(counts, 0, 0, 0)
-
-
-def mixed_rows(count=40):
-    return [{"image" if i % 3 else "video": numbered(i), "target": f"{i}"} for i in range(count)]
-
-
-def test_the_sampler_of_a_data_set(tmp_path):
-    data = VisionTextDataset(mixed_rows(), seed=1)
-    assert data.frame_counts.tolist() == [1 if i % 3 else 16 for i in range(40)]
-    sampler = vision_text_sampler(data, lambda: 4, lambda: 8)
-    assert isinstance(sampler, FrameCountSampler) and len(sampler) == len(list(sampler)) == 8 + 24
-    first = list(sampler)
-    sampler.set_epoch(1)
-    assert data.epoch == 1 and list(sampler) == frame_count_order(data.frame_counts, 1, 1, 8).tolist() != first
-    assert vision_text_sampler(data, lambda: 4).chunk() == 4
-    assert vision_text_sampler(VisionTextDataset([{"video": "1.mp4", "target": "a"}] * 3), lambda: 4) is None
-    assert vision_text_sampler(DigitStories(5), lambda: 4) is None
-    rows = load_vision_text(write_tar(tmp_path / "a.tar", {"1.png": picture(1), "1.txt": b"a"}), media="image")
-    assert isinstance(vision_text_sampler(VisionTextDataset(rows), lambda: 4), ShardSampler)
-    mixture = MixedVisionText([DigitStories(5)], [1], chunk=8)
-    assert isinstance(vision_text_sampler(mixture, lambda: 4), SequentialSampler)
-    with pytest.raises(ValueError, match="chunk=8 of the mixture is no multiple of the batch size 3"):
-        vision_text_sampler(mixture, lambda: 3)
-
-
-def shards_of_pictures(folder, shards=4, rows=8):
-    for shard in range(shards):
-        members = {}
-        for row in range(shard * rows, shard * rows + rows):
-            members |= {f"{row:04}.png": picture(row), f"{row:04}.txt": f"caption {row}".encode()}
-        write_tar(folder / f"pairs-{shard}.tar", members)
-    return VisionTextDataset(load_vision_text(f"{folder}/pairs-{{0..{shards - 1}}}.tar", media="image"), seed=2)
-
-
-def seen_by(batches, rank, ranks):
-    return list(BatchSamplerShard(batches, ranks, rank))
-
-
-def test_ranks_share_an_epoch_of_shards_and_resume_in_it(tmp_path):
-    data = shards_of_pictures(tmp_path)
-    batches = BatchSampler(vision_text_sampler(data, lambda: 4), 4, drop_last=True)
-    ranks = [seen_by(batches, rank, 2) for rank in range(2)]
-    rows = [[row for batch in rank for row in batch] for rank in ranks]
-    assert not set(rows[0]) & set(rows[1]) and sorted(rows[0] + rows[1]) == list(range(32))
-    assert not {row // 8 for row in rows[0]} & {row // 8 for row in rows[1]}  # each reads shards of its own
-    loader = DataLoader(data, batch_sampler=ranks[0][2:], num_workers=2, collate_fn=VLJepaDataCollator(processor()))
-    resumed = [batch["sample_index"].tolist() for batch in loader]
-    assert resumed == ranks[0][2:]
-    data.set_epoch(1)
-    assert seen_by(batches, 0, 2) != ranks[0]
-
-
-def test_a_shard_that_is_gone_is_skipped_by_name(tmp_path):
-    shards_of_pictures(tmp_path)
-    rows = load_vision_text(f"{tmp_path}/pairs-{{0..3}}.tar", media="image", shards=ShardOptions(IMPATIENT))
-    (tmp_path / "pairs-2.tar").rename(tmp_path / "elsewhere")
-    data = VisionTextDataset(rows)
-    batch = VLJepaDataCollator(processor())([data[i] for i in (0, 16, 17, 31)])
-    assert batch["sample_index"].tolist() == [0, 31] and len(batch["skipped"]) == 2
-    assert all(f"{tmp_path}/pairs-2.tar: 3 attempts" in reason for reason in batch["skipped"])
-    (tmp_path / "elsewhere").rename(tmp_path / "pairs-2.tar")
-    assert isinstance(data[16], UndecodableVideo)
-    data.set_epoch(1)  # tries it again
-    assert data[16]["target"] == "caption 16"
-
-
-# --- mixtures -----------------------------------------------------------------------------------------------------
-
-
-def sources():
-    pictures = VisionTextDataset([{"image": numbered(i), "target": f"picture {i}"} for i in range(20)])
-    return [pictures, DigitStories(300, num_frames=4), DigitStories(30, num_frames=4, task="question", seed=7)]
-
-
-def test_a_mixture_keeps_weights_and_lengths():
-    mixture = MixedVisionText(sources(), weights=[2, 1, 3], chunk=6, length=3000, seed=3)
-    draws = np.array([mixture.draw(i) for i in range(3000)])
-    shares = np.bincount(draws[:, 0]) / 3000
-    assert np.abs(shares - np.array([2, 1, 3]) / 6).max() < 0.045  # the lengths are drawn five hundred times
-    counts = mixture.frame_counts
-    assert (counts == np.where(draws[:, 0] == 0, 1, 4)).all()
-    chunks = counts.reshape(-1, 6)
-    assert (chunks == chunks[:, :1]).all() and set(counts) == {1, 4}
-    within = draws.reshape(-1, 6, 2)[chunks[:, 0] == 4, :, 0]
-    assert (within != within[:, :1]).any(axis=1).mean() > 0.7  # sources of one length share chunks
-    for source, size in enumerate((20, 300, 30)):
-        assert len(set(draws[draws[:, 0] == source, 1])) > 0.7 * size
-    sample = mixture[9]
-    assert sample["sample_index"] == 9 and len(sample["video"]) == counts[9]
-    again = MixedVisionText(sources(), weights=[2, 1, 3], chunk=6, length=3000, seed=3)
-    assert again[9]["target"] == sample["target"]
-    again.set_epoch(1)
-    assert again.sources[1].epoch == 1 and (again.frame_counts != counts).any()
-
-
-def test_batches_of_a_mixture_are_of_one_length_on_all_ranks():
-    mixture = MixedVisionText(sources(), weights=[2, 1, 3], chunk=8, length=64)
-    batches = BatchSampler(vision_text_sampler(mixture, lambda: 4), 4, drop_last=True)
-    loaders = [
-        DataLoader(mixture, batch_sampler=seen_by(batches, rank, 2), collate_fn=VLJepaDataCollator(processor()))
-        for rank in range(2)
-    ]
-    seen = []
-    for one, other in zip(*loaders, strict=True):
-        assert one["pixel_values_videos"].shape == other["pixel_values_videos"].shape
-        seen += one["sample_index"].tolist() + other["sample_index"].tolist()
-    assert sorted(seen) == list(range(64))
-    with pytest.raises(ValueError, match="frames: take the samples in the order of vision_text_sampler"):
-        torch.manual_seed(0)
-        list(DataLoader(mixture, 4, sampler=RandomSampler(mixture), collate_fn=VLJepaDataCollator(processor())))
-
-
-def test_mixtures_refuse_what_they_cannot_keep_apart():
-    with pytest.raises(ValueError, match=r"source 1 has clips of \[1, 16\] frames: open its images and its videos as"):
-        MixedVisionText([DigitStories(5), VisionTextDataset(mixed_rows())], [1, 1], chunk=4)
-    with pytest.raises(ValueError, match="got 0"):
-        MixedVisionText([DigitStories(5)], [1], chunk=0)
-    with pytest.raises(ValueError, match="weights must be positive, got 0"):
-        MixedVisionText([DigitStories(5)], [0], chunk=4)
+        collator()(samples)

@@ -69,6 +69,8 @@ class VisionTextDataset(Dataset):
             is_image = self.dataset.is_image
         else:
             is_image = np.array(["video" not in row for row in self.dataset], bool)
+        if len(is_image) and is_image.strides == (0,):  # all alike: millions of rows need no table
+            return np.broadcast_to(self.reader.frames_of(is_image[0]), len(is_image))
         return self.reader.frames_of(is_image)
 
     def __len__(self) -> int:
@@ -221,7 +223,8 @@ class VLJepaDataCollator:
         videos = [sample["video"] for sample in samples if "video" in sample]
         if len(counts := {len(video) for video in videos}) > 1:
             raise ValueError(
-                f"a batch has clips of {sorted(counts)} frames: take the samples in the order of vision_text_sampler"
+                f"a batch has clips of {sorted(counts)} frames: take the samples in the order of vision_text_sampler, "
+                "of a stream only those of one media=..."
             )
         queries, targets = ([sample[name] for sample in samples] for name in ("query", "target"))
         batch = self.processor(
