@@ -16,7 +16,7 @@ class Unaligned:
 
     Example:
         >>> from hf_jepa.data.byte_tokenizer import byte_tokenizer
-        >>> Unaligned(byte_tokenizer()).decode([72, 73])
+        >>> Unaligned(byte_tokenizer()).decode([71, 72])
         'hi'
     """
 
