@@ -1,13 +1,14 @@
 """Checkpoints that are whole or absent, and runs that go on from the newest whole one."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from accelerate.utils import gather_object
+from torch import nn
 from transformers import Trainer, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -255,6 +256,31 @@ def _told() -> Iterator[None]:
         logger.error(f"an older checkpoint cannot be removed: {error}")
 
 
+def require_same_model(
+    model: nn.Module, load_result: Any, left_out: Callable[[str], bool] = lambda name: False
+) -> None:
+    """Refuse a checkpoint that leaves weights of a model as they were, or has others.
+
+    Args:
+        model: that was loaded into.
+        load_result: names of `missing_keys` and `unexpected_keys`.
+        left_out: whether a weight of that name is not in checkpoints on purpose.
+
+    Raises:
+        ValueError: it is one of another model.
+    """
+    tensors = model.state_dict(keep_vars=True)
+    loaded = {id(value) for name, value in tensors.items() if name not in load_result.missing_keys}
+    missing = [name for name in load_result.missing_keys if id(tensors[name]) not in loaded]  # others are tied
+    missing = [name for name in missing if not left_out(name)]
+    if missing or load_result.unexpected_keys:
+        example = [*missing, *load_result.unexpected_keys][0]
+        raise ValueError(
+            f"the checkpoint is one of another model: {len(missing)} weights of this one are not in it, and "
+            f"{len(load_result.unexpected_keys)} in it are not of this one, for example {example}"
+        )
+
+
 def _global_batch(args) -> int:
     return args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
 
@@ -275,4 +301,4 @@ class _Unlogged(TrainerCallback):
         trainer._globalstep_last_logged = resumed["logged_step"]
 
 
-__all__ = ["AUTO", "TRIES", "CheckpointMixin"]
+__all__ = ["AUTO", "TRIES", "CheckpointMixin", "require_same_model"]

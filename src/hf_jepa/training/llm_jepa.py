@@ -14,6 +14,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 
 from hf_jepa.masking.counter_rng import uniform
 from hf_jepa.models.llm_jepa.modeling_llm_jepa import IGNORED, LlmJepaForCausalLM
+from hf_jepa.training.checkpoints import require_same_model
 from hf_jepa.training.llm_jepa_terms import LossTerms
 from hf_jepa.training.reports import format_table
 from hf_jepa.training.run import RunArguments, RunTrainer
@@ -197,15 +198,7 @@ class LlmJepaTrainer(RunTrainer):
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """Nothing to warn of, but weights that a checkpoint leaves as they are belong to another model."""
-        tensors = self.model.state_dict(keep_vars=True)
-        loaded = {id(value) for name, value in tensors.items() if name not in load_result.missing_keys}
-        missing = [name for name in load_result.missing_keys if id(tensors[name]) not in loaded]  # others are tied
-        if missing or load_result.unexpected_keys:
-            example = [*missing, *load_result.unexpected_keys][0]
-            raise ValueError(
-                f"the checkpoint is one of another model: {len(missing)} weights of this one are not in it, and "
-                f"{len(load_result.unexpected_keys)} in it are not of this one, for example {example}"
-            )
+        require_same_model(self.model, load_result)
 
     def merge_adapters(self) -> None:
         """Fold adapters into the weights they adapt, so that an ordinary checkpoint is saved; without any, nothing."""

@@ -26,7 +26,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     encoder = set(map(id, model.context_encoder.parameters()))
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            decays = _is_matrix(parameter) and "bias" not in name
+            decays = is_matrix(parameter) and "bias" not in name
             groups[decays, id(parameter) in encoder].append(parameter)
     return [
         {"params": parameters, "weight_decay": weight_decay if decays else 0.0, "decays": decays}
@@ -66,7 +66,7 @@ def layerwise_groups(model: nn.Module, learning_rate: float, weight_decay: float
         if parameter.requires_grad:
             match = numbers[name]
             distance = depth - int(match[1]) if match else depth + 1 if ".embeddings." in name else 0
-            groups.setdefault((distance, _is_matrix(parameter)), []).append(parameter)
+            groups.setdefault((distance, is_matrix(parameter)), []).append(parameter)
     if not groups:
         raise ValueError(f"{type(model).__name__} has no trainable parameter")
     return [
@@ -75,7 +75,7 @@ def layerwise_groups(model: nn.Module, learning_rate: float, weight_decay: float
     ]
 
 
-def _is_matrix(parameter: nn.Parameter) -> bool:
+def is_matrix(parameter: nn.Parameter) -> bool:
     """Whether it has two dimensions or more, also where ZeRO-3 has partitioned it, as it does in `from_pretrained`."""
     return len(getattr(parameter, "ds_shape", parameter.shape)) > 1
 
@@ -87,4 +87,4 @@ def build_optimizer(
     return torch.optim.AdamW(parameter_groups(model, weight_decay), lr=learning_rate, betas=betas, eps=eps, fused=True)
 
 
-__all__ = ["build_optimizer", "layerwise_groups", "parameter_groups"]
+__all__ = ["build_optimizer", "is_matrix", "layerwise_groups", "parameter_groups"]
