@@ -502,6 +502,7 @@ VARIANTS = {
             parts={
                 "predictor": ("VLJepaPredictor",),
                 "decoder": ("VLJepaDecoder", "VLJepaForConditionalGeneration"),
+                "processing": ("VLJepaProcessor",),
             },
             tiny={
                 "vision_config": {
