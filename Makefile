@@ -45,7 +45,7 @@ test: $(STAMP) quality  ## code quality, the default test-suite and the docstrin
 	$(TEST) -n 2 --dist loadfile --doctest-modules src/hf_jepa tests
 
 test-distributed: $(DEEPSPEED)  ## training over several processes: DDP, DeepSpeed, FSDP2, resume, faults
-	$(TEST) -n 3 --dist loadfile -m "distributed and not slow" tests
+	$(TEST) -n 2 --dist loadfile -m "distributed and not slow" tests
 
 test-commands: $(STAMP)  ## every command of the documents, as they say it
 	$(TEST) -m commands tests/docs
