@@ -102,7 +102,7 @@ COVER = {
     ("finetune_vl_jepa", "zero2"),
     ("train_vl_jepa_decoder", "ddp"),
 }
-# Of these the launcher itself starts the processes: one by DeepSpeed, one by FSDP, one on two machines. It takes longer
+# Of these the launcher itself starts the processes: by DeepSpeed, by FSDP, and on two machines. It takes longer
 # than what they do, so the others are forked with the environment that the launcher gives, but in `make test-slow`.
 LAUNCHED = {
     ("pretrain_ijepa", "zero3"),
