@@ -1,9 +1,11 @@
-"""Small tokenizers of different families, as VL-JEPA has one for each of its language models."""
+"""Small tokenizers of different families, as VL-JEPA has one for each of its language models, and its processor."""
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from hf_jepa.data.byte_tokenizer import byte_tokenizer
+from hf_jepa.models.vjepa2.video_processing_vjepa2 import VJepa2VideoProcessor
+from hf_jepa.models.vl_jepa.processing_vl_jepa import VLJepaProcessor
 
 
 WORDS = ("a", "an", "two", "seven", "eight", "moves", "left", "up", "and", "what", "does", "the", "do", "?")
@@ -41,3 +43,9 @@ def unigram_like() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=backend, unk_token="<unk>", eos_token="</s>", pad_token="</s>", padding_side="left"
     )
+
+
+def vl_jepa_processor() -> VLJepaProcessor:
+    """For frames of 16 pixels a side, with all three tokenizers."""
+    frames = VJepa2VideoProcessor(crop_size=16, size={"shortest_edge": 16})
+    return VLJepaProcessor(frames, llama_like(), bert_like(), unigram_like())

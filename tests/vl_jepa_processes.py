@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from tiny_vl_pairs import collate, draw_pairs, make_model, make_trainer, weights
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import SequentialSampler
 
 from hf_jepa.training.vision_language import VLJepaTrainer
 
@@ -16,7 +17,8 @@ SHARES = (5, 7)  # rows of each process
 LOSSES: dict[str, dict[str, Any]] = {
     "infonce": {},
     "duplicates": {"mask_duplicates": True},
-    "vicreg": {"loss_type": "cosine", "regularization_type": "vicreg"},
+    # Weighted so that its gradients are of the size of the others, which are compared absolutely.
+    "vicreg": {"loss_type": "cosine", "regularization_type": "vicreg", "regularization_weight": 0.1},
 }
 
 
@@ -54,7 +56,13 @@ RUNS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "cached_infonce": True},
         {"per_device_train_batch_size": 8},
     ),
+    # Batches of different sizes, some of them empty.
+    "broken": (
+        {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "cached_infonce": True},
+        {"per_device_train_batch_size": 8},
+    ),
 }
+BROKEN = (1, 2, 3, 9, 10, 11, 17, 18)
 
 
 def make(name: str, folder: Path, single: bool = False) -> VLJepaTrainer:
@@ -76,3 +84,14 @@ def train_two(folder: Path) -> None:
         (folder / f"{name}-{rank}.json").write_text(json.dumps(found))
         torch.save(weights(trainer.model), folder / f"{name}-{rank}.pt")
         trainer.accelerator.wait_for_everyone()
+
+
+def train_blank(folder: Path) -> None:
+    """The second process can read nothing in the first step."""
+    pairs: list = draw_pairs(24)
+    pairs[4:8] = ["a.mp4: damaged"] * 4
+    trainer = make_trainer(folder / "blank", pairs, max_steps=2)
+    trainer._get_train_sampler = lambda *args: SequentialSampler(trainer.train_dataset)
+    trainer.train()
+    torch.save(weights(trainer.model), folder / f"blank-{trainer.args.process_index}.pt")
+    trainer.accelerator.wait_for_everyone()

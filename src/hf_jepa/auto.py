@@ -16,6 +16,7 @@ from hf_jepa.registry import VARIANTS, Variant
 
 CONFIGURATION_AUTO = "transformers.models.auto.configuration_auto"
 MODELING_AUTO = "transformers.models.auto.modeling_auto"
+PROCESSING_AUTO = "transformers.models.auto.processing_auto"
 
 
 class _RegisterOnLook(dict):
@@ -94,6 +95,15 @@ def _models(auto_class: str) -> dict:
     return found
 
 
+def _processors() -> dict:
+    """Config class -> processor class, of variants that take more than images or videos."""
+    found = {}
+    for variant in _own_types():
+        for name in variant.parts.get("processing", ()):
+            found[variant.config_class()] = getattr(variant.module("processing"), name)
+    return found
+
+
 def _prepare_configs(module: ModuleType) -> None:
     mapping = module.CONFIG_MAPPING
     mapping._extra_content = _RegisterOnLook(mapping._extra_content, _configs)
@@ -106,11 +116,20 @@ def _prepare_models(module: ModuleType) -> None:
         mapping._extra_content = _RegisterOnLook(mapping._extra_content, lambda name=name: _models(name))
 
 
+def _prepare_processors(module: ModuleType) -> None:
+    mapping = module.PROCESSOR_MAPPING
+    mapping._extra_content = _RegisterOnLook(mapping._extra_content, _processors)
+
+
 class _PrepareOnImport(abc.MetaPathFinder):
-    """Prepares the two modules that hold the mappings, as soon as they have been executed."""
+    """Prepares the modules that hold the mappings, as soon as they have been executed."""
 
     def __init__(self):
-        self.waiting = {CONFIGURATION_AUTO: _prepare_configs, MODELING_AUTO: _prepare_models}
+        self.waiting = {
+            CONFIGURATION_AUTO: _prepare_configs,
+            MODELING_AUTO: _prepare_models,
+            PROCESSING_AUTO: _prepare_processors,
+        }
 
     def find_spec(self, fullname, path, target=None):
         prepare = self.waiting.pop(fullname, None)  # from here on the other finders answer for this name

@@ -502,6 +502,7 @@ VARIANTS = {
             parts={
                 "predictor": ("VLJepaPredictor",),
                 "decoder": ("VLJepaDecoder", "VLJepaForConditionalGeneration"),
+                "processing": ("VLJepaProcessor",),
             },
             tiny={
                 "vision_config": {
@@ -524,7 +525,7 @@ VARIANTS = {
                     "num_attention_heads": 2,
                     "num_key_value_heads": 1,
                     "head_dim": 16,
-                    "sliding_window": 8,
+                    "sliding_window": 4,  # shorter than the texts of the tests
                     "layer_types": ["sliding_attention", "full_attention"],
                     "use_bidirectional_attention": True,
                 },

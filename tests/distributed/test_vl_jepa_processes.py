@@ -5,8 +5,8 @@ import json
 import forks
 import pytest
 import torch
-from tiny_vl_pairs import largest_difference, weights
-from vl_jepa_processes import LOSSES, RUNS, batch, gradients, losses_of_two, make, train_two
+from tiny_vl_pairs import largest_difference, make_model, weights
+from vl_jepa_processes import LOSSES, RUNS, batch, gradients, losses_of_two, make, train_blank, train_two
 
 
 pytestmark = pytest.mark.distributed
@@ -45,3 +45,10 @@ def test_training_by_two_processes_is_training_by_one(tmp_path):
         assert found["summary"]["negatives of a pair"] == trainer.summary()["negatives of a pair"] == 7
         recalls = {key: value for key, value in trainer.evaluate().items() if "_R@" in key}
         assert len(recalls) == 6 and recalls.items() <= found["measured"].items()
+
+
+def test_a_process_that_can_read_nothing_keeps_the_others_going(tmp_path):
+    forks.run(train_blank, tmp_path, logs=tmp_path)
+    first, second = (torch.load(tmp_path / f"blank-{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert largest_difference(first, second) == 0.0
+    assert 1e-3 < largest_difference(first, weights(make_model())) < 1.0  # moved, and by no gradient of nowhere

@@ -67,6 +67,21 @@ def test_curves_meet_where_every_embedding_is_decoded(stream):
     assert exact["selective"] == [1.0]
 
 
+@pytest.mark.parametrize("source", ["pooled", "exact"])
+def test_what_is_decoded_is_what_was_asked_for(stream, source):
+    given = []
+
+    def score(indices, rows):
+        given.append((indices.tolist(), rows.tolist()))
+        return 1.0
+
+    decode_curves(stream, score, [3], source)
+    compare_with_uniform(stream, score, [4, 8], stream[:2], counts=[5], source=source)
+    cuts = [ward_segments(stream, 3), *(uniform_segments(stream, count) for count in (3, 2, 5))]
+    wanted = [(cut.midpoints.tolist(), getattr(cut, source).tolist()) for cut in cuts]
+    assert given == [*wanted[:2], ([4, 8], stream[:2].tolist()), *wanted[2:]]
+
+
 def test_annotations_are_compared_with_the_nearest_decode():
     asked = []
 
@@ -74,7 +89,7 @@ def test_annotations_are_compared_with_the_nearest_decode():
         asked.append(rows)
         return ["a", "b"]
 
-    score = annotation_score(say, ["A", "B", "b"], [0.0, 0.9, 9.0], times=[0.0, 1.0, 2.0], agreement=operator.eq)
+    score = annotation_score(say, ["A", "b", "b"], [0.0, 9.0, 90.0], times=[0.0, 10.0, 20.0], agreement=operator.eq)
     rows = np.ones((2, 4))
     assert score(np.array([0, 2]), rows) == pytest.approx(1 / 3) and asked[0] is rows
     loose = annotation_score(say, ["A", "B", "b"], [0.0, 0.9, 9.0], agreement=lambda x, y: float(x == y.lower()))

@@ -82,14 +82,26 @@ def test_every_cut_follows_the_definition(normalize):
         np.ones((9, 2)),  # all costs are 0
         np.eye(9),  # all costs are 1, whatever was merged
         np.arange(12.0)[:, None],
+        0.1 * np.arange(12)[:, None],  # 0.1, but for the last bit, which is not the same everywhere
         np.tile([[0.0], [1.0]], (6, 1)),
     ],
-    ids=["constant", "orthogonal", "ramp", "alternating"],
+    ids=["constant", "orthogonal", "ramp", "ramp of tenths", "alternating"],
 )
 def test_of_equal_costs_the_leftmost_goes_first(stream):
     tree = WardTree(stream, normalize=False)
     for count in range(1, len(stream) + 1):
         assert tree.cut(count).starts.tolist() == plain_ward(stream, count)
+
+
+@pytest.mark.parametrize(("count", "segments"), [(7, 3), (10, 4), (11, 11), (60, 7), (5, 1)])
+def test_even_segments_differ_by_one_embedding_at_most(count, segments):
+    cut = uniform_segments(STREAM[:count], segments)
+    assert cut.starts.tolist() == [i * count // segments for i in range(segments)]
+    sizes = np.bincount(cut.labels)
+    assert len(sizes) == segments and sizes.max() - sizes.min() <= 1
+    middles = [(i * count // segments + (i + 1) * count // segments - 1) // 2 for i in range(segments)]
+    assert cut.midpoints.tolist() == middles
+    np.testing.assert_allclose(cut.pooled[-1], STREAM[:count][cut.labels == segments - 1].mean(axis=0), rtol=1e-5)
 
 
 def test_small_streams_and_many_segments():
@@ -192,6 +204,22 @@ def test_a_monitor_decides_as_if_it_saw_everything(sizes, normalize):
     assert [decode.index for decode in found] == wanted.tolist()
     np.testing.assert_array_equal([decode.embedding for decode in found], stream[wanted])
     assert monitor.report().decodes == len(wanted) and monitor.report().embeddings == 300
+
+
+@pytest.mark.parametrize(
+    ("lengths", "window", "min_gap", "decoded"),
+    [
+        ([3, 3, 3, 3], 2, 3, [0, 3, 6, 9]),  # a gap as long as the least one is enough
+        ([3, 3, 3, 3], 2, 4, [0, 6]),
+        ([1, 6], 4, 1, [0, 3]),  # nothing is decided before the window is full
+        ([5, 5], 4, 1, [0, 5, 6, 7]),  # one change is decoded while it is in the window
+    ],
+)
+def test_the_online_rule_by_hand(lengths, window, min_gap, decoded):
+    stream = np.repeat(np.eye(len(lengths)), lengths, axis=0)
+    settings = {"window": window, "threshold": 0.1, "min_gap": min_gap}
+    assert online_decode_indices(stream, **settings).tolist() == decoded
+    assert [decode.index for decode in StreamMonitor(**settings).push(stream)] == decoded
 
 
 @pytest.mark.parametrize("sizes", [[1], [13, 2]])

@@ -146,8 +146,9 @@ def test_texts_are_encoded_once_until_the_weights_change(model, tasks, clips):
     model.letters.weight.sum().backward()
     optimizer.step()
     torch.testing.assert_close(tasks.embed_texts(["cat"])[0], by_hand(model, text="cat"), rtol=0, atol=1e-6)
-    model.letters.weight = nn.Parameter(torch.rand(128, WIDTH))
-    torch.testing.assert_close(tasks.embed_texts(["cat"])[0], by_hand(model, text="cat"), rtol=0, atol=1e-6)
+    for new in [nn.Parameter(torch.rand(128, WIDTH)) for _ in range(2)]:  # both as yet unchanged
+        model.letters.weight = new
+        torch.testing.assert_close(tasks.embed_texts(["cat"])[0], by_hand(model, text="cat"), rtol=0, atol=1e-6)
 
 
 def test_no_more_texts_are_kept_than_allowed(model):
@@ -214,6 +215,19 @@ def test_retrieval_in_both_directions(model, tasks, clips):
     assert len(tasks.retrieve(clips, texts, top_k=None).text_to_video[0]) == 5
 
 
+def test_a_stream_has_the_clips_that_end_at_its_moments(model, tasks):
+    frames = torch.rand(11, 3, 8, 8, generator=torch.Generator().manual_seed(2))
+    found, last = tasks.embed_stream(frames, clip_frames=4, stride=3, query="what?")
+    assert last.tolist() == [3, 6, 9]
+    wanted = torch.stack([by_hand(model, frames[i - 3 : i + 1], query="what?") for i in last.tolist()])
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
+    assert tasks.embed_stream(frames, clip_frames=11)[1].tolist() == [10]
+    with pytest.raises(ValueError, match="the video has 11 frames, but a clip 12"):
+        tasks.embed_stream(frames, clip_frames=12)
+    with pytest.raises(ValueError, match="stride is 0"):
+        tasks.embed_stream(frames, clip_frames=4, stride=0)
+
+
 def test_captions_come_from_the_decoder(clips):
     model = SmallDecoder()
     tasks = VisionLanguageTasks(model, SmallProcessor(), batch_size=3)
@@ -238,6 +252,13 @@ def test_the_precision_is_that_of_the_model(model, clips):
     assert found.dtype == torch.float32
     tokens = [row.float() for row in tasks.encode_videos(clips)]
     torch.testing.assert_close(tasks.embed_videos(tokens, "what?"), found)
+
+
+def test_inputs_go_where_the_model_is(model):
+    tasks = VisionLanguageTasks(model.to("meta"), SmallProcessor())  # a device that every machine has
+    inputs = tasks._inputs(videos=[torch.rand(4, 3, 8, 8)], queries=["what?"], targets=["cat"])
+    assert {value.device.type for value in inputs.values()} == {"meta"} and len(inputs) == 5
+    assert tasks._tokens([torch.rand(4, WIDTH)]).device.type == "meta"
 
 
 def test_a_bar_is_shown_for_long_inputs(model, clips, capsys):

@@ -209,3 +209,27 @@ def test_known_tags_hold_what_cards_have():
     from hf_jepa.hub.card_uses import PIPELINE_TAGS as SPELT
 
     assert {SPELT.get(task, task) for task in USES} <= set(PIPELINE_TAGS)
+
+
+@pytest.mark.parametrize("name", [name for name, variant in VARIANTS.items() if variant.base_model])
+def test_a_card_is_written_where_there_is_none(name, tmp_path, capsys):
+    variant, folder = VARIANTS[name], tmp_path / "mine"
+    variant.model_class()(variant.config_class()(**variant.tiny)).save_pretrained(folder)
+    assert main(["card", str(folder), "--write", "--license", "mit"]) == 0
+    assert "license: mit" in capsys.readouterr().out and (folder / "fingerprint.json").is_file()
+    assert main(["card", str(folder), "--write"]) == 2
+    assert "README.md exists" in capsys.readouterr().err
+
+
+def test_the_card_that_is_written_is_of_the_head_and_of_these_weights(model, tmp_path, capsys):
+    classifier = IJEPA.model_class("IJepaForImageClassification")(model.config)
+    classifier.save_pretrained(tmp_path)
+    assert main(["card", str(tmp_path), "--write"]) == 1
+    shown = capsys.readouterr()
+    assert "pipeline_tag: image-classification" in shown.out and "names no licence" in shown.err
+    (tmp_path / "README.md").unlink()
+    with torch.no_grad():
+        classifier.ijepa.layernorm.bias += 1
+    classifier.save_pretrained(tmp_path)
+    assert main(["card", str(tmp_path), "--write"]) == 2
+    assert "the fingerprint is of other weights" in capsys.readouterr().err and not (tmp_path / "README.md").exists()

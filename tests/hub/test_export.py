@@ -294,7 +294,7 @@ def test_the_command_does_both(ijepa, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "one of the arguments --remote-code --encoder-only is required"),
+        ([], "one of the arguments --remote-code --encoder-only --onnx --graph is required"),
         (["--remote-code", "--encoder-only"], "not allowed with"),
         (["--remote-code", "--encoder", "context"], "--encoder goes with --encoder-only"),
         (["--encoder-only", "--encoder", "both"], "invalid choice: 'both'"),

@@ -33,6 +33,11 @@ def make_trainer(variant, folder, model=None, **arguments):
     rows = [{name: x[i] for name, x in batch.items()} | {"sample_index": i} for i in range(count)]
     options = {"max_steps": 2, "per_device_train_batch_size": count, "logging_steps": 1, "save_strategy": "no"}
     options |= {"use_cpu": True, "report_to": "none", "disable_tqdm": True} | arguments
+    if variant.inputs == "vision_text":
+        from hf_jepa.training.vision_language import VLJepaTrainer, VLJepaTrainingArguments
+
+        arguments = VLJepaTrainingArguments(str(folder), **options)
+        return VLJepaTrainer(model, arguments, train_dataset=rows, data_collator=default_collate)
     return JepaTrainer(
         model,
         JepaTrainingArguments(str(folder), **options),

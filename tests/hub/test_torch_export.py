@@ -4,13 +4,32 @@ import json
 import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 import torch
+from graphs import (
+    OF_ANY_SIZE,
+    RESNET,
+    WITH_ENCODER,
+    WITH_SIZE,
+    assert_equal_outputs,
+    assert_equal_sizes,
+    each,
+    encoder_of,
+)
 
-from hf_jepa.hub.torch_export import ONE_SIZE, example_input, export_encoder, fixed_size, save_program
-from hf_jepa.layers.patch_embedding import pair
+import hf_jepa
+from hf_jepa.core.key_map import ConversionError
+from hf_jepa.hub.torch_export import (
+    ONE_SIZE,
+    example_input,
+    export_encoder,
+    fixed_size,
+    require_equal,
+    save_program,
+)
 from hf_jepa.registry import VARIANTS
 
 
@@ -18,42 +37,9 @@ pytestmark = pytest.mark.hub
 
 
 DOCS = Path(__file__).resolve().parents[2] / "docs/ecosystem.md"
-WITH_SIZE = [name for name, each in VARIANTS.items() if each.base_model and each.modality in ("image", "video")]
-RESNET = {
-    "model_type": "resnet",
-    "embedding_size": 8,
-    "hidden_sizes": [8, 16],
-    "depths": [1, 1],
-    "layer_type": "basic",
-}
 
 
-def each(names, quick):
-    """One is traced by default, the others by the long tests."""
-    return [pytest.param(name, marks=() if name == quick else pytest.mark.slow) for name in names]
-
-
-def encoder_of(name, **fields):
-    torch.manual_seed(0)
-    variant = VARIANTS[name]
-    model = variant.model_class(variant.base_model)(variant.config_class()(**(variant.tiny | fields)))
-    for parameter in model.parameters():  # what starts as zero or one would hide a mistake
-        parameter.data += 0.02 * torch.randn_like(parameter)
-    return variant.encoder_of(model).eval()
-
-
-def assert_equal_outputs(graph, encoder, inputs):
-    with torch.no_grad():
-        expected, found = encoder(inputs, return_dict=True), graph(inputs)
-    assert set(found) == {name for name in ("last_hidden_state", "pooler_output") if expected.get(name) is not None}
-    for name, tensor in found.items():
-        torch.testing.assert_close(tensor, expected[name], rtol=1e-5, atol=1e-5)
-    return found["last_hidden_state"]
-
-
-@pytest.mark.parametrize(
-    "name", each([name for name, variant in VARIANTS.items() if variant.base_model], "data2vec_text")
-)
+@pytest.mark.parametrize("name", each(WITH_ENCODER, "data2vec_text"))
 def test_a_graph_takes_any_batch(name):
     encoder = encoder_of(name)
     encoder.train()
@@ -64,24 +50,11 @@ def test_a_graph_takes_any_batch(name):
         assert assert_equal_outputs(graph, encoder, example_input(encoder, batch)).shape[0] == batch
 
 
-def check_sizes(name, encoder, patch):
-    graph = export_encoder(VARIANTS[name], encoder, any_size=True).module()
-    trained = example_input(encoder, 3)
-    spread = assert_equal_outputs(graph, encoder, trained).std()  # the size that it was trained at too
-    height, width = trained.shape[-2:]
-    shapes = [(height + patch[0], width), (height, width + 2 * patch[1]), (height // 2, width + patch[1])]
-    for height, width in shapes:
-        inputs = torch.randn(2, *trained.shape[1:-2], height, width)
-        assert_equal_outputs(graph, encoder, inputs)
-    assert spread > 0.1
-    return graph
-
-
-@pytest.mark.parametrize("name", each([name for name in WITH_SIZE if name not in ONE_SIZE], "ijepa"))
+@pytest.mark.parametrize("name", each(OF_ANY_SIZE, "ijepa"))
 def test_a_graph_takes_any_size(name):
     encoder = encoder_of(name)
-    config = getattr(encoder.config, "backbone_config", encoder.config)
-    graph = check_sizes(name, encoder, pair(config.patch_size))
+    graph = export_encoder(VARIANTS[name], encoder, any_size=True).module()
+    assert_equal_sizes(graph, encoder)
     odd = example_input(encoder)[..., :-1]
     if VARIANTS[name].inputs == "views":  # stock backbones leave out what fills no patch
         assert_equal_outputs(graph, encoder, odd)
@@ -94,7 +67,7 @@ def test_a_graph_takes_any_size(name):
 @pytest.mark.slow
 def test_a_convolutional_backbone_takes_any_size():
     encoder = encoder_of("simsiam", backbone_config=RESNET)
-    check_sizes("simsiam", encoder, (1, 1))
+    assert_equal_sizes(export_encoder(VARIANTS["simsiam"], encoder, any_size=True).module(), encoder)
 
 
 @pytest.mark.parametrize("name", [*ONE_SIZE, "data2vec_audio", "data2vec_text"])
@@ -110,7 +83,41 @@ def test_what_is_said_to_be_of_one_size_is(name, monkeypatch):
     monkeypatch.setitem(ONE_SIZE, name, "")
     encoder = encoder_of(name)
     with pytest.raises(Exception, match=r"[Gg]uard|[Cc]onstraint"):
-        check_sizes(name, encoder, pair(encoder.config.patch_size))
+        assert_equal_sizes(export_encoder(VARIANTS[name], encoder, any_size=True).module(), encoder)
+
+
+def test_a_graph_that_computes_something_else_is_refused():
+    encoder = encoder_of("ijepa").train()
+
+    def changed(share):
+        def run(inputs):
+            encoder.eval()
+            with torch.no_grad():
+                tokens = encoder(inputs).last_hidden_state
+            encoder.train()
+            tokens[-1, -1, -1] += share * tokens.std()
+            return {"last_hidden_state": tokens}
+
+        return run
+
+    assert require_equal(changed(5e-5), encoder, any_size=True) == pytest.approx(5e-5, rel=0.01)
+    assert encoder.training
+    with pytest.raises(ConversionError, match="1 x 3 x 32 x 32 its last_hidden_state differs by 0.0002 of the spread"):
+        require_equal(changed(2e-4), encoder, any_size=True)
+    with pytest.raises(ConversionError, match="differs by nan"):
+        require_equal(changed(float("nan")), encoder, any_size=True)
+
+
+def test_a_graph_that_is_wrong_at_another_size_only_is_refused():
+    encoder = encoder_of("ijepa")
+
+    def run(inputs):
+        with torch.no_grad():
+            return {"last_hidden_state": encoder(inputs).last_hidden_state * (1 + (inputs.shape[-1] != 32))}
+
+    assert require_equal(run, encoder, any_size=False) == 0
+    with pytest.raises(ConversionError, match="for an input of 2 x 3 x 36 x 40"):
+        require_equal(run, encoder, any_size=True)
 
 
 @pytest.mark.parametrize("name", ["ijepa", "vjepa"])
@@ -118,6 +125,18 @@ def test_tables_computed_for_a_size_are_refused(name):
     encoder = encoder_of(name, position_resize="recompute")
     with pytest.raises(ValueError, match="load it with 'interpolate'"):
         export_encoder(VARIANTS[name], encoder, any_size=True)
+
+
+def test_a_file_holds_nothing_of_this_machine(tmp_path):
+    path = tmp_path / "encoder.pt2"
+    save_program(
+        export_encoder(VARIANTS["data2vec_text"], encoder_of("data2vec_text")), path, VARIANTS["data2vec_text"]
+    )
+    with zipfile.ZipFile(path) as archive:
+        parts = [archive.read(name) for name in archive.namelist()]
+    assert any(b"last_hidden_state" in part for part in parts)
+    for place in (Path(torch.__file__).parents[2], Path(hf_jepa.__file__).parents[1]):
+        assert not any(str(place).encode() in part for part in parts)
 
 
 @pytest.mark.slow

@@ -21,7 +21,11 @@ from hf_jepa.training.finetuning import FineTuningArguments
 from hf_jepa.training.llm_jepa import LlmJepaTrainingArguments
 from hf_jepa.training.pretrain_image import recipe_sections
 from hf_jepa.training.pretrain_video import VideoMaskArguments, VideoPretrainingArguments
+from hf_jepa.training.pretrain_vl_jepa import VLJepaModelArguments
 from hf_jepa.training.recipe import parse_recipe
+from hf_jepa.training.train_vl_jepa_decoder import DecoderArguments, VLJepaDecoderTrainingArguments
+from hf_jepa.training.vision_language_arguments import VLJepaTrainingArguments
+from hf_jepa.training.vision_text_data import VisionTextArguments
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,7 +42,10 @@ SECTIONS = {
         TextPairArguments,
         LlmJepaTrainingArguments,
     ),
+    ("vision_text", False): lambda variant: VISION_TEXT,
+    ("vision_text", True): lambda variant: VISION_TEXT,
 }
+VISION_TEXT = (VLJepaModelArguments, VisionTextArguments, VLJepaTrainingArguments)
 
 
 def test_every_public_name_resolves():
@@ -71,13 +78,15 @@ def test_recipes_parse(variant, tmp_path):
     # What a recipe leaves to the command line, and what this machine may not have.
     given = ["--output_dir", str(tmp_path), "--use_cpu", "true", "--bf16", "false"]
     for recipe in sorted(folder.glob("*.yaml")):
-        tuned = recipe.stem.startswith(("finetune_", "anticipate_"))
-        start = ["--model_name_or_path", "someone/model"] if tuned else []
+        tuned, decoder = recipe.stem.startswith(("finetune_", "anticipate_")), recipe.stem.startswith("decoder")
+        start = ["--model_name_or_path", "someone/model"] if tuned or decoder else []
         if "\ndataset: " not in recipe.read_text(encoding="utf-8"):
             start += ["--dataset", "embedded"]
         sections = SECTIONS[variant.modality, tuned](variant)
         if recipe.stem.startswith("anticipate_"):
             sections = (AnticipationArguments, FineTuningArguments)
+        if decoder:
+            sections = (DecoderArguments, VisionTextArguments, VLJepaDecoderTrainingArguments)
         parse_recipe(sections, [str(recipe), *given, *start])  # exits where one is wrong
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from engine_processes import SpanCollator, Texts, fresh_model
 
+from hf_jepa.core.modeling import JepaPreTrainingMixin
 from hf_jepa.registry import VARIANTS
 from hf_jepa.training.arguments import JepaTrainingArguments
 from hf_jepa.training.engines import sharded_modules
@@ -16,7 +17,7 @@ from hf_jepa.training.trainer import JepaTrainer
 
 
 RECIPES = Path(__file__).resolve().parents[2] / "training_scripts/configs"
-ENCODERS = [name for name, variant in VARIANTS.items() if variant.base_model is not None]
+ENCODERS = [name for name, variant in VARIANTS.items() if issubclass(variant.model_class(), JepaPreTrainingMixin)]
 
 
 @pytest.mark.parametrize("name", ENCODERS)

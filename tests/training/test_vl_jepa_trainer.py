@@ -155,6 +155,27 @@ def test_settings_without_effect_are_refused(tmp_path, caplog):
         make_trainer(tmp_path, draw_pairs(8), {"freeze_vision": False}, save_vision=False)
 
 
+class Epochs(list):
+    """Pairs that remember which epochs they were told."""
+
+    def __init__(self, pairs):
+        super().__init__(pairs)
+        self.told = []
+
+    def set_epoch(self, epoch: int) -> None:
+        self.told.append(epoch)
+
+
+def test_the_data_are_told_their_epoch(tmp_path):
+    options = {"max_steps": 5, "save_strategy": "steps", "save_steps": 3}
+    pairs = Epochs(draw_pairs(8))
+    make_trainer(tmp_path, pairs, **options).train()
+    assert list(dict.fromkeys(pairs.told)) == [0, 1, 2]
+    again = Epochs(draw_pairs(8))  # in the middle of the second, of which the loader tells nothing
+    make_trainer(tmp_path, again, **options).train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert list(dict.fromkeys(again.told))[-2:] == [1, 2] and 1 in again.told
+
+
 # --- samples that cannot be read ----------------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""`hf-jepa card`: the model card of a folder, and what is wrong with it."""
+"""`hf-jepa card`: the model card of a folder, written where there is none, and what is wrong with it."""
 
 import argparse
 import sys
@@ -16,15 +16,24 @@ def parser() -> argparse.ArgumentParser:
         "hf-jepa card runs/converted",
     )
     parser.add_argument("folder", type=Path, help="folder of a checkpoint, with README.md")
+    parser.add_argument("--write", action="store_true", help="write a card first, where the folder has none")
+    parser.add_argument("--license", help="of the weights, for the card that --write writes")
     parser.add_argument("--quiet", action="store_true", help="check the card without printing it")
     return parser
 
 
 def main(argv: list[str]) -> int:
-    args = parser().parse_args(argv)
+    options = parser()
+    args = options.parse_args(argv)
+    if args.license and not args.write:
+        options.error("--license goes with --write")
 
     from hf_jepa.hub.card_check import CARD, check_card, read_card, without_tokens
 
+    if args.write:
+        from hf_jepa.hub.draft_card import draft_card
+
+        draft_card(args.folder, args.license)
     if not args.quiet:
         print(without_tokens(read_card(args.folder)).rstrip(), end="\n\n", flush=True)
     faults = check_card(args.folder)

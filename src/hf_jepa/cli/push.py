@@ -1,6 +1,7 @@
 """`hf-jepa push`: a checked folder becomes one commit on the Hub."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from hf_jepa.cli.main import command_parser
@@ -10,8 +11,8 @@ def parser() -> argparse.ArgumentParser:
     parser = command_parser(
         "push",
         "The folder must hold a checkpoint of a variant whose values are finite and whose fingerprint agrees, and a "
-        "model card with a licence. What a run left beside it (its own checkpoints, pickles, logs) stays behind. The "
-        "token is that of `hf auth login` or HF_TOKEN.",
+        "model card with a licence; what else `hf-jepa card` would say of it is told. What a run left beside it (its "
+        "own checkpoints, pickles, logs) stays behind. The token is that of `hf auth login` or HF_TOKEN.",
         "hf-jepa push runs/converted me/ijepa-vith14 --private",
     )
     parser.add_argument("folder", type=Path, help="folder of the checkpoint")
@@ -29,7 +30,7 @@ def main(argv: list[str]) -> int:
 
     from hf_jepa.hub.publish import publish
 
-    commit, contents = publish(
+    commit, contents, card_faults = publish(
         args.folder,
         args.repo,
         private=args.private or None,
@@ -40,6 +41,8 @@ def main(argv: list[str]) -> int:
     print(f"files: {', '.join(contents.files)}")
     if contents.left_out:
         print(f"left out: {', '.join(contents.left_out)}")
+    for fault in card_faults:
+        print(f"{args.folder / 'README.md'}: {fault}", file=sys.stderr)
     print(commit.pr_url or commit.commit_url)
     return 0
 

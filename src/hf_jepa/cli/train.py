@@ -23,7 +23,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def program(variant: Variant) -> Callable:
-    """The training program of the variant, or of its modality.
+    """The training program of the variant (also a `pretrain_<variant>` of its own), or of its modality.
 
     Raises:
         ValueError: there is none.
@@ -31,6 +31,10 @@ def program(variant: Variant) -> Callable:
     if variant.program is not None:
         finetune = import_module(f"hf_jepa.training.{variant.program}").finetune
         return lambda name, *args, **kwargs: finetune(*args, **kwargs)
+    own = f"hf_jepa.training.pretrain_{variant.name}"
+    if find_spec(own) is not None:
+        pretrain = import_module(own).pretrain
+        return lambda name, *args, **kwargs: pretrain(*args, **kwargs)
     name = f"hf_jepa.training.pretrain_{variant.modality}"
     if find_spec(name) is None:
         raise ValueError(

@@ -88,8 +88,9 @@ def _velocity(directions: np.ndarray, uniform: np.ndarray, num_frames: int) -> n
 
 @lru_cache(maxsize=2)
 def _glyphs_by_class(split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The digit images of a split, sorted by class, and where each class begins and how many it has."""
+    """The digit images of a split, uint8, sorted by class, and where each class begins and how many it has."""
     glyphs, classes = digit_images()
+    glyphs = np.rint(glyphs * 255).astype(np.uint8)
     numbers = glyph_numbers(split)
     numbers = numbers[np.argsort(classes[numbers], kind="stable")]
     count = np.bincount(classes[numbers], minlength=len(DIGITS))
@@ -97,13 +98,9 @@ def _glyphs_by_class(split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _glyphs(split: str, digits: np.ndarray, uniform: np.ndarray) -> np.ndarray:
-    """Images (B, 2, 16, 16) of digits (B, 2)."""
+    """Images uint8 (B, 2, 16, 16) of digits (B, 2)."""
     glyphs, first, count = _glyphs_by_class(split)
     return glyphs[first[digits] + (uniform * count[digits]).astype(np.int64)]
-
-
-def _to_bytes(canvas: np.ndarray) -> np.ndarray:
-    return np.rint(canvas * 255).astype(np.uint8)
 
 
 class DigitStories(Dataset):
@@ -220,7 +217,7 @@ class DigitStories(Dataset):
         start = uniform[:, 5:9].reshape(-1, 2, 2) * (REACH - np.abs(travel)) + np.maximum(-travel, 0)
         position = start[:, None] + velocity[:, None] * np.arange(self.num_frames)[:, None, None]
         position = np.clip(position, 0, REACH)  # rounding may leave the last one a hair outside
-        frames = _to_bytes(paint_digits(glyphs, np.rint(position).astype(np.int64)))
+        frames = paint_digits(glyphs, np.rint(position).astype(np.int64))
         captions = [story_caption(*each.T) for each in scene]
         questions = [
             choose_question(*each.T, random, self.num_directions)
@@ -292,7 +289,7 @@ def _paint_wrapped(glyphs: np.ndarray, corner: np.ndarray) -> np.ndarray:
     """uint8 (B, T, 64, 64): what leaves the canvas on one side comes back on the other."""
     corner = np.mod(np.rint(corner).astype(np.int64) + GLYPH, CANVAS + GLYPH)
     seen = slice(GLYPH, GLYPH + CANVAS)
-    return _to_bytes(paint_digits(glyphs, corner, CANVAS + 2 * GLYPH)[:, :, seen, seen])
+    return paint_digits(glyphs, corner, CANVAS + 2 * GLYPH)[:, :, seen, seen]
 
 
 __all__ = ["DigitEvent", "DigitStories", "DigitStoryBatch", "DigitStream", "digit_stream"]

@@ -227,19 +227,19 @@ def paint_digits(glyphs: np.ndarray, corner: np.ndarray, side: int = CANVAS) -> 
     """Paint digits on dark square canvases; where they meet, the brighter wins.
 
     Args:
-        glyphs: float32 (B, K, 16, 16).
+        glyphs: (B, K, 16, 16), of any type of number.
         corner: int64 (B, T, K, 2), row and column of their upper left corners, 0..side - 16.
         side: of the canvas in pixels.
 
     Returns:
-        float32 (B, T, side, side).
+        (B, T, side, side), of the type of the glyphs.
 
     Example:
         >>> paint_digits(np.ones((1, 2, 16, 16), np.float32), np.zeros((1, 3, 2, 2), np.int64)).sum(axis=(2, 3))
         array([[256., 256., 256.]], dtype=float32)
     """
     batch, frames = corner.shape[:2]
-    canvas = np.zeros((batch, frames, side * side), np.float32)
+    canvas = np.zeros((batch, frames, side * side), glyphs.dtype)
     offset = (np.arange(GLYPH)[:, None] * side + np.arange(GLYPH)).ravel()
     for k in range(glyphs.shape[1]):
         place = (corner[:, :, k, 0] * side + corner[:, :, k, 1])[..., None] + offset  # (B, T, 256)

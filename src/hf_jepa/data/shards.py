@@ -222,8 +222,9 @@ class ShardedRows(Sequence):
     def _row(self, number: int, shard: ShardIndex, row: int) -> dict[str, Any]:
         if shard.schema is not None:
             return self._parquet_row(number, shard, row)
-        media = self._member(shard, int(shard.offsets[row]), int(shard.sizes[row]))
-        values: dict[str, Any] = {self.media: media}
+        values: dict[str, Any] = {}
+        if self.media in self.column_names:
+            values[self.media] = self._member(shard, int(shard.offsets[row]), int(shard.sizes[row]))
         if "label" in self.column_names:
             values["label"] = None if shard.labels[row] == NO_LABEL else int(shard.labels[row])
         return values
@@ -246,7 +247,8 @@ class ShardedRows(Sequence):
         table = self._row_group(number, shard, group)
         place = row - int(ends[group]) + int(shard.groups[group])
         values = {use: table[name][place].as_py() for use, name in self._columns.items() if use in self.column_names}
-        values[self.media] = self._media(shard, values[self.media], row)
+        if self.media in values:
+            values[self.media] = self._media(shard, values[self.media], row)
         return values
 
     def _media(self, shard: ShardIndex, value: Any, row: int) -> Any:

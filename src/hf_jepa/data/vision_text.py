@@ -21,6 +21,7 @@ from hf_jepa.data.transforms import sample_rng
 from hf_jepa.data.videos import UndecodableVideo
 from hf_jepa.data.vision_text_columns import VisionTextRows, standard_stream
 from hf_jepa.data.vision_text_reader import VisionTextReader
+from hf_jepa.data.vision_text_shards import VisionTextShards
 
 
 class VisionTextDataset(Dataset):
@@ -51,11 +52,14 @@ class VisionTextDataset(Dataset):
     def __init__(self, dataset: Any, reader: VisionTextReader | None = None, seed: int = 0):
         if not hasattr(dataset, "__len__"):
             raise TypeError(f"{type(dataset).__name__} has no length: use IterableVisionTextDataset for streams")
+        reader = reader or VisionTextReader()
         if hasattr(dataset, "features"):
             dataset = VisionTextRows(dataset)
         elif len(dataset):
             _require_standard(column_names(dataset))
-        self.dataset, self.reader, self.seed = dataset, reader or VisionTextReader(), seed
+        if isinstance(dataset, VisionTextShards) and not reader.read_media:
+            dataset = dataset.select_columns([name for name in dataset.column_names if name != dataset.media])
+        self.dataset, self.reader, self.seed = dataset, reader, seed
         self._epoch = SharedEpoch(seed)
 
     @property
@@ -65,6 +69,8 @@ class VisionTextDataset(Dataset):
             is_image = self.dataset.is_image
         else:
             is_image = np.array(["video" not in row for row in self.dataset], bool)
+        if len(is_image) and is_image.strides == (0,):  # all alike: millions of rows need no table
+            return np.broadcast_to(self.reader.frames_of(is_image[0]), len(is_image))
         return self.reader.frames_of(is_image)
 
     def __len__(self) -> int:
@@ -217,7 +223,8 @@ class VLJepaDataCollator:
         videos = [sample["video"] for sample in samples if "video" in sample]
         if len(counts := {len(video) for video in videos}) > 1:
             raise ValueError(
-                f"a batch has clips of {sorted(counts)} frames: take the samples in the order of vision_text_sampler"
+                f"a batch has clips of {sorted(counts)} frames: take the samples in the order of vision_text_sampler, "
+                "of a stream only those of one media=..."
             )
         queries, targets = ([sample[name] for sample in samples] for name in ("query", "target"))
         batch = self.processor(

@@ -139,8 +139,9 @@ def find_vision_text_columns(
         raise ValueError(f"media {media!r} is not one of {', '.join(MEDIA)}")
     found = _media_columns(features, media, media_column)
     if not found:
+        wanted = "images or videos" if media is None else f"{media}s"
         raise ValueError(
-            f"no column of {media or 'image or video'}s among {sorted(features)}; choose one by media_column=... and "
+            f"no column of {wanted} among {sorted(features)}; choose one by media_column=... and "
             "say media='video' or 'image'"
         )
     target = find_text_column(features, TARGET_NAMES, target_column, "target_column")

@@ -100,7 +100,7 @@ class MixedVisionText(WeightedSources):
         >>> sources = [DigitStories(100, num_frames=4), DigitStories(100, num_frames=8, task="question")]
         >>> mixture = MixedVisionText(sources, weights=[3, 1], chunk=10, length=1000)
         >>> counts = mixture.frame_counts.reshape(-1, 10)
-        >>> bool((counts == counts[:, :1]).all()), len(mixture[7]["video"]) == counts[0, 7]
+        >>> bool((counts == counts[:, :1]).all()), bool(len(mixture[7]["video"]) == counts[0, 7])
         (True, True)
     """
 
@@ -115,7 +115,7 @@ class MixedVisionText(WeightedSources):
         super().__init__(sources, weights, length, seed)
         if chunk < 1:
             raise ValueError(f"a chunk has an item or more, got {chunk}")
-        counts = [np.unique(source.frame_counts) for source in sources]
+        counts = [_lengths(source) for source in sources]
         if several := [number for number, found in enumerate(counts) if len(found) > 1]:
             raise ValueError(
                 f"source {several[0]} has clips of {counts[several[0]].tolist()} frames: open its images and its "
@@ -142,6 +142,12 @@ class MixedVisionText(WeightedSources):
         kind = self._kind(index // self.chunk)
         source = int(self._members[kind][_place(rng, self._member_limits[kind])])
         return source, int(rng.integers(len(self.sources[source])))
+
+
+def _lengths(dataset: Any) -> np.ndarray:
+    """The different numbers of frames of a data set."""
+    counts = dataset.frame_counts
+    return np.unique(counts[:1] if counts.strides == (0,) else counts)
 
 
 def _place(rng: np.random.Generator, limits: np.ndarray) -> int:
@@ -175,7 +181,7 @@ def vision_text_sampler(
         return SequentialSampler(dataset)  # its items are drawn at random
     if (sampler := ShardSampler.of(dataset, batch_size)) is not None:
         return sampler
-    if len(np.unique(getattr(dataset, "frame_counts", ()))) > 1:
+    if hasattr(dataset, "frame_counts") and len(_lengths(dataset)) > 1:
         return FrameCountSampler(dataset, chunk or batch_size)
     return None
 

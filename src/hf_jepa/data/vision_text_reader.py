@@ -65,9 +65,8 @@ class VisionTextReader:
             "video" uint8 (T, H, W, 3) unless `read_media` is off, "query" ("" for none), "target", "sample_index".
         """
         is_image = "video" not in row
-        value, broken = row["image" if is_image else "video"], row["target"]
-        if isinstance(value, ShardError) or not isinstance(broken, ShardError):
-            broken = value
+        value = row.get("image" if is_image else "video")
+        broken = row["target"] if isinstance(row["target"], ShardError) else value
         try:
             if isinstance(broken, ShardError):
                 raise VideoError(broken.reason)

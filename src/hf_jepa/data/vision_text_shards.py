@@ -85,7 +85,10 @@ class VisionTextShards(ShardedRows):
 
     def _row(self, number: int, shard: ShardIndex, row: int) -> dict[str, Any]:
         values = super()._row(number, shard, row)
-        return values if shard.schema is not None else values | self._texts(shard, row)
+        if shard.schema is not None or not {"query", "target"} & set(self.column_names):
+            return values
+        values |= self._texts(shard, row)
+        return {name: values[name] for name in self.column_names}
 
     def _texts(self, shard: ShardIndex, row: int) -> dict[str, Any]:
         found = {}

@@ -46,7 +46,8 @@ def retrieval_recalls(
         >>> found, retrieval_recalls(torch.zeros(4, 4), ks=[1, 2])["text_to_video"]
         ({'text_to_video': {'R@1': 1.0}, 'video_to_text': {'R@1': 1.0}}, {'R@1': 0.25, 'R@2': 0.5})
     """
-    similarities = check_features(similarities, "similarities").cpu()
+    dtype = torch.float64 if getattr(similarities, "dtype", None) == torch.float64 else torch.float32
+    similarities = check_features(similarities, "similarities", dtype=dtype).cpu()
     videos, texts = _groups(similarities, video_groups, text_groups)
     ks = [check_count(k, "k") for k in ks]
     if not tie_tolerance >= 0:

@@ -91,6 +91,32 @@ class VisionLanguageEmbeddings:
                     found |= zip(part, _unit(predicted), strict=True)
         return torch.stack([found[row] for row in range(len(videos))])
 
+    def embed_stream(
+        self, frames: Sequence[Any], clip_frames: int, stride: int = 1, query: str | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the predictor says at every moment of a long video, of the clip that ends there.
+
+        Args:
+            frames: (F) frames, as an array, a tensor or a list of pictures.
+            clip_frames: frames that a clip has, as in training.
+            stride: frames between two moments.
+            query: asked at every moment; nothing unless given.
+
+        Returns:
+            float32 (M, D) on the CPU, rows of length one: a stream for `ward_segments` and `StreamMonitor`; and int64
+            (M,), the last frame of each clip.
+
+        Raises:
+            TypeError: a number that is not whole.
+            ValueError: numbers below 1, or fewer frames than a clip has.
+        """
+        clip_frames, stride = check_count(clip_frames, "clip_frames"), check_count(stride, "stride")
+        if len(frames) < clip_frames:
+            raise ValueError(f"the video has {len(frames)} frames, but a clip {clip_frames}")
+        starts = range(0, len(frames) - clip_frames + 1, stride)
+        embeddings = self.embed_videos([frames[start : start + clip_frames] for start in starts], query)
+        return embeddings, torch.tensor(starts) + clip_frames - 1
+
     def encode_videos(self, videos: Sequence[Any]) -> list[torch.Tensor]:
         """The vision tokens of each video, which all tasks take in its place.
 

@@ -83,15 +83,42 @@ def check_card(folder: str | Path) -> list[str]:
     return [without_tokens(fault) for fault in chain(_faults(text, Path(folder)), _private(text))]
 
 
-def _faults(text: str, folder: Path) -> Iterator[str]:
+def faults_that_bar(folder: str | Path) -> list[str]:
+    """Of the faults of a card those with which nobody should publish it: no valid head, no licence, secrets, paths.
+
+    Raises:
+        FileNotFoundError: no such folder, or no card in it.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> _ = (folder / "README.md").write_text("---\\ntags: [jepa]\\n---\\n# Tiny")
+        >>> faults_that_bar(folder)
+        ['the head names no licence of the weights: add a line `license: ...`']
+    """
+    text = read_card(folder)
+    card, fault = _parsed(text)
+    found = [fault] if card is None else _no_license(card.data)
+    return [without_tokens(fault) for fault in chain(found, _private(text))]
+
+
+def _parsed(text: str) -> tuple[ModelCard | None, str | None]:
+    """A card that has a valid head, or what is wrong with that."""
     try:
         card = ModelCard(text, ignore_metadata_errors=False)
     except (yaml.YAMLError, ValueError, TypeError, AttributeError) as error:  # the last two: entries of a wrong type
-        yield f"the head is not valid: {' '.join(str(error).split())}"
-        return
+        return None, f"the head is not valid: {' '.join(str(error).split())}"
     if not card.data.to_dict():
-        yield "there is no head: begin with a line ---, `license: ...` and others, and a line ---"
+        return None, "there is no head: begin with a line ---, `license: ...` and others, and a line ---"
+    return card, None
+
+
+def _faults(text: str, folder: Path) -> Iterator[str]:
+    card, fault = _parsed(text)
+    if card is None:
+        yield fault
         return
+    yield from _no_license(card.data)
     yield from _head(card.data)
     yield from _model_index(card.data, card.text)
     yield from _license(card, folder)
@@ -112,18 +139,21 @@ def read_card(folder: str | Path) -> str:
     if not Path(folder).is_dir():
         raise FileNotFoundError(f"{folder} is not a folder: name that of a checkpoint")
     if not path.is_file():
-        raise FileNotFoundError(f"{folder} has no {CARD}: conversion and training write one beside the weights")
+        raise FileNotFoundError(f"{folder} has no {CARD}: write one by hf-jepa card --write --license ...")
     try:
         return path.read_text(encoding="utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not text in UTF-8: {error}") from error
 
 
+def _no_license(data: ModelCardData) -> Iterator[str]:
+    if not data.license:
+        yield "the head names no licence of the weights: add a line `license: ...`"
+
+
 def _head(data: ModelCardData) -> Iterator[str]:
     tag, license = data.pipeline_tag, data.license
-    if not license:
-        yield "the head names no licence of the weights: add a line `license: ...`"
-    elif not isinstance(license, str) or not _LICENSE.fullmatch(license):
+    if license and not (isinstance(license, str) and _LICENSE.fullmatch(license)):
         yield f"license {license!r} is no identifier: write one such as apache-2.0, or `other` and a `license_name`"
     elif license == "other" and not data.license_name:
         yield "license is `other`: say which by `license_name` and `license_link`"
@@ -308,4 +338,13 @@ def _listed(value: object) -> list:
     return [] if value is None else value if isinstance(value, list) else [value]
 
 
-__all__ = ["CARD", "PIPELINE_TAGS", "SECTIONS", "TOKEN", "check_card", "read_card", "without_tokens"]
+__all__ = [
+    "CARD",
+    "PIPELINE_TAGS",
+    "SECTIONS",
+    "TOKEN",
+    "check_card",
+    "faults_that_bar",
+    "read_card",
+    "without_tokens",
+]

@@ -184,7 +184,13 @@ CLASSIFIER_LIMITS = (
 )
 TEXT_LIMITS = "Answers may be wrong or harmful, and reflect the data it was trained on."
 NOT_MEANT = "Not meant for decisions about people, nor for telling who somebody is."
-SAMPLES = {"image": "images", "video": "clips", "audio": "recordings", "text": "texts", "vision_text": "clips and texts"}
+SAMPLES = {
+    "image": "images",
+    "video": "clips",
+    "audio": "recordings",
+    "text": "texts",
+    "vision_text": "clips and texts",
+}
 
 
 def purpose_and_limits(task: str | None, modality: str) -> tuple[str, str]:

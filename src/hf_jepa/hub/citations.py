@@ -64,6 +64,7 @@ PAPERS = {
         2025,
         "LLM-JEPA: Large Language Models Meet Joint Embedding Predictive Architectures",
     ),
+    "2512.10942": Paper("Chen et al.", 2025, "VL-JEPA: Joint Embedding Predictive Architecture for Vision-language"),
 }
 
 

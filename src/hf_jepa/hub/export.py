@@ -270,13 +270,13 @@ def _check_copy(variant: Variant, encoder: PreTrainedModel, folder: Path) -> Non
         )
 
 
-def tell_in_card(folder: Path, section: str, tags: Sequence[str]) -> None:
+def tell_in_card(folder: Path, section: str, tags: Sequence[str], library: str = "transformers") -> None:
     """Add to the card, where there is one, how the folder is loaded now."""
     path = folder / "README.md"
     if not path.is_file():
         return
     card = ModelCard.load(path)
-    card.data.library_name = "transformers"
+    card.data.library_name = library
     card.data.tags = list(dict.fromkeys([*(card.data.tags or []), *tags]))
     card.text = card.text.rstrip() + section
     card.save(path)

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import httpx2
-import yaml
-from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, get_token
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
 from hf_jepa.hub import card_check
@@ -61,10 +60,12 @@ class Published(NamedTuple):
     Args:
         commit: with `commit_url`, and `pr_url` of a pull request.
         contents: of the folder.
+        card_faults: what `check_card` finds, none of which bars a card.
     """
 
     commit: CommitInfo
     contents: Contents
+    card_faults: list[str]
 
 
 def publish(
@@ -121,7 +122,7 @@ def publish(
             # The answer may be lost of a commit that was made: the branch shows it, a pull request would be a second.
             statuses=(429,) if pull_request else RETRIED,
         )
-    return Published(commit, contents)
+    return Published(commit, contents, card_check.check_card(folder))
 
 
 def check_folder(folder: str | Path) -> Contents:
@@ -136,8 +137,8 @@ def check_folder(folder: str | Path) -> Contents:
     Raises:
         FileNotFoundError: no checkpoint, or no card.
         ConversionError: weights that are damaged or are missing.
-        ValueError: values that are not finite, a fingerprint of other weights, a card without licence or with a head
-            that is no YAML, a file that does not belong to a checkpoint, or a token in one.
+        ValueError: values that are not finite, a fingerprint of other weights, a card with one of the faults of
+            `faults_that_bar`, a file that does not belong to a checkpoint, or a token in one.
 
     Example:
         >>> import tempfile
@@ -181,15 +182,8 @@ def _contents(folder: Path) -> Contents:
 
 
 def _require_card(folder: Path) -> None:
-    path = folder / "README.md"
-    if not path.is_file():
-        raise FileNotFoundError(f"{folder} has no model card: write one to {path}, with `license` in its head")
-    try:
-        data = ModelCard.load(path, ignore_metadata_errors=False).data
-    except (yaml.YAMLError, ValueError) as error:
-        raise ValueError(f"the head of {path} is not valid: {error}") from error
-    if not data.get("license"):
-        raise ValueError(f"{path} names no licence of the weights: add a line `license: ...` to its head")
+    if faults := card_check.faults_that_bar(folder):
+        raise ValueError(f"{folder / card_check.CARD}: {'; '.join(faults)}")
 
 
 def _require_no_token(folder: Path, files: Sequence[str]) -> None:

@@ -21,7 +21,9 @@ def grid_positions(index: torch.Tensor, grid_size: tuple[int, int, int]) -> tupl
         [1, 0, 1]
     """
     _, rows, columns = grid_size
-    return index // (rows * columns), index // columns % rows, index % columns
+    frame, line = index // (rows * columns), index // columns  # a line is a row, counted through all frames
+    # Without remainders, which cannot be translated to ONNX where the grid is of any size.
+    return frame, line - frame * rows, index - line * columns
 
 
 def rotary_axis_dim(head_dim: int) -> int:

@@ -34,8 +34,8 @@ def load_encoder(source: str | PathLike, wanted: str, **kwargs) -> PreTrainedMod
     model, info = encoder_class.from_pretrained(source, output_loading_info=True, **kwargs)
     if lost := sorted(info["missing_keys"]):
         raise ValueError(
-            f"{source} lacks {len(lost)} weights of {type(model).__name__}, among them {', '.join(lost[:5])}: {wanted} "
-            "must be trained"
+            f"{source} lacks {len(lost)} weights of {type(model).__name__}, among them {', '.join(lost[:5])}: "
+            f"{wanted} must be trained"
         )
     return model
 

@@ -44,6 +44,7 @@ class RunCardMixin:
 
     recipe: dict[str, Any] | None = None
     left_out = "could not be read"  # what the card says of `skipped`
+    saves_encoder = True  # whether its checkpoints hold the encoder that users get, of which the fingerprint is
 
     def card_details(self) -> dict[str, Any]:
         """Arguments of `build_card`: at least `facts` and `unverified`."""
@@ -81,7 +82,7 @@ class RunCardMixin:
         if finetuned_from:
             facts["Starts from"] = f"`{_shown(finetuned_from)}`"
         facts |= details.pop("facts") | self._run_facts()
-        if any(folder.glob("model*.safetensors")):
+        if self.saves_encoder and any(folder.glob("model*.safetensors")):
             with whole_models(self.args):  # which ZeRO-3 would cut up, together with the other processes
                 found = write_fingerprint(load_target_encoder(variant, folder), folder)
             facts["Fingerprint"] = f"mean {found['mean']:.6f}, std {found['std']:.6f} (`fingerprint.json`)"

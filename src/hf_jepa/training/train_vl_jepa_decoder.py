@@ -21,6 +21,7 @@ from hf_jepa.training.recipe import given_fields, parse_recipe
 from hf_jepa.training.reports import format_table
 from hf_jepa.training.run import RunArguments, RunTrainer
 from hf_jepa.training.run_cards import base_license, size_of
+from hf_jepa.training.unaligned import unaligned
 from hf_jepa.training.vision_text_data import Targets, VisionTextArguments
 
 
@@ -134,6 +135,7 @@ class VLJepaDecoderTrainer(RunTrainer):
     samples, left_out = "texts", "were empty"
 
     def __init__(self, model: VLJepaForConditionalGeneration, args: VLJepaDecoderTrainingArguments, **kwargs: Any):
+        kwargs["processing_class"] = unaligned(kwargs.get("processing_class"))
         super().__init__(model=model, args=args, **kwargs)
         self.skipped: dict[str, None] = {}
         self._sizes = size_of(p for p in model.parameters() if p.requires_grad), size_of(model.parameters())

@@ -23,6 +23,7 @@ from hf_jepa.training.run import RunTrainer
 from hf_jepa.training.run_cards import size_of
 from hf_jepa.training.skipped import SkippedSamplesMixin
 from hf_jepa.training.step_weights import StepWeightsMixin
+from hf_jepa.training.unaligned import unaligned
 from hf_jepa.training.vision_language_arguments import VLJepaTrainingArguments, vision_language_groups
 from hf_jepa.training.vision_language_reports import VisionLanguageReportMixin
 
@@ -55,6 +56,7 @@ class VLJepaTrainer(VisionLanguageReportMixin, StepWeightsMixin, SkippedSamplesM
         if isinstance(kwargs.get("train_dataset"), IterableDataset):
             # Every process reads the stream itself: the first one could not send the names of skipped samples.
             args.accelerator_config.dispatch_batches = False
+        kwargs["processing_class"] = unaligned(kwargs.get("processing_class"))
         super().__init__(model=model, args=args, compute_metrics=self._recalls, **kwargs)
         self._require_negatives()
         if args.cached_infonce and (is_deepspeed_zero3_enabled() or self.is_fsdp_enabled):
@@ -111,11 +113,20 @@ class VLJepaTrainer(VisionLanguageReportMixin, StepWeightsMixin, SkippedSamplesM
         """The arguments of the model: without bookkeeping, with the number of the step."""
         inputs = self.take_skipped(inputs)
         del inputs["sample_index"]
-        if self._batch_is_blank:  # a text has a token, as others expect
+        if self._batch_is_blank:  # a text has a token; and of zeros predictions are zero, which have no direction
             inputs["target_mask"] = inputs["target_mask"].index_fill(1, torch.tensor([0]), 1)
+            seen = {"pixel_values_videos", "vision_tokens"} & inputs.keys()
+            inputs |= {name: torch.ones_like(inputs[name]) for name in seen}
         if self._takes_step:
             inputs["step"] = self.state.global_step
         return inputs
+
+    def others_have_rows(self) -> bool:
+        """Not asked: without `cached_infonce` the rows of a blank batch are two more negatives of other processes.
+
+        Their own loss counts nothing, but each process compares as many rows as it gathers.
+        """
+        return False
 
     def training_step(self, model, inputs: dict[str, Any], num_items_in_batch=None) -> torch.Tensor:
         self._batch_is_blank = self._blank[self._place]
@@ -207,9 +218,13 @@ class VLJepaTrainer(VisionLanguageReportMixin, StepWeightsMixin, SkippedSamplesM
         model = self.accelerator.unwrap_model(self.model)
         scale, largest = model.base_model.logit_scale, model.config.logit_scale_max
         if self.is_deepspeed_enabled and scale.requires_grad:  # whose optimizer has a copy of its own
-            from deepspeed.utils import safe_get_full_fp32_param, safe_set_full_fp32_param
+            import deepspeed.utils as engine
 
-            safe_set_full_fp32_param(scale, safe_get_full_fp32_param(scale).clamp(max=largest))
+            if is_deepspeed_zero3_enabled():  # a part of it, or padding, in each process
+                engine.safe_set_local_fp32_param(scale, engine.safe_get_local_fp32_param(scale).clamp(max=largest))
+                scale.ds_tensor.clamp_(max=largest)
+            else:
+                engine.safe_set_full_fp32_param(scale, engine.safe_get_full_fp32_param(scale).clamp(max=largest))
         model.base_model.clamp_logit_scale()
 
     # --- evaluation ---------------------------------------------------------------------------------------------
@@ -245,6 +260,11 @@ class VLJepaTrainer(VisionLanguageReportMixin, StepWeightsMixin, SkippedSamplesM
         return {f"{way}_{name}": value for way, recalls in found.items() for name, value in recalls.items()}
 
     # --- checkpoints --------------------------------------------------------------------------------------------
+
+    @property
+    def saves_encoder(self) -> bool:
+        """Whether checkpoints hold the vision encoder."""
+        return self.args.save_vision
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         if not self.args.save_vision:

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from transformers import TrainingArguments
 
 from hf_jepa.data.decoding import UndecodableImage
-from hf_jepa.data.digit_stories import CAPTION_QUERY, DigitStories
+from hf_jepa.data.digit_stories import DigitStories
 from hf_jepa.data.digit_texts import digit_scenes, story_caption, story_questions
 from hf_jepa.data.moving_digits import MEAN, STD
 from hf_jepa.data.vision_text import (
@@ -31,6 +31,7 @@ from hf_jepa.training.vision_token_cache import CachedVision, cache_data_set
 
 
 STORIES = "digit_stories"
+CAPTION_QUERY = "what happens?"  # asked of its clips where queries are used
 TOKENIZED = 10_000  # records whose texts a tokenizer is trained on
 
 
@@ -204,8 +205,8 @@ class VisionTextArguments(ShardArguments):
             found += [text for each in asked for question in each for text in (question.question, question.answer)]
             yield from dict.fromkeys(found)
             return
-        samples = self.open(read_media=False)
-        samples = samples if self.streaming else (samples[index] for index in range(len(samples)))
+        dataset = self.open(read_media=False)
+        samples = dataset if self.streaming else (dataset[index] for index in range(len(dataset)))
         for sample in islice(samples, TOKENIZED):
             sample = sample.load() if isinstance(sample, PendingVisionText) else sample
             if not isinstance(sample, UndecodableImage):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _COLORS = ("#2e86ab", "#d1495b", "#3c9d6b", "#e0912f", "#7b5ea7", "#8a8a8a")
 _SHADES = ("#dce9f1", "#f6dfe2")  # of segments, in turn
 _LINE = "#2e86ab"
-_MAX_NAMED = 24  # more events than this are drawn without their names
+_LETTER = 0.011  # of the width: an event that is too short for its name is drawn without
 
 
 def draw_stream(
@@ -39,7 +39,7 @@ def draw_stream(
         path: PNG to write.
         segments: (N,) first index of every segment, such as `Segments.starts`; shaded in turn behind the decodes.
         events: what is known, as (first second, last second, name); those of one name have one colour.
-        curves: name of a rule -> (numbers of decodes, scores): a panel of its own, such as `decode_curves`.
+        curves: name of a rule -> (numbers of decodes, scores), such as `decode_curves`: a panel of its own.
         threshold: of the variance, drawn as a line.
         title: printed above the picture.
 
@@ -75,9 +75,12 @@ def draw_stream(
         top.axhline(threshold, color="0.4", linewidth=0.8, linestyle="--")
     top.set_ylabel("variance", fontsize=8)
     top.set_ylim(0, None)
-    _draw_lanes(lanes, times, marks, starts, events)
+    margin = 0.01 * (times[-1] - times[0]) or 0.5
+    top.set_xlim(times[0] - margin, times[-1] + margin)
+    colors = {name: _COLORS[i % len(_COLORS)] for i, name in enumerate(dict.fromkeys([*marks, *(curves or {})]))}
+    _draw_lanes(lanes, times, marks, starts, events, colors)
     for panel in below:
-        _draw_curves(panel, curves or {})
+        _draw_curves(panel, curves or {}, colors)
     for panel in (top, lanes, *below):
         panel.tick_params(labelsize=7)
         panel.spines[["top", "right"]].set_visible(False)
@@ -101,21 +104,22 @@ def _draw_lanes(
     marks: Mapping[str, np.ndarray],
     starts: np.ndarray | None,
     events: Sequence[tuple[float, float, str]],
+    colors: Mapping[str, str],
 ) -> None:
     """Events in the uppermost row, below them one row of marks for each rule, before the shaded segments."""
     if starts is not None:
         edges = [*times[starts], times[-1]]
         for number, (first, last) in enumerate(zip(edges, edges[1:], strict=False)):
             lanes.axvspan(first, last, color=_SHADES[number % 2], linewidth=0)
-    for row, indices in enumerate(marks.values()):
-        color = _COLORS[row % len(_COLORS)]
-        lanes.plot(times[indices], np.full(len(indices), row), "|", color=color, markersize=9, markeredgewidth=1.4)
+    for row, (name, indices) in enumerate(marks.items()):
+        style = {"color": colors[name], "markersize": 9, "markeredgewidth": 1.4}
+        lanes.plot(times[indices], np.full(len(indices), row), "|", **style)
     labels = [f"{name} ({len(indices)})" for name, indices in marks.items()]
     if events:
-        colors = {name: _COLORS[i % len(_COLORS)] for i, name in enumerate(dict.fromkeys(name for *_, name in events))}
+        shown = {name: _COLORS[i % len(_COLORS)] for i, name in enumerate(dict.fromkeys(name for *_, name in events))}
         for first, last, name in events:
-            lanes.barh(len(marks), last - first, left=first, height=0.7, color=colors[name], alpha=0.6, linewidth=0)
-            if len(events) <= _MAX_NAMED:
+            lanes.barh(len(marks), last - first, left=first, height=0.7, color=shown[name], alpha=0.6, linewidth=0)
+            if last - first > _LETTER * len(name) * (times[-1] - times[0]):
                 style = {"ha": "center", "va": "center", "fontsize": 6, "parse_math": False, "clip_on": True}
                 lanes.text((first + last) / 2, len(marks), name, **style)
         labels.append("events")
@@ -124,10 +128,11 @@ def _draw_lanes(
     lanes.set_xlabel("seconds", fontsize=8)
 
 
-def _draw_curves(panel: "Axes", curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> None:
-    for row, (name, (counts, scores)) in enumerate(curves.items()):
-        color = _COLORS[row % len(_COLORS)]
-        panel.plot(counts, scores, ".-", color=color, linewidth=1.2, markersize=4, label=name)
+def _draw_curves(
+    panel: "Axes", curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], colors: Mapping[str, str]
+) -> None:
+    for name, (counts, scores) in curves.items():
+        panel.plot(counts, scores, ".-", color=colors[name], linewidth=1.2, markersize=4, label=name)
     panel.set_xlabel("decodes", fontsize=8)
     panel.set_ylabel("score", fontsize=8)
     panel.grid(color="0.9", linewidth=0.6)

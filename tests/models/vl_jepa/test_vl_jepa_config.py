@@ -50,14 +50,14 @@ def test_causal_reaches_the_language_model():
 def test_a_sliding_window_is_halved_once(times, tmp_path):
     """Gemma keeps a bidirectional window as a radius in memory, and the whole in the file."""
     config = tiny_config()
-    assert config.text_config.sliding_window == 8 // 2 + 1
+    assert config.text_config.sliding_window == 4 // 2 + 1
     for _ in range(times):
         config.save_pretrained(tmp_path)
-        assert json.loads((tmp_path / "config.json").read_text())["text_config"]["sliding_window"] == 8
+        assert json.loads((tmp_path / "config.json").read_text())["text_config"]["sliding_window"] == 4
         config = AutoConfig.from_pretrained(tmp_path)
-    assert type(config) is VLJepaConfig and config.text_config.sliding_window == 8 // 2 + 1
+    assert type(config) is VLJepaConfig and config.text_config.sliding_window == 4 // 2 + 1
     given = tiny_config(text_config=Gemma3TextConfig(**TEXT_ENCODERS["gemma3_text"]))
-    assert given.text_config.sliding_window == 8 // 2 + 1
+    assert given.text_config.sliding_window == 4 // 2 + 1
 
 
 def test_a_config_object_of_another_is_not_changed():
@@ -80,7 +80,10 @@ def test_a_config_object_of_another_is_not_changed():
         ({"prefix_noise": -0.1}, "prefix_noise must be 0 or more, got -0.1"),
         ({"regularization_weight": float("nan")}, "regularization_weight must be 0 or more, got nan"),
         ({"logit_scale_init": 5.0}, "logit_scale_init 5.0 is above logit_scale_max"),
-        ({"mask_duplicates": True, "loss_type": "l2", "regularization_type": "vicreg"}, "mask_duplicates=True changes"),
+        (
+            {"mask_duplicates": True, "loss_type": "l2", "regularization_type": "vicreg"},
+            "mask_duplicates=True changes",
+        ),
         ({"text_config": {"model_type": "t5"}}, "'t5' model, an encoder with a decoder"),
         ({"project_text": False}, "the Y-Encoder's own 24 channels, but projection_dim is 16"),
         ({"vision_config": {"model_type": "nothing"}}, "nothing"),
@@ -88,7 +91,10 @@ def test_a_config_object_of_another_is_not_changed():
         ({"loss_type": "cosine"}, r"freeze_text=False, project_text=True\) makes all embeddings alike"),
         ({"loss_type": "l1", "freeze_text": True}, "freeze_text=True with project_text=False"),
         ({"loss_type": "l2", "project_text": False, "projection_dim": 24}, "makes all embeddings alike"),
-        ({"loss_type": "l2", "regularization_type": "sigreg", "regularization_weight": 0}, "makes all embeddings alike"),
+        (
+            {"loss_type": "l2", "regularization_type": "sigreg", "regularization_weight": 0},
+            "makes all embeddings alike",
+        ),
     ],
 )
 def test_wrong_values_are_refused(fields, message):

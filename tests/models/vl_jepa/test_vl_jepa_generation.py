@@ -63,7 +63,9 @@ def test_padding_of_labels_changes_nothing_on_either_side(model, texts):
 def test_the_length_of_an_embedding_does_not_count(model, texts):
     model.eval()
     embeddings = model.vl_jepa.encode_text(**texts)
-    torch.testing.assert_close(model(embeddings=7 * embeddings, labels=LABELS).loss, model(**texts, labels=LABELS).loss)
+    torch.testing.assert_close(
+        model(embeddings=7 * embeddings, labels=LABELS).loss, model(**texts, labels=LABELS).loss
+    )
     assert model(embeddings=-embeddings, labels=LABELS).loss != model(**texts, labels=LABELS).loss
 
 
@@ -169,7 +171,10 @@ def test_other_decoders(family, texts):
         ({"embeddings": torch.zeros(3, 16)}, "give one of the three"),
         ({"labels": LABELS[:2]}, r"labels have shape \(2, 4\), expected \(3, tokens\)"),
         ({"labels": torch.full((3, 4), -100)}, "all labels are -100"),
-        ({"target_ids": None, "target_mask": None, "embeddings": torch.zeros(3, 15)}, r"\(3, 15\), expected \(batch, 16"),
+        (
+            {"target_ids": None, "target_mask": None, "embeddings": torch.zeros(3, 15)},
+            r"\(3, 15\), expected \(batch, 16",
+        ),
     ],
 )
 def test_unusable_inputs_are_refused(model, texts, changed, message):

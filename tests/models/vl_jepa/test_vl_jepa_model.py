@@ -1,10 +1,15 @@
 """What the model computes, what of it is trained, and what it refuses."""
 
+import copy
+
 import pytest
 import torch
 from tiny_vl_jepa import TEXT_ENCODERS, TINY, spread, tiny_batch, tiny_config
 from transformers import AutoModel
+from transformers.models.llama import modeling_llama
 
+from hf_jepa.losses.infonce import infonce
+from hf_jepa.models.vl_jepa import modeling_vl_jepa
 from hf_jepa.models.vl_jepa.modeling_vl_jepa import VLJepaForPreTraining, VLJepaModel
 
 
@@ -23,7 +28,7 @@ def batch(model):
     return tiny_batch(model.config)
 
 
-# --- forward ----------------------------------------------------------------------------------------------------------
+# --- forward ---
 
 
 def test_the_loss_reaches_all_that_is_trained_and_nothing_else(model, batch):
@@ -115,7 +120,11 @@ def test_text_encoders_and_poolings(family, text_pooling, batch):
     ids, mask = batch["target_ids"], batch["target_mask"]
     states = model.text_model(input_ids=ids, attention_mask=mask).last_hidden_state
     rows = [row[: mask[i].sum()] for i, row in enumerate(states)]
-    pooled = {"mean": [row.mean(0) for row in rows], "cls": [row[0] for row in rows], "last": [row[-1] for row in rows]}
+    pooled = {
+        "mean": [row.mean(0) for row in rows],
+        "cls": [row[0] for row in rows],
+        "last": [row[-1] for row in rows],
+    }
     expected = model.text_projection(torch.stack(pooled[text_pooling]))
     torch.testing.assert_close(model.encode_text(ids, mask), expected, rtol=1e-5, atol=1e-5)
     changed = ids.clone()
@@ -125,7 +134,7 @@ def test_text_encoders_and_poolings(family, text_pooling, batch):
     assert getattr(model.text_model, "pooler", None) is None
 
 
-# --- what is trained --------------------------------------------------------------------------------------------------
+# --- what is trained ---
 
 
 def test_frozen_parts_stay_in_evaluation():
@@ -183,7 +192,7 @@ def test_autocast_is_close(model, batch):
     torch.testing.assert_close(found, expected, rtol=0.1, atol=0.1)
 
 
-# --- the objective ----------------------------------------------------------------------------------------------------
+# --- the objective ---
 
 
 def test_equal_texts_are_no_negatives_when_asked_for(batch):
@@ -201,6 +210,15 @@ def test_equal_texts_are_no_negatives_when_asked_for(batch):
     model.config.mask_duplicates = True
     with pytest.raises(ValueError, match="needs target_group"):
         model(**batch)
+
+
+@pytest.mark.parametrize("gather", [True, False])
+def test_whose_negatives_they_are(gather, batch, monkeypatch):
+    """What gathering does over processes is tested with the loss."""
+    asked = []
+    monkeypatch.setattr(modeling_vl_jepa, "infonce", lambda *args, **options: asked.append(options) or infonce(*args))
+    model_of(gather_negatives=gather)(**batch)
+    assert [options["gather"] for options in asked] == [gather]
 
 
 @pytest.mark.parametrize("kind", ["vicreg", "sigreg"])
@@ -226,7 +244,7 @@ def test_embeddings_made_piece_by_piece_have_the_same_objective(model, batch):
     assert torch.equal(model.objective(out.predictions, out.targets).loss, out.loss)
 
 
-# --- refusals ---------------------------------------------------------------------------------------------------------
+# --- refusals ---
 
 
 @pytest.mark.parametrize(
@@ -249,6 +267,11 @@ def test_unusable_inputs_are_refused(model, batch, changed, message):
         model(**batch | changed)
 
 
+def test_raw_pixels_are_refused(model):
+    with pytest.raises(TypeError, match="of torch.uint8, expected normalised pixels"):
+        model.vl_jepa.predict(torch.zeros(1, 4, 3, 32, 32, dtype=torch.uint8))
+
+
 def test_vision_tokens_of_another_width_are_refused(model):
     with pytest.raises(ValueError, match=r"vision_tokens has shape \(2, 5, 31\), expected \(batch, tokens, 32\)"):
         model.vl_jepa.predict(vision_tokens=torch.zeros(2, 5, 31))
@@ -266,22 +289,21 @@ def test_language_models_that_cannot_be_predictors_are_refused():
         model_of(predictor_config={"model_type": "gpt2", "n_embd": 32, "n_layer": 3, "n_head": 2, "vocab_size": 64})
 
 
-def test_a_family_that_stays_causal_is_refused(monkeypatch):
-    from transformers.models.llama import modeling_llama
+@pytest.mark.parametrize("padded", [False, True])
+def test_a_family_that_stays_causal_is_refused(monkeypatch, padded):
+    """In the mask for padding, or in the kernel that gets none."""
+    made = modeling_llama.create_causal_mask
 
-    causal = modeling_llama.create_causal_mask
-
-    def stubborn(config, **kwargs):
-        config.is_causal, asked = True, config.is_causal
-        try:
-            return causal(config=config, **kwargs)
-        finally:
-            config.is_causal = asked
+    def stubborn(config, attention_mask, **kwargs):
+        if padded == (attention_mask is not None):
+            config = copy.copy(config)
+            config.is_causal = True
+        return made(config=config, attention_mask=attention_mask, **kwargs)
 
     monkeypatch.setattr(modeling_llama, "create_causal_mask", stubborn)
     with pytest.raises(ValueError, match="in a LlamaModel the first token does not see the last"):
-        model_of(attn_implementation="eager")  # where the mask decides, and not the module
-    model_of(causal=True)
+        model_of(attn_implementation="eager")  # where the mask decides alone
+    model_of(attn_implementation="eager", causal=True)
 
 
 @pytest.mark.parametrize("family", ["qwen3", "mistral", "gemma2"])

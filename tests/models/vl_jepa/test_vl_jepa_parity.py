@@ -11,9 +11,9 @@ from transformers import LlamaConfig, LlamaModel
 
 from hf_jepa.losses.infonce import infonce
 from hf_jepa.models.vl_jepa.configuration_vl_jepa import VLJepaConfig
+from hf_jepa.models.vl_jepa.language_model_vl_jepa import predictor_of
 from hf_jepa.models.vl_jepa.modeling_vl_jepa import VLJepaForPreTraining
 from hf_jepa.models.vl_jepa.parts_vl_jepa import pooled_states
-from hf_jepa.models.vl_jepa.predictor_vl_jepa import predictor_of
 
 
 GOLDEN = Path(__file__).resolve().parents[2] / "fixtures/golden/vl_jepa"
@@ -149,7 +149,7 @@ def kept(name: str) -> str:
     return re.sub(r"layers\.(\d+)", lambda found: f"layers.{int(found[1]) - first}", name)
 
 
-# --- the loss by itself -----------------------------------------------------------------------------------------------
+# --- the loss by itself ---
 
 
 @pytest.mark.parametrize("index", [0, 1])

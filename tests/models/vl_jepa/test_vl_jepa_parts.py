@@ -25,6 +25,7 @@ from hf_jepa.models.ijepa.configuration_ijepa import IJepaConfig
 from hf_jepa.models.ijepa.modeling_ijepa import IJepaForPreTraining, IJepaModel
 from hf_jepa.models.vjepa2.configuration_vjepa2 import VJepa2Config
 from hf_jepa.models.vjepa2.modeling_vjepa2 import VJepa2Encoder, VJepa2ForPreTraining, VJepa2Model
+from hf_jepa.models.vl_jepa.language_model_vl_jepa import predictor_of
 from hf_jepa.models.vl_jepa.modeling_vl_jepa import VLJepaForPreTraining, VLJepaModel
 from hf_jepa.registry import VARIANTS
 
@@ -51,7 +52,7 @@ def from_parts(model_class=VLJepaModel, **parts):
     )
 
 
-# --- the predictor ----------------------------------------------------------------------------------------------------
+# --- the predictor ---
 
 
 def require_last_layers(model: VLJepaModel, source: LlamaModel, count: int = 2) -> None:
@@ -78,18 +79,26 @@ def require_last_layers(model: VLJepaModel, source: LlamaModel, count: int = 2) 
 @pytest.mark.parametrize("kind", ["whole", "sharded", "headless", "untied", "bfloat16"])
 def test_a_folder_gives_exactly_its_last_layers(kind, tmp_path):
     source = language_model(tie_word_embeddings=kind != "untied")
-    if kind == "bfloat16":
-        source = source.to(torch.bfloat16)
     saved = source.model if kind == "headless" else source
+    if kind == "bfloat16":
+        saved = copy.deepcopy(source).to(torch.bfloat16)
+        source.load_state_dict(saved.state_dict())  # rounded, but for what is no weight
     saved.save_pretrained(tmp_path, max_shard_size="20KB" if kind == "sharded" else "1GB")
     assert (len(list(tmp_path.glob("*.safetensors"))) > 2) == (kind == "sharded")
     model = from_parts(init_predictor_from=tmp_path)
-    require_last_layers(model, source.model.float())
+    require_last_layers(model, source.model)
+    assert model.predictor.language_model.config._attn_implementation == "sdpa"
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert (model.config.source_num_layers, model.config.layer_slice) == (4, [2, 4])
     assert str(tmp_path.parent) not in json.dumps(model.config.to_dict())  # for others, too
-    logits = source.lm_head(source.model(torch.tensor([[5, 6]])).last_hidden_state)
-    assert logits.isfinite().all()  # the source is as it was
+
+
+def test_sixteen_bits_do_not_round_what_is_no_weight():
+    source = AutoModelForCausalLM.from_config(config_of(LLAMA), dtype=torch.bfloat16)
+    kept = predictor_of(source, 2)
+    assert {p.dtype for p in kept.parameters()} == {torch.bfloat16}
+    exact = AutoModelForCausalLM.from_config(config_of(LLAMA)).model.rotary_emb.inv_freq
+    assert kept.rotary_emb.inv_freq.dtype == torch.float32 and torch.equal(kept.rotary_emb.inv_freq, exact)
 
 
 @pytest.mark.parametrize("count", [1, 3, 4])
@@ -111,9 +120,8 @@ def test_the_predictor_computes_what_the_last_layers_do():
     found = model.predictor.language_model(inputs_embeds=states).last_hidden_state
     source.model.layers = source.model.layers[2:]
     source.model.config.num_hidden_layers = 2
-    for index, layer in enumerate(source.model.layers):
-        layer.self_attn.layer_idx = index
-    torch.testing.assert_close(found, source.model(inputs_embeds=states).last_hidden_state)
+    expected = source.model(inputs_embeds=states, use_cache=False).last_hidden_state
+    torch.testing.assert_close(found, expected)
 
 
 def test_language_models_that_do_not_fit_are_refused(tmp_path):
@@ -139,7 +147,7 @@ def test_a_class_without_decoder_takes_none():
         from_parts(decoder=config_of(TINY["decoder_config"]))
 
 
-# --- the X-Encoder ----------------------------------------------------------------------------------------------------
+# --- the X-Encoder ---
 
 
 def clip_encoders() -> dict:
@@ -196,8 +204,9 @@ def test_encoders_of_transformers(family):
     elif family == "vit":
         source = AutoModel.from_config(AutoConfig.for_model("vit", **sizes))
     else:
-        source = AutoModel.from_config(AutoConfig.for_model("convnext", hidden_sizes=[8, 16], depths=[1, 1]))
-    model = from_parts(vision=source, freeze_vision=False)
+        sizes = {"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2}
+        source = AutoModel.from_config(AutoConfig.for_model("convnext", **sizes))
+    model = from_parts(vision=source, freeze_vision=family == "convnext")  # whose last norm is of its own pooling
     clips = torch.randn(2, 4, 3, 32, 32)
     tokens = model.get_vision_tokens(clips)
     counts = {"vit": 4 * 17, "videomae": 32, "convnext": 4 * 16}
@@ -216,7 +225,7 @@ def test_an_x_encoder_without_all_its_weights_is_refused(tmp_path):
         from_parts(vision=tmp_path)
 
 
-# --- the Y-Encoder ----------------------------------------------------------------------------------------------------
+# --- the Y-Encoder ---
 
 
 @pytest.mark.parametrize("family", TEXT_ENCODERS)
@@ -242,7 +251,7 @@ def test_a_checkpoint_of_a_masked_language_model_lacks_only_its_pooler(tmp_path)
     assert model.text_model.pooler is None and not any("pooler" in name for name in model.state_dict())
 
 
-# --- all of it --------------------------------------------------------------------------------------------------------
+# --- all of it ---
 
 
 def test_parts_that_were_trained_are_not_drawn_again(tmp_path):

@@ -11,6 +11,7 @@ from hub_client import connected
 from hub_server import HubServer
 from PIL import Image
 from tokenizer_families import bert_like, llama_like, unigram_like
+from transformers import AutoProcessor
 
 from hf_jepa.data.video_readers import open_video
 from hf_jepa.data.video_sampling import uniform_indices
@@ -106,6 +107,9 @@ def test_labels_end_and_decode_to_what_was_said():
     filled = torch.where(labels == -100, end, labels)
     assert processor.batch_decode(filled) == TARGETS
     assert "</s>" in processor.batch_decode(filled, skip_special_tokens=False)[0]
+    begins = VLJepaProcessor(processor.video_processor, bert_like(), bert_like(), llama_like())
+    tokens = begins(decoder_targets="a")["labels"][0].tolist()  # the prefix takes the place of a begin token
+    assert begins.decoder_tokenizer.convert_ids_to_tokens(tokens) == ["a", "</s>"]
     alone = make(decoder=False)
     for call in (lambda: alone(decoder_targets=TARGETS), lambda: alone.batch_decode(labels)):
         with pytest.raises(ValueError, match="has no decoder_tokenizer"):
@@ -226,3 +230,11 @@ def test_it_is_published_like_any_processor(tmp_path):
         processor.save_pretrained(tmp_path / "local", push_to_hub=True, repo_id="alice/also")
         for name in ("alice/words", "alice/also"):
             assert same(everything(processor), everything(VLJepaProcessor.from_pretrained(name)))
+
+
+def test_auto_processor_finds_it(tmp_path):
+    make().save_pretrained(tmp_path)
+    found = AutoProcessor.from_pretrained(tmp_path)
+    assert type(found) is VLJepaProcessor and found.decoder_tokenizer is not None
+    batch, expected = everything(found), everything(make())
+    assert all(torch.equal(batch[name], expected[name]) for name in expected)

@@ -1,5 +1,7 @@
 """Checkpoints: what is in them, what comes back, and how many parameters there are."""
 
+import copy
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -89,6 +91,25 @@ def test_a_checkpoint_that_lacks_a_weight_is_refused_by_key(lost, tmp_path):
     assert info["missing_keys"] == {lost}
 
 
+@pytest.mark.parametrize("model_class", CLASSES)
+def test_a_checkpoint_without_its_x_encoder_is_told_where_it_is(model_class, tmp_path):
+    model = model_of(model_class)
+    rest = {name: x for name, x in model.state_dict().items() if "vision_model." not in name}
+    model.save_pretrained(tmp_path / "rest", state_dict=rest)
+    with pytest.raises(ValueError, match=r"saved without its X-Encoder: name that one by .*vision="):
+        model_class.from_pretrained(tmp_path / "rest")
+    encoder = model.base_model.vision_model
+    encoder.save_pretrained(tmp_path / "vision")
+    for vision in (tmp_path / "vision", encoder):
+        again = model_class.from_pretrained(tmp_path / "rest", vision=vision)
+        assert same_state(again, model)
+        assert not any(p.requires_grad for p in again.base_model.vision_model.parameters())
+    other = copy.deepcopy(encoder.config)
+    other.num_hidden_layers = 2
+    with pytest.raises(RuntimeError, match="layer.1"):
+        model_class.from_pretrained(tmp_path / "rest", vision=type(encoder)(other))
+
+
 def test_half_a_decoder_is_refused(tmp_path):
     model_of(VLJepaForConditionalGeneration).save_pretrained(tmp_path)
     state = load_file(tmp_path / "model.safetensors")
@@ -109,6 +130,25 @@ def test_sixteen_bits(tmp_path):
     model.save_pretrained(tmp_path / "half")
     again = VLJepaForPreTraining.from_pretrained(tmp_path / "half")
     assert {p.dtype for p in again.parameters()} == {torch.bfloat16} and same_state(again, model)
+
+
+def test_attention_and_fields_of_the_objective_are_chosen_at_loading(tmp_path):
+    model = model_of().eval()
+    model.save_pretrained(tmp_path)
+    given = {"attn_implementation": "eager", "freeze_text": True, "mask_duplicates": True}
+    again = VLJepaForPreTraining.from_pretrained(tmp_path, **given).eval()
+    parts = again.vl_jepa.predictor.language_model, again.vl_jepa.text_model, again.vl_jepa.vision_model
+    assert {part.config._attn_implementation for part in parts} == {"eager"}
+    assert not any(p.requires_grad for p in again.vl_jepa.text_model.parameters())
+    batch = tiny_batch(model.config)
+    found = again(**batch, target_group=torch.arange(3)).loss
+    torch.testing.assert_close(found, model(**batch).loss, rtol=1e-5, atol=1e-5)
+    causal = VLJepaForPreTraining.from_pretrained(tmp_path, causal=True).vl_jepa.eval()
+    clips, queries = batch["pixel_values_videos"], (torch.tensor([[word]] * 3) for word in (5, 6))
+    states = [causal(clips, query_ids=query).last_hidden_state[:, 0] for query in queries]
+    assert torch.equal(*states)  # vision tokens do not see what follows them
+    with pytest.raises(Exception, match="makes all embeddings alike"):
+        VLJepaForPreTraining.from_pretrained(tmp_path, loss_type="cosine")
 
 
 @pytest.mark.parametrize("model_class", CLASSES)
@@ -135,11 +175,11 @@ def test_the_paper_in_numbers():
     report = {line.part: line for line in model.parameter_report()}
     assert report["X-Encoder"].parameters == 303_885_312 and report["X-Encoder"].trainable == 0
     predictor = [line for part, line in report.items() if part.startswith(("vision proj", "predictor"))]
-    assert sum(line.trainable for line in predictor) == 491_819_520
-    assert sum(line.parameters for line in predictor) == 491_819_520 + 128_256 * 2048
+    assert sum(line.trainable for line in predictor) == 491_820_544
+    assert sum(line.parameters for line in predictor) == 491_820_544 + 128_256 * 2048
     assert round(report["Y-Encoder"].parameters / 1e6, 1) == 302.9
     assert report["text projection"].parameters == 768 * 1536 + 1536
-    assert report["total"].parameters == sum(p.numel() for p in model.parameters()) == 1_362_415_361
+    assert report["total"].parameters == sum(p.numel() for p in model.parameters()) == 1_362_418_433
     assert report["total"].trainable == sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 

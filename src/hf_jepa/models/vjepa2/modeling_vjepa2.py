@@ -68,7 +68,7 @@ def rotary_for(
         frame, row, column = grid_positions(index, grid)
         if config.rope_interpolation:
             row, column = (
-                place * ((config.rope_grid_size - 1) / max(1, extent - 1))
+                place * (config.rope_grid_size - 1) / max(1, extent - 1)
                 for place, extent in zip((row, column), grid[1:], strict=True)
             )
         tables.append(rotary_tables((frame, row, column), head_dim, config.rope_layout))

@@ -1,4 +1,4 @@
-"""What all VL-JEPA classes share: initialisation, freezing, checkpoints, parts from elsewhere, the parameter report."""
+"""What all VL-JEPA classes share: freezing, checkpoints, parts from elsewhere, the parameter report."""
 
 from typing import Any, NamedTuple
 
@@ -10,6 +10,7 @@ from transformers.utils import logging
 from hf_jepa.core.configuration import require_model_fields, without_path
 from hf_jepa.core.modeling import JepaPreTrainedModel
 from hf_jepa.models.vl_jepa.configuration_vl_jepa import VLJepaConfig
+from hf_jepa.models.vl_jepa.language_model_vl_jepa import predictor_of
 from hf_jepa.models.vl_jepa.parts_vl_jepa import (
     Part,
     load_decoder,
@@ -17,7 +18,6 @@ from hf_jepa.models.vl_jepa.parts_vl_jepa import (
     load_text_model,
     load_vision_model,
 )
-from hf_jepa.models.vl_jepa.predictor_vl_jepa import predictor_of
 
 
 logger = logging.get_logger(__name__)
@@ -44,30 +44,54 @@ class VLJepaPreTrainedModel(JepaPreTrainedModel):
 
     @classmethod
     def from_pretrained(
-        cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs
+        cls,
+        pretrained_model_name_or_path,
+        *args,
+        vision: Part | None = None,
+        output_loading_info: bool = False,
+        **kwargs,
     ) -> PreTrainedModel:
         """As in transformers, but no part is left at random weights, unless the loading info is asked for.
 
         What the config freezes is frozen again: loading makes every parameter trainable.
 
+        Args:
+            pretrained_model_name_or_path: Hub id or folder.
+            vision: Hub id, folder or model of the X-Encoder, for a checkpoint that was saved without it.
+            output_loading_info: also return transformers' report.
+            args, kwargs: as in transformers.
+
         Raises:
             ValueError: weights are missing.
+            RuntimeError: `vision` is another encoder than that of the config.
         """
         model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
         model.freeze_parts()
+        missing, encoder = set(info["missing_keys"]), model.base_model.vision_model
+        prefix = "vision_model." if model.base_model is model else f"{cls.base_model_prefix}.vision_model."
+        of_vision = {key for key in missing if key.startswith(prefix)}
+        if vision is not None:
+            encoder.load_state_dict(load_vision_model(vision, {"dtype": encoder.dtype}).state_dict())
+            missing -= of_vision
         if output_loading_info:
             return model, info
-        missing = set(info["missing_keys"])
         for part in cls.optional_parts:
             expected = {name for name, _ in model.named_parameters() if name.startswith(f"{part}.")}  # tied ones once
             if expected and expected <= missing:
                 missing -= {key for key in missing if key.startswith(f"{part}.")}
-                logger.warning(f"{pretrained_model_name_or_path} holds no {part}: it starts from a fresh initialisation")
+                logger.warning(
+                    f"{pretrained_model_name_or_path} holds no {part}: it starts from a fresh initialisation"
+                )
         if lost := sorted(missing):
+            advice = (
+                "Check that it is a checkpoint of a VL-JEPA, and not truncated; a new model of trained parts is made "
+                "by from_parts"
+            )
+            if missing == of_vision and len(missing) == len(encoder.state_dict()):
+                advice = "It was saved without its X-Encoder: name that one by from_pretrained(..., vision=...)"
             raise ValueError(
                 f"{pretrained_model_name_or_path} lacks {len(lost)} weights of {cls.__name__}, among them "
-                f"{', '.join(lost[:5])}. Check that it is a checkpoint of a VL-JEPA, and not truncated; a new model of "
-                "trained parts is made by from_parts"
+                f"{', '.join(lost[:5])}. {advice}"
             )
         return model
 
@@ -102,9 +126,7 @@ class VLJepaPreTrainedModel(JepaPreTrainedModel):
         if decoder is not None and "decoder" not in cls.optional_parts:
             raise ValueError(f"a {cls.__name__} has no decoder: make a VLJepaForConditionalGeneration")
         loading = {"dtype": torch.float32} | (loading or {})
-        causal, count = (
-            fields.get(name, getattr(VLJepaConfig, name)) for name in ("causal", "num_predictor_layers")
-        )
+        causal, count = (fields.get(name, getattr(VLJepaConfig, name)) for name in ("causal", "num_predictor_layers"))
         language_model = load_language_model(init_predictor_from, loading)
         depth = language_model.config.num_hidden_layers
         parts = {

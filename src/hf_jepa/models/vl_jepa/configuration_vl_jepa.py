@@ -19,7 +19,13 @@ CHOICES = {
     "loss_type": LOSS_TYPES,
     "regularization_type": (None, "vicreg", "sigreg"),
 }
-_AT_LEAST_ONE = ("num_predictor_layers", "projection_dim", "max_query_length", "max_target_length", "num_prefix_tokens")
+_AT_LEAST_ONE = (
+    "num_predictor_layers",
+    "projection_dim",
+    "max_query_length",
+    "max_target_length",
+    "num_prefix_tokens",
+)
 
 # Llama-3.2-1B and EmbeddingGemma-300M, of which the paper's predictor and Y-Encoder are made.
 LLAMA_3_2_1B = {
@@ -169,6 +175,9 @@ class VLJepaConfig(PreTrainedConfig):
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs):
+        for name in self.sub_configs_defaults:  # of a model that is in use: what is set here is not for that one
+            if isinstance(config := getattr(self, name), PreTrainedConfig):
+                setattr(self, name, copy.deepcopy(config))
         super().__post_init__(**kwargs)
         depth = self.predictor_config.num_hidden_layers
         self.predictor_config = last_layers(self.predictor_config, self.num_predictor_layers, self.causal)
@@ -224,7 +233,9 @@ class VLJepaConfig(PreTrainedConfig):
             if not getattr(self, field) >= 0:  # NaN as well
                 raise ValueError(f"{field} must be 0 or more, got {getattr(self, field)}")
         if not self.logit_scale_init <= self.logit_scale_max:
-            raise ValueError(f"logit_scale_init {self.logit_scale_init} is above logit_scale_max {self.logit_scale_max}")
+            raise ValueError(
+                f"logit_scale_init {self.logit_scale_init} is above logit_scale_max {self.logit_scale_max}"
+            )
         if self.mask_duplicates and self.loss_type != "infonce":
             raise ValueError(f"mask_duplicates=True changes nothing with loss_type={self.loss_type!r}: leave it out")
 

@@ -36,6 +36,13 @@ class VLJepaDecoder(nn.Module):
 
     Raises:
         ValueError: the config names no decoder.
+
+    Example:
+        >>> from hf_jepa import VARIANTS, VLJepaConfig
+        >>> decoder = VLJepaDecoder(VLJepaConfig(**VARIANTS["vl_jepa"].tiny))
+        >>> loss, logits = decoder(torch.randn(1, 16), labels=torch.tensor([[9, 4, 1]]))
+        >>> logits.shape
+        torch.Size([1, 3, 64])
     """
 
     def __init__(self, config: VLJepaConfig, language_model: PreTrainedModel | None = None):
@@ -95,7 +102,9 @@ class VLJepaDecoder(nn.Module):
         if labels is None:
             return None, logits[:, -1:]
         logits = logits[:, self.config.num_prefix_tokens - 1 : -1]
-        loss = nn.functional.cross_entropy(full_precision(logits).flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+        loss = nn.functional.cross_entropy(
+            full_precision(logits).flatten(0, 1), labels.flatten(), ignore_index=IGNORED
+        )
         return loss, logits
 
     def generate(self, embeddings: torch.Tensor, **options: Any) -> torch.Tensor:
@@ -133,9 +142,7 @@ class VLJepaForConditionalGeneration(VLJepaPreTrainedModel):
     accepts_loss_kwargs = False
     optional_parts = ("decoder",)
 
-    def __init__(
-        self, config: VLJepaConfig, decoder: PreTrainedModel | None = None, **parts: PreTrainedModel | None
-    ):
+    def __init__(self, config: VLJepaConfig, decoder: PreTrainedModel | None = None, **parts: PreTrainedModel | None):
         super().__init__(config)
         self.vl_jepa = VLJepaModel(self.config, **parts)
         self.decoder = VLJepaDecoder(self.config, decoder)

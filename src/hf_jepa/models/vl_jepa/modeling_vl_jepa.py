@@ -147,6 +147,7 @@ class VLJepaModel(VLJepaPreTrainedModel):
             (B, N, Dv), without gradient while the X-Encoder is frozen.
 
         Raises:
+            TypeError: raw pixels.
             ValueError: another number of dimensions.
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_vision):
@@ -327,7 +328,9 @@ class VLJepaForPreTraining(VLJepaPreTrainedModel):
             ValueError: `mask_duplicates` without groups; "sigreg" in training without a step; shapes that differ.
         """
         if self.config.mask_duplicates and target_group is None:
-            raise ValueError("mask_duplicates=True needs target_group, one number for each text, equal for equal texts")
+            raise ValueError(
+                "mask_duplicates=True needs target_group, one number for each text, equal for equal texts"
+            )
         loss = self._distance(predictions, targets, target_group)
         regularization = self._regularization(predictions, targets, step)
         return JepaForPreTrainingOutput(

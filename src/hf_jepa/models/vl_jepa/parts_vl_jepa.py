@@ -1,4 +1,4 @@
-"""Where the parts of a VL-JEPA come from: checkpoints, models and configs of others; and how the encoders are asked."""
+"""Where the parts of a VL-JEPA come from (checkpoints, models, configs), and how its encoders are asked."""
 
 import inspect
 from os import PathLike
@@ -31,7 +31,7 @@ def vision_encoder(model: PreTrainedModel) -> PreTrainedModel:
     Example:
         >>> from transformers import VJEPA2Config
         >>> native = VJEPA2Model(VJEPA2Config(hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
-        ...                                   pred_hidden_size=24, pred_num_hidden_layers=1))
+        ...                                   pred_hidden_size=24, pred_num_attention_heads=2))
         >>> type(vision_encoder(native)).__name__
         'VJepa2Encoder'
     """
@@ -76,8 +76,14 @@ def vision_tokens_of(model: PreTrainedModel, pixel_values_videos: torch.Tensor) 
         (B, N, D)
 
     Raises:
+        TypeError: raw pixels.
         ValueError: another number of dimensions.
     """
+    if not pixel_values_videos.is_floating_point():
+        raise TypeError(
+            f"pixel_values_videos is of {pixel_values_videos.dtype}, expected normalised pixels as floating-point "
+            "numbers: the processor makes them of raw ones"
+        )
     if pixel_values_videos.ndim != 5:
         raise ValueError(
             f"pixel_values_videos has shape {tuple(pixel_values_videos.shape)}, expected (batch, frames, channels, "

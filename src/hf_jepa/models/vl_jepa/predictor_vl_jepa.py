@@ -1,17 +1,15 @@
 """The predictor of VL-JEPA: the last layers of a language model, which attend to a clip and a query both ways."""
 
-import re
 from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import AutoModel, PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import ModelOutput
 
-from hf_jepa.core.configuration import without_path
 from hf_jepa.losses.distributed import full_precision
-from hf_jepa.models.vl_jepa.configuration_vl_jepa import VLJepaConfig, last_layers
+from hf_jepa.models.vl_jepa.configuration_vl_jepa import VLJepaConfig
+from hf_jepa.models.vl_jepa.language_model_vl_jepa import new_language_model, require_both_ways
 
 
 @dataclass
@@ -101,100 +99,6 @@ def masked_mean(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return (full_precision(kept).sum(dim=1) / mask.sum(dim=1, keepdim=True)).to(states.dtype)
 
 
-def new_language_model(config: PreTrainedConfig) -> PreTrainedModel:
-    """The language model of a predictor, with random weights.
-
-    Raises:
-        ValueError: a family that is not built like Llama: token embeddings, layers and a final norm side by side.
-
-    Example:
-        >>> from transformers import LlamaConfig
-        >>> model = new_language_model(LlamaConfig(vocab_size=8, hidden_size=16, intermediate_size=16,
-        ...                                        num_hidden_layers=1, num_attention_heads=2))
-        >>> type(model).__name__
-        'LlamaModel'
-    """
-    model = AutoModel.from_config(config, dtype=torch.get_default_dtype())  # one type for all parts
-    require_llama_like(model)
-    return model
-
-
-def require_llama_like(model: PreTrainedModel) -> None:
-    """Refuse models whose layers cannot be taken by their numbers.
-
-    Raises:
-        ValueError: naming what is not there.
-    """
-    lacking = [name for name in ("embed_tokens", "layers", "norm") if not hasattr(model, name)]
-    if lacking:
-        raise ValueError(
-            f"a {type(model).__name__} cannot be a predictor: it has no {', '.join(lacking)}. Choose a language model "
-            "of text alone that is built like Llama, such as Llama, Qwen, Mistral or Gemma"
-        )
-
-
-def predictor_of(source: PreTrainedModel, num_layers: int, causal: bool = False) -> PreTrainedModel:
-    """The last layers of a language model, with its token embeddings and its final norm.
-
-    Layer i of the source becomes layer `i - (L - num_layers)` of L layers. Positions stay those of the source:
-    its rotary scaling lies in the config.
-
-    Args:
-        source: a language model, with a head or without; its weights are copied.
-        num_layers: that are kept.
-        causal: whether tokens see only those before them.
-
-    Raises:
-        ValueError: fewer layers in the source, or a family that is not built like Llama.
-
-    Example:
-        >>> from transformers import LlamaConfig, LlamaForCausalLM
-        >>> source = LlamaForCausalLM(LlamaConfig(vocab_size=8, hidden_size=16, intermediate_size=16,
-        ...                                       num_hidden_layers=4, num_attention_heads=2))
-        >>> kept = predictor_of(source, 2)
-        >>> torch.equal(kept.layers[0].mlp.up_proj.weight, source.model.layers[2].mlp.up_proj.weight)
-        True
-    """
-    source = source.base_model
-    require_llama_like(source)
-    first = len(source.layers) - num_layers
-    kept = new_language_model(last_layers(without_path(source.config), num_layers, causal))
-    state = {}
-    for name, value in source.state_dict().items():
-        if found := re.fullmatch(r"layers\.(\d+)(\..+)", name):
-            if int(found[1]) < first:
-                continue
-            name = f"layers.{int(found[1]) - first}{found[2]}"
-        state[name] = value
-    kept.load_state_dict(state)
-    return kept.to(source.dtype)
-
-
-def require_both_ways(model: PreTrainedModel) -> None:
-    """Try whether the first token sees the last: transformers honours `is_causal=False` not in all families.
-
-    Where the weights are not there yet (on the meta device) nothing is tried.
-
-    Raises:
-        ValueError: it does not.
-    """
-    if any(p.device.type == "meta" or not p.numel() for p in model.parameters()):
-        return
-    generator, training = torch.Generator().manual_seed(0), model.training
-    with torch.inference_mode(False), torch.enable_grad():
-        embedded = torch.randn(1, 3, model.config.hidden_size, generator=generator)
-        embedded = embedded.to(model.device, model.dtype).requires_grad_()
-        first = model.eval()(inputs_embeds=embedded, use_cache=False).last_hidden_state[0, 0]
-        weights = torch.randn(len(first), generator=generator).to(first)
-        (gradient,) = torch.autograd.grad((first * weights).sum(), embedded)
-    model.train(training)
-    if not gradient[0, -1].any():
-        raise ValueError(
-            f"in a {type(model).__name__} the first token does not see the last, although its config says "
-            "is_causal=False: vision tokens could not see the query behind them. Choose another family, or causal=True"
-        )
-
-
 class VLJepaPredictor(nn.Module):
     """Vision tokens and the tokens of a query in, the embedding of a text out (2512.10942, section 3.1).
 
@@ -224,15 +128,11 @@ class VLJepaPredictor(nn.Module):
     def __init__(self, config: VLJepaConfig, language_model: PreTrainedModel | None = None):
         super().__init__()
         self.config = config
-        config.predictor_config.is_causal = config.causal
         width = config.predictor_config.hidden_size
         self.vision_projection = nn.Linear(config.vision_hidden_size, width)
         self.language_model = new_language_model(config.predictor_config) if language_model is None else language_model
         self.projection = nn.Linear(width, config.projection_dim)
-        self.language_model.config.is_causal = config.causal
-        for part in self.language_model.modules():  # which kernels without a mask read
-            if hasattr(part, "is_causal"):
-                part.is_causal = config.causal
+        self.language_model.config.is_causal = config.causal  # of which transformers tells masks and kernels
         if not config.causal:
             require_both_ways(self.language_model)
 
@@ -313,14 +213,4 @@ class VLJepaPredictor(nn.Module):
             )
 
 
-__all__ = [
-    "VLJepaPredictor",
-    "VLJepaPredictorOutput",
-    "masked_mean",
-    "new_language_model",
-    "packed_tokens",
-    "predictor_of",
-    "require_both_ways",
-    "require_llama_like",
-    "tokens_first",
-]
+__all__ = ["VLJepaPredictor", "VLJepaPredictorOutput", "masked_mean", "packed_tokens", "tokens_first"]
