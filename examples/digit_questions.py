@@ -25,10 +25,9 @@ WRITTEN = {"max_new_tokens": 24, "do_sample": False}
 Pixels = Callable[[np.ndarray], torch.Tensor]  # frames (B, T, H, W) or (B, T, H, W, 3) to (B, T, C, H, W)
 
 
-def stories(length: int, split: str, combinations: str, seed: int, task: str = "caption") -> DigitStories:
-    return DigitStories(
-        length, split, combinations, num_frames=FRAMES, task=task, caption_query=CAPTION_QUERY, seed=seed
-    )
+def stories(length: int, split: str, combinations: str, seed: int, **options: str) -> DigitStories:
+    options = {"caption_query": CAPTION_QUERY} | options
+    return DigitStories(length, split, combinations, num_frames=FRAMES, seed=seed, **options)
 
 
 def tests(count: int, pixels: Pixels) -> dict[str, dict]:

@@ -4,7 +4,7 @@
 
 Needs no download. Two digits move over a canvas; captions, questions and answers are made with them. A VL-JEPA and a
 language model behind the same video encoder, of as many weights, are trained from scratch on the same clips and texts
-in as many steps, and asked
+in as many steps, first on captions without a query, then on captions and questions, and asked
   1. for the caption of clips whose digits move as they never did in training, among all such captions,
   2. for the caption of each of many clips, and for the clip of each caption,
   3. questions, with the possible answers beside,
@@ -38,10 +38,10 @@ from transformers import (
     set_seed,
 )
 
-from hf_jepa import VLJepaForConditionalGeneration, VLJepaForPreTraining
-from hf_jepa.models.vl_jepa.processing_vl_jepa import VLJepaProcessor
+from hf_jepa import VLJepaForConditionalGeneration, VLJepaForPreTraining, VLJepaProcessor
 from hf_jepa.cli.quickstart_recipe import one_thread
 from hf_jepa.cli.tables import table
+from hf_jepa.data.digit_stories import DigitStories
 from hf_jepa.data.digit_texts import DIGITS, story_captions, story_questions
 from hf_jepa.data.moving_digits import MEAN, STD
 from hf_jepa.data.pair_tokenizer import train_pair_tokenizer
@@ -70,7 +70,9 @@ COLUMNS = {
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output-dir", type=Path, default=Path("runs/vl_jepa_digits"))
-    parser.add_argument("--steps", type=int, default=1500, help="optimizer steps of both models, and of the decoder")
+    parser.add_argument("--steps", type=int, default=1800, help="of both models on captions, without queries")
+    parser.add_argument("--tuning-steps", type=int, default=600, help="of both on questions and captions")
+    parser.add_argument("--decoder-steps", type=int, default=1000, help="of the decoder, on captions alone")
     parser.add_argument("--clips", type=int, default=256, help="to test on")
     parser.add_argument("--events", type=int, default=24, help="of the long video")
     parser.add_argument("--seed", type=int, default=0)
@@ -82,8 +84,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def vision_config() -> VJEPA2Config:
     return VJEPA2Config(
-        crop_size=64,
-        patch_size=16,
+        crop_size=32,  # a digit is 8 pixels high, as it was drawn
+        patch_size=8,
         frames_per_clip=FRAMES,
         hidden_size=96,
         num_hidden_layers=4,
@@ -159,16 +161,25 @@ def pixels(processor: VLJepaProcessor, frames: np.ndarray) -> torch.Tensor:
 # --- training -------------------------------------------------------------------------------------------------------
 
 
-def train_vl_jepa(model: VLJepaForPreTraining, processor: VLJepaProcessor, args: argparse.Namespace) -> None:
+def stages(args: argparse.Namespace) -> list[tuple[str, int, DigitStories]]:
+    """Of both models: name, steps and clips."""
+    first = stories(args.steps * BATCH, "train", "seen", args.seed, caption_query="")
+    then = stories(args.tuning_steps * BATCH, "train", "seen", args.seed + 1, task="both")
+    return [("captions", args.steps, first), ("questions", args.tuning_steps, then)]
+
+
+def train_vl_jepa(
+    model: VLJepaForPreTraining, processor: VLJepaProcessor, stage: str, steps: int, data: DigitStories, args
+) -> None:
     arguments = VLJepaTrainingArguments(
         output_dir=str(args.output_dir / "vl_jepa"),
-        max_steps=args.steps,
+        max_steps=steps,
         per_device_train_batch_size=BATCH,
         learning_rate=LEARNING_RATE,
         text_lr_multiplier=1.0,  # it starts from scratch, too
         lr_scheduler_type="cosine",
-        warmup_steps=max(1, args.steps // 20),
-        logging_steps=max(1, args.steps // 40),
+        warmup_steps=max(1, steps // 20),
+        logging_steps=max(1, steps // 40),
         save_strategy="no",
         report_to=[],
         use_cpu=True,
@@ -179,14 +190,14 @@ def train_vl_jepa(model: VLJepaForPreTraining, processor: VLJepaProcessor, args:
     trainer = VLJepaTrainer(
         model,
         arguments,
-        train_dataset=stories(args.steps * BATCH, "train", "seen", args.seed, "both"),
+        train_dataset=data,
         data_collator=VLJepaDataCollator(processor),
         processing_class=processor,
-        callbacks=[ProgressBar("VL-JEPA")],
+        callbacks=[ProgressBar(f"VL-JEPA, {stage}")],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train()
-    trainer.save_model()
+    model.eval()
 
 
 def optimize(model: nn.Module, losses: Iterator[torch.Tensor], steps: int, title: str) -> None:
@@ -211,29 +222,27 @@ def optimize(model: nn.Module, losses: Iterator[torch.Tensor], steps: int, title
     model.eval()
 
 
-def train_baseline(model: GenerativeBaseline, processor: VLJepaProcessor, args: argparse.Namespace) -> None:
-    data = stories(args.steps * BATCH, "train", "seen", args.seed, "both")
-
+def train_baseline(
+    model: GenerativeBaseline, processor: VLJepaProcessor, stage: str, steps: int, data: DigitStories
+) -> None:
     def losses() -> Iterator[torch.Tensor]:
         for samples in DataLoader(data, BATCH, collate_fn=list):
             clips = pixels(processor, np.stack([sample["video"] for sample in samples]))
             yield model(clips, *([sample[name] for sample in samples] for name in ("query", "target")))
 
-    optimize(model, losses(), args.steps, "language model")
+    optimize(model, losses(), steps, f"language model, {stage}")
 
 
-def train_decoder(
-    model: VLJepaForConditionalGeneration, processor: VLJepaProcessor, args: argparse.Namespace
-) -> None:
+def train_decoder(model: VLJepaForConditionalGeneration, processor: VLJepaProcessor, args: argparse.Namespace) -> None:
     """On captions alone, of their own embeddings: no clip is needed."""
     rng, captions = np.random.default_rng(args.seed), story_captions("seen")
 
     def losses() -> Iterator[torch.Tensor]:
-        for _ in range(args.steps):
+        for _ in range(args.decoder_steps):
             texts = [captions[i] for i in rng.integers(len(captions), size=BATCH)]
             yield model(**processor(targets=texts, decoder_targets=texts)).loss
 
-    optimize(model, losses(), args.steps, "decoder")
+    optimize(model, losses(), args.decoder_steps, "decoder of VL-JEPA")
 
 
 def run(args: argparse.Namespace) -> dict:
@@ -247,14 +256,17 @@ def run(args: argparse.Namespace) -> dict:
     sizes = {"VL-JEPA": trained(model), "language model": trained(baseline)}
     seconds: dict[str, float] = {}
     with timed(seconds, "VL-JEPA"):
-        train_vl_jepa(model, processor, args)
+        for stage in stages(args):
+            train_vl_jepa(model, processor, *stage, args)
     speaker = VLJepaForConditionalGeneration.from_vl_jepa(model, language_config(tokenizer, layers=2))
     sizes["decoder of VL-JEPA"] = trained(speaker)
     with timed(seconds, "decoder of VL-JEPA"):
         train_decoder(speaker, processor, args)
     speaker.save_pretrained(folder / "vl_jepa")
+    processor.save_pretrained(folder / "vl_jepa")
     with timed(seconds, "language model"):
-        train_baseline(baseline, processor, args)
+        for stage in stages(args):
+            train_baseline(baseline, processor, *stage)
 
     def prepare(frames: np.ndarray) -> torch.Tensor:
         return pixels(processor, frames)
@@ -310,7 +322,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     sizes = ", ".join(f"{name} {count:,}" for name, count in results["parameters"].items())
     print("\n" + table(*rows_of(results["scores"])))
     print(f"\ntrained weights: {sizes}")
-    print("CPU seconds of training: " + ", ".join(f"{name} {each:.0f}" for name, each in results["cpu_seconds"].items()))
+    print(
+        "CPU seconds of training: " + ", ".join(f"{name} {each:.0f}" for name, each in results["cpu_seconds"].items())
+    )
     print(f"A video of {args.events} events: {results['stream']['verdict']}.")
     print(f"results.json, table.md, stream.png and the model are in {args.output_dir}")
 

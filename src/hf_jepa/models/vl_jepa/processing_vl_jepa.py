@@ -227,11 +227,6 @@ class VLJepaProcessor(ProcessorMixin):
         return self._decoder().decode(token_ids, skip_special_tokens=skip_special_tokens, **options)
 
     @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """That of the Y-Encoder: `Trainer` aligns the special tokens of `config.get_text_config()` with it."""
-        return self.target_tokenizer
-
-    @property
     def model_input_names(self) -> list[str]:
         """What the models are called with."""
         return ["pixel_values_videos", "query_ids", "query_mask", "target_ids", "target_mask"]
