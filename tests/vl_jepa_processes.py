@@ -86,12 +86,18 @@ def train_two(folder: Path) -> None:
         trainer.accelerator.wait_for_everyone()
 
 
-def train_blank(folder: Path) -> None:
-    """The second process can read nothing in the first step."""
+def make_blank(folder: Path, batch_size: int) -> VLJepaTrainer:
+    """The second half of the first eight pairs cannot be read."""
     pairs: list = draw_pairs(24)
     pairs[4:8] = ["a.mp4: damaged"] * 4
-    trainer = make_trainer(folder / "blank", pairs, max_steps=2)
+    trainer = make_trainer(folder / "blank", pairs, max_steps=2, per_device_train_batch_size=batch_size)
     trainer._get_train_sampler = lambda *args: SequentialSampler(trainer.train_dataset)
+    return trainer
+
+
+def train_blank(folder: Path) -> None:
+    """The second process can read nothing in the first step."""
+    trainer = make_blank(folder, 4)
     trainer.train()
     torch.save(weights(trainer.model), folder / f"blank-{trainer.args.process_index}.pt")
     trainer.accelerator.wait_for_everyone()

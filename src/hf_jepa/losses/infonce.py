@@ -4,7 +4,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from hf_jepa.losses.distributed import full_precision, gather_rows, process_count, rows_by_process
+from hf_jepa.losses.distributed import full_precision, gather_rows, own_rows, process_count, rows_by_process
 
 
 def infonce(
@@ -34,7 +34,7 @@ def infonce(
             mean the same.
 
     Returns:
-        (B,), float32 at least.
+        (B,), float32 at least; with `gather` 0 for rows within `without_rows`, which others do not see.
 
     Raises:
         ValueError: other shapes, a temperature of 0 or less.
@@ -74,9 +74,12 @@ def _to_partners(
 ) -> torch.Tensor:
     first, key_groups = 0, groups  # row of the first key of this process among all
     if gather and process_count() > 1:
-        first = sum(rows_by_process(len(keys), keys.device)[: dist.get_rank()])
+        counts = rows_by_process(len(own_rows(keys)), keys.device)
+        first = sum(counts[: dist.get_rank()])
         keys = gather_rows(keys)
         key_groups = None if groups is None else gather_rows(groups)
+        if len(queries) and not counts[dist.get_rank()]:  # they only stand in for data, and have no partners
+            return 0.0 * (queries.sum(dim=1) + keys.sum())
     partners = torch.arange(first, first + len(queries), device=queries.device)
     with torch.autocast(queries.device.type, enabled=False):  # a small temperature multiplies what 16 bits lose
         logits = queries @ keys.T / temperature

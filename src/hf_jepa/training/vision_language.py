@@ -121,13 +121,6 @@ class VLJepaTrainer(VisionLanguageReportMixin, StepWeightsMixin, SkippedSamplesM
             inputs["step"] = self.state.global_step
         return inputs
 
-    def others_have_rows(self) -> bool:
-        """Not asked: without `cached_infonce` the rows of a blank batch are two more negatives of other processes.
-
-        Their own loss counts nothing, but each process compares as many rows as it gathers.
-        """
-        return False
-
     def training_step(self, model, inputs: dict[str, Any], num_items_in_batch=None) -> torch.Tensor:
         self._batch_is_blank = self._blank[self._place]
         if self.args.cached_infonce:
