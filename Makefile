@@ -12,7 +12,7 @@ TEST = OMP_NUM_THREADS=1 DS_ACCELERATOR=cpu $(BIN)/python -m pytest -q
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help install quickstart example-video example-objectives example-text test test-commands test-hub test-distributed test-slow quality style bench bench-train models-table clean
+.PHONY: help install quickstart example-video example-objectives example-text example-vl test test-commands test-hub test-distributed test-slow quality style bench bench-train models-table clean
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## / - /'
@@ -40,6 +40,9 @@ example-objectives: $(STAMP)  ## every objective for images on one tiny encoder;
 
 example-text: $(STAMP)  ## a tiny language model with and without the JEPA term; table and pictures in runs/regex_pairs
 	$(BIN)/python examples/regex_pairs.py --output-dir runs/regex_pairs
+
+example-vl: $(STAMP)  ## a tiny VL-JEPA beside a language model on moving digits; table and picture in runs/vl_jepa_digits
+	$(BIN)/python examples/vl_jepa_digits.py --output-dir runs/vl_jepa_digits
 
 test: $(STAMP) quality  ## code quality, the default test-suite and the docstring examples
 	$(TEST) -n 2 --dist loadfile --doctest-modules src/hf_jepa tests
@@ -80,4 +83,4 @@ benchmarks/.site/timm:
 	$(BIN)/python -m pip install --quiet --no-deps --target benchmarks/.site timm torchvision==0.28.0
 
 clean:           ## remove what the targets above created
-	rm -rf $(VENV) benchmarks/.site runs/quickstart runs/video_digits runs/compare_objectives runs/regex_pairs build .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) benchmarks/.site runs/quickstart runs/video_digits runs/compare_objectives runs/regex_pairs runs/vl_jepa_digits build .pytest_cache .ruff_cache .import_linter_cache

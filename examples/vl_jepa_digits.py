@@ -21,30 +21,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from digit_questions import CAPTION_QUERY, FRAMES, ask_baseline, ask_vl_jepa, stories, tests, watch
+from digit_models import language_config, new_tokenizer, new_vl_jepa, pixels, vision_config
+from digit_questions import ask_baseline, ask_vl_jepa, stories, tests, watch
 from generative_baseline import GenerativeBaseline
 from torch import nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import (
-    BertConfig,
-    BertModel,
-    LlamaConfig,
-    LlamaModel,
-    PrinterCallback,
-    VJEPA2Config,
-    VJEPA2Model,
-    get_cosine_schedule_with_warmup,
-    set_seed,
-)
+from transformers import PrinterCallback, get_cosine_schedule_with_warmup, set_seed
 
 from hf_jepa import VLJepaForConditionalGeneration, VLJepaForPreTraining, VLJepaProcessor
 from hf_jepa.cli.quickstart_recipe import one_thread
 from hf_jepa.cli.tables import table
 from hf_jepa.data.digit_stories import DigitStories
-from hf_jepa.data.digit_texts import DIGITS, story_captions, story_questions
-from hf_jepa.data.moving_digits import MEAN, STD
-from hf_jepa.data.pair_tokenizer import train_pair_tokenizer
+from hf_jepa.data.digit_texts import story_captions
 from hf_jepa.data.vision_text import VLJepaDataCollator
 from hf_jepa.evaluation.vision_language import VisionLanguageTasks
 from hf_jepa.training.comparison import markdown_table
@@ -53,7 +42,6 @@ from hf_jepa.training.progress import ProgressBar
 from hf_jepa.training.vision_language import VLJepaTrainer, VLJepaTrainingArguments
 
 
-WIDTH = 96  # of predictor, text encoder, decoder and language model
 BATCH, LEARNING_RATE = 64, 1e-3
 COLUMNS = {
     "unseen": "caption of unseen moves",
@@ -70,92 +58,13 @@ COLUMNS = {
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output-dir", type=Path, default=Path("runs/vl_jepa_digits"))
-    parser.add_argument("--steps", type=int, default=1800, help="of both models on captions, without queries")
-    parser.add_argument("--tuning-steps", type=int, default=600, help="of both on questions and captions")
-    parser.add_argument("--decoder-steps", type=int, default=1000, help="of the decoder, on captions alone")
+    parser.add_argument("--steps", type=int, default=1500, help="of both models on captions, without queries")
+    parser.add_argument("--tuning-steps", type=int, default=500, help="of both on questions and captions")
+    parser.add_argument("--decoder-steps", type=int, default=800, help="of the decoder, on captions alone")
     parser.add_argument("--clips", type=int, default=256, help="to test on")
     parser.add_argument("--events", type=int, default=24, help="of the long video")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args(argv)
-
-
-# --- models and data ------------------------------------------------------------------------------------------------
-
-
-def vision_config() -> VJEPA2Config:
-    return VJEPA2Config(
-        crop_size=32,  # a digit is 8 pixels high, as it was drawn
-        patch_size=8,
-        frames_per_clip=FRAMES,
-        hidden_size=96,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        mlp_ratio=2.0,
-        pred_hidden_size=24,
-        pred_num_hidden_layers=1,
-        pred_num_attention_heads=2,
-        initializer_range=0.1,
-    )
-
-
-def language_config(tokenizer, layers: int) -> LlamaConfig:
-    return LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=WIDTH,
-        intermediate_size=2 * WIDTH,
-        num_hidden_layers=layers,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        max_position_embeddings=512,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-
-
-def new_tokenizer():
-    captions = story_captions("all")
-    asked = {text for digits in ((0, 1), (2, 3), (4, 5), (6, 7), (8, 9)) for text in _questions(digits)}
-    return train_pair_tokenizer([*captions, *sorted(asked), *DIGITS, CAPTION_QUERY], vocab_size=400)
-
-
-def _questions(digits: tuple[int, int]) -> Iterator[str]:
-    for directions in ((0, 1), (2, 3)):
-        for question in story_questions(digits, directions):
-            yield from (question.question, *question.candidates)
-
-
-def new_vl_jepa(tokenizer) -> tuple[VLJepaForPreTraining, VLJepaProcessor]:
-    """A VL-JEPA whose X-Encoder is trained, too: none of this size exists that has seen anything."""
-    text = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=WIDTH,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=2 * WIDTH,
-        max_position_embeddings=64,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    model = VLJepaForPreTraining.from_parts(
-        vision=VJEPA2Model(vision_config()),
-        init_predictor_from=LlamaModel(language_config(tokenizer, layers=4)),
-        text=BertModel(text, add_pooling_layer=False),
-        num_predictor_layers=2,
-        projection_dim=WIDTH,
-        freeze_vision=False,
-        freeze_token_embeddings=False,
-        mask_duplicates=True,
-        max_query_length=32,
-        max_target_length=32,
-    )
-    statistics = {"crop_pct": 1.0, "image_mean": [MEAN] * 3, "image_std": [STD] * 3}
-    return model, VLJepaProcessor.from_config(model.config, tokenizer, tokenizer, tokenizer, **statistics)
-
-
-def pixels(processor: VLJepaProcessor, frames: np.ndarray) -> torch.Tensor:
-    """What the video encoders take, of grey frames (B, T, H, W) or colours (B, T, H, W, 3)."""
-    frames = np.repeat(frames[..., None], 3, axis=-1) if frames.ndim == 4 else frames
-    return processor(videos=list(frames))["pixel_values_videos"]
 
 
 # --- training -------------------------------------------------------------------------------------------------------
