@@ -484,6 +484,7 @@ def write_official(size: str, path: Path) -> int:
 
 
 @on_linux
+@pytest.mark.slow
 def test_writing_shards_does_not_collect_the_whole_file_in_memory(tmp_path):
     size = write_official("vit_small", tmp_path / "small.pth.tar")
     code = f"""

@@ -41,10 +41,10 @@ def test_same_function_as_the_evaluation_transform(size, crop_pct):
         assert torch.allclose(result[0], transform(image), atol=tolerance)
 
 
-@pytest.mark.parametrize("size", [32, (24, 40)])
-def test_stock_transformers_loads_it_bit_for_bit(tmp_path, size):
-    processor = IJepaImageProcessor.from_config(config(image_size=size))
-    processor.save_pretrained(tmp_path)
+def test_stock_transformers_loads_it_bit_for_bit(tmp_path):
+    processors = {str(size): IJepaImageProcessor.from_config(config(image_size=size)) for size in (32, (24, 40))}
+    for name, processor in processors.items():
+        processor.save_pretrained(tmp_path / name)
     images = np.stack([np.asarray(picture(i, *SHAPES[0])) for i in range(3)])
     np.save(tmp_path / "images.npy", images)
     code = f"""
@@ -52,16 +52,19 @@ import sys
 sys.modules["hf_jepa"] = None
 import numpy as np
 from transformers import AutoImageProcessor
-processor = AutoImageProcessor.from_pretrained({str(tmp_path)!r})
 images = list(np.load({str(tmp_path / "images.npy")!r}))
-np.save({str(tmp_path / "stock.npy")!r}, processor(images, return_tensors="np").pixel_values)
-print(type(processor).__module__)
+for name in {[*processors]!r}:
+    processor = AutoImageProcessor.from_pretrained({str(tmp_path)!r} + "/" + name)
+    np.save({str(tmp_path)!r} + "/" + name + "/stock.npy", processor(images, return_tensors="np").pixel_values)
+    print(type(processor).__module__)
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith("transformers.models.bit.")
-    ours = processor(list(images), return_tensors="np").pixel_values
-    assert ours.dtype == np.float32 and np.array_equal(ours, np.load(tmp_path / "stock.npy"))
+    modules = result.stdout.split()
+    assert len(modules) == 2 and all(module.startswith("transformers.models.bit.") for module in modules)
+    for name, processor in processors.items():
+        ours = processor(list(images), return_tensors="np").pixel_values
+        assert ours.dtype == np.float32 and np.array_equal(ours, np.load(tmp_path / name / "stock.npy"))
 
 
 def test_round_trip(tmp_path):

@@ -53,7 +53,14 @@ def test_public_names_have_an_example(name):  # which the doctests of the suite 
     assert not callable(thing) or re.search(r"Example:\n +>>> ", thing.__doc__), name
 
 
-@pytest.mark.parametrize("document", [d for d in DOCUMENTS if blocks(d, "python")], ids=named)
+def with_python() -> list:
+    """The documents that have Python blocks; what is exported there takes as long as the tests of exports."""
+    found = [document for document in DOCUMENTS if blocks(document, "python")]
+    marks = {"ecosystem.md": pytest.mark.hub}
+    return [pytest.param(document, marks=marks.get(document.name, ()), id=named(document)) for document in found]
+
+
+@pytest.mark.parametrize("document", with_python())
 def test_python_blocks_run(document, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     namespace = {}

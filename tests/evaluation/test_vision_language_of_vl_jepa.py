@@ -87,6 +87,21 @@ def test_answers_and_labels(model, processor, tasks, clips, stories, monkeypatch
         other.describe(clips)
 
 
+def test_it_is_called_as_a_zero_shot_pipeline(model, processor, tasks, clips):
+    labels = ["up", "left", "down"]
+    found = tasks(clips[:2], candidate_labels=labels, hypothesis_template="a two moves {}")
+    rows = torch.stack([alone(model, processor, text=f"a two moves {label}") for label in labels])
+    for clip, ranking in zip(clips, found, strict=False):
+        cosines = rows @ alone(model, processor, clip)
+        shares = (cosines * model.vl_jepa.logit_scale.exp()).softmax(dim=0)
+        best = shares.argsort(descending=True).tolist()
+        assert [each["label"] for each in ranking] == [labels[i] for i in best]
+        assert [each["score"] for each in ranking] == pytest.approx(shares[best].tolist(), abs=1e-4)
+    assert tasks(clips[1], labels, "a two moves {}", top_k=2) == [
+        {"label": each["label"], "score": pytest.approx(each["score"], abs=1e-4)} for each in found[1][:2]
+    ]
+
+
 def test_captions_are_those_of_generate(model, processor, tasks, clips):
     options = {"max_new_tokens": 5, "do_sample": False}
     found = tasks.describe(clips, "what happens?", **options)

@@ -82,6 +82,11 @@ def model():
     return SmallModel()
 
 
+def test_a_model_without_a_scale_has_no_probabilities(tasks):
+    with pytest.raises(TypeError, match="SmallModel has no logit_scale for probabilities"):
+        tasks([torch.zeros(1, 3, 4, 4)], ["red", "green"])
+
+
 @pytest.fixture
 def tasks(model):
     return VisionLanguageTasks(model, SmallProcessor(), batch_size=2)

@@ -72,6 +72,41 @@ class VisionLanguageTasks(VisionLanguageEmbeddings):
         [[{'label': 'green', 'score': 1.0}, {'label': 'red', 'score': 0.0}]]
     """
 
+    def __call__(
+        self,
+        videos: Any,
+        candidate_labels: Sequence[str],
+        hypothesis_template: str = "{}",
+        top_k: int | None = None,
+    ) -> Ranking | list[Ranking]:
+        """Zero-shot classification, called as the pipelines of transformers are: with probabilities of the labels.
+
+        Args:
+            videos: a list of (V) videos, pictures or vision tokens, or one of them that is no list.
+            candidate_labels: (L) different texts.
+            hypothesis_template: a text with {} in place of the label.
+            top_k: how many labels to tell, all unless given.
+
+        Returns:
+            of every video [{"label": ..., "score": probability}, ...], sorted: the softmax over all labels of cosines
+            times the scale that the model has learnt. For one video its list.
+
+        Raises:
+            TypeError: a model that has learnt no scale (`logit_scale`).
+            ValueError: as `classify`.
+        """
+        if not hasattr(self._joint, "logit_scale"):
+            raise TypeError(f"{type(self._joint).__name__} has no logit_scale for probabilities: use `classify`")
+        _check_top_k(top_k)
+        several, scale = isinstance(videos, list | tuple), self._joint.logit_scale.detach().exp().item()
+        rankings = self.classify(videos if several else [videos], candidate_labels, templates=[hypothesis_template])
+        for ranking in rankings:
+            shares = torch.tensor([scale * each["score"] for each in ranking], dtype=torch.float64).softmax(dim=0)
+            for each, share in zip(ranking, shares.tolist(), strict=True):
+                each["score"] = share
+        rankings = [ranking[:top_k] for ranking in rankings]
+        return rankings if several else rankings[0]
+
     def classify(
         self,
         videos: Sequence[Any],

@@ -14,7 +14,7 @@ from hf_jepa.registry import VARIANTS, Variant
 
 RECIPES, CARDS = Path("training_scripts/configs"), Path("model_cards/recipes")
 HEADER = "# Written by `python -m hf_jepa.hub.recipe_cards .` from the recipe; edit that, not this file.\n"
-OTHERS = ("tiny", "finetune_", "anticipate_")  # demonstrations, and what goes on from a checkpoint
+OTHERS = ("tiny", "finetune_", "anticipate_", "decoder")  # demonstrations, and what goes on from a checkpoint
 TRAINING = (
     "dataset",
     "epoch_length",
@@ -82,6 +82,8 @@ def _counted(variant: Variant, size: str | None, fields: dict[str, Any]) -> dict
     config = config_class.from_size(size, **fields) if size else config_class(**fields)
     with torch.device("meta"):
         model = variant.model_class()(config)
+    if hasattr(model, "parameter_report"):
+        return {each.part: each.trainable for each in model.parameter_report()}
     parts = {"encoder": model.context_encoder, "predictor": getattr(model, "predictor", None)}
     return {
         name: sum(parameter.numel() for parameter in part.parameters() if parameter.requires_grad)
