@@ -97,6 +97,5 @@ def new_vl_jepa(tokenizer: PreTrainedTokenizerBase) -> tuple[VLJepaForPreTrainin
 
 
 def pixels(processor: VLJepaProcessor, frames: np.ndarray) -> torch.Tensor:
-    """What the video encoders take, of grey frames (B, T, H, W) or colours (B, T, H, W, 3)."""
-    frames = np.repeat(frames[..., None], 3, axis=-1) if frames.ndim == 4 else frames
+    """What the video encoders take, of frames (B, T, H, W, 3)."""
     return processor(videos=list(frames))["pixel_values_videos"]

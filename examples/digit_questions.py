@@ -22,7 +22,7 @@ FPS, STRIDE = 8, 2  # of the long video, and frames between its windows
 EVENT_FRAMES = (16, 80)  # of what happens in it
 DECODES = (0.5, 0.75, 1, 1.5, 2, 3, 4, 6, 8)  # for each event
 WRITTEN = {"max_new_tokens": 24, "do_sample": False}
-Pixels = Callable[[np.ndarray], torch.Tensor]  # frames (B, T, H, W) or (B, T, H, W, 3) to (B, T, C, H, W)
+Pixels = Callable[[np.ndarray], torch.Tensor]  # frames (B, T, H, W, 3) to (B, T, C, H, W)
 
 
 def stories(length: int, split: str, combinations: str, seed: int, **options: str) -> DigitStories:
@@ -35,7 +35,9 @@ def tests(count: int, pixels: Pixels) -> dict[str, dict]:
     found = {}
     for seed, (name, combinations) in enumerate((("all", "all"), ("unseen", "unseen"), ("questions", "all"))):
         batch = stories(count, "test", combinations, 1000 + seed).batch(range(count))
-        found[name] = {"pixels": pixels(batch.frames), "captions": batch.captions, "questions": batch.questions}
+        frames = np.repeat(batch.frames[..., None], 3, axis=-1)
+        found[name] = {"frames": list(frames), "pixels": pixels(frames)}  # for the processor, and from it
+        found[name] |= {"captions": batch.captions, "questions": batch.questions}
     return found
 
 
@@ -55,23 +57,23 @@ def ask_vl_jepa(tasks: VisionLanguageTasks, tests: dict[str, dict]) -> dict[str,
     clips, unseen = tests["all"], tests["unseen"]
     asked = tests["questions"]
     names = story_captions("unseen")
-    first = [ranking[0]["label"] for ranking in tasks.classify(unseen["pixels"], names, CAPTION_QUERY, top_k=1)]
+    first = [ranking[0]["label"] for ranking in tasks.classify(unseen["frames"], names, CAPTION_QUERY, top_k=1)]
     answers = tasks.answer(
-        asked["pixels"],
+        asked["frames"],
         [question.question for question in asked["questions"]],
         [question.candidates for question in asked["questions"]],
         top_k=1,
     )
     captions = sorted(set(clips["captions"]))
     group = torch.tensor([captions.index(caption) for caption in clips["captions"]])
-    similarities = tasks.retrieve(clips["pixels"], captions, CAPTION_QUERY, top_k=1).similarities
+    similarities = tasks.retrieve(clips["frames"], captions, CAPTION_QUERY, top_k=1).similarities
     recalls = retrieval_recalls(similarities, group, torch.arange(len(captions)))
     return {
         "unseen": share(first, unseen["captions"]),
         **{way: found["R@1"] for way, found in recalls.items()},
         **questions_right([ranking[0]["label"] for ranking in answers], asked["questions"]),
-        "written": share(tasks.describe(clips["pixels"], CAPTION_QUERY, **WRITTEN), clips["captions"]),
-        "written_unseen": share(tasks.describe(unseen["pixels"], CAPTION_QUERY, **WRITTEN), unseen["captions"]),
+        "written": share(tasks.describe(clips["frames"], CAPTION_QUERY, **WRITTEN), clips["captions"]),
+        "written_unseen": share(tasks.describe(unseen["frames"], CAPTION_QUERY, **WRITTEN), unseen["captions"]),
     }
 
 
@@ -104,7 +106,7 @@ def watch(
     """
     stream = digit_stream(events, EVENT_FRAMES, clip_frames=FRAMES, seed=seed)
     starts = np.arange(0, len(stream.frames) - FRAMES + 1, STRIDE)
-    windows = pixels(np.stack([stream.frames[start : start + FRAMES] for start in starts]))
+    windows = [stream.frames[start : start + FRAMES] for start in starts]
     times = (starts + FRAMES / 2) / FPS
     captions = [event.caption for event in stream.events]
     middles = [(event.start + event.stop) / 2 / FPS for event in stream.events]
@@ -123,7 +125,13 @@ def watch(
     def write(indices: np.ndarray) -> list[str]:
         new = [int(i) for i in indices if int(i) not in written]
         if new:
-            written.update(zip(new, baseline.write(windows[new], [CAPTION_QUERY] * len(new)), strict=True))
+            written.update(
+                zip(
+                    new,
+                    baseline.write(pixels(np.stack([windows[i] for i in new])), [CAPTION_QUERY] * len(new)),
+                    strict=True,
+                )
+            )
         return [written[int(i)] for i in indices]
 
     even = [uniform_segments(embeddings, count).midpoints for count in counts]
