@@ -31,17 +31,12 @@ class GenerativeBaseline(nn.Module):
 
     def forward(self, videos: torch.Tensor, queries: Sequence[str], targets: Sequence[str]) -> torch.Tensor:
         """The mean cross-entropy of the tokens of the targets; videos are (B, T, C, H, W)."""
-        return self._losses(self._seen(videos), queries, targets).mean()
+        logits, labels = self._logits(self._seen(videos), queries, targets)
+        return nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
 
     def _seen(self, videos: torch.Tensor) -> torch.Tensor:
         tokens = self.vision_model(videos, skip_predictor=True).last_hidden_state
         return self.vision_projection(tokens)  # (B, N, D)
-
-    def _losses(self, seen: torch.Tensor, queries: Sequence[str], targets: Sequence[str]) -> torch.Tensor:
-        """Cross-entropies (L,) of the tokens of all targets, one after another."""
-        logits, labels = self._logits(seen, queries, targets)
-        places = labels != IGNORED
-        return nn.functional.cross_entropy(logits[places], labels[places], reduction="none")
 
     def _logits(
         self, seen: torch.Tensor, queries: Sequence[str], targets: Sequence[str]

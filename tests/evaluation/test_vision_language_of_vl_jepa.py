@@ -91,7 +91,7 @@ def test_it_is_called_as_a_zero_shot_pipeline(model, processor, tasks, clips):
     labels = ["up", "left", "down"]
     found = tasks(clips[:2], candidate_labels=labels, hypothesis_template="a two moves {}")
     rows = torch.stack([alone(model, processor, text=f"a two moves {label}") for label in labels])
-    for clip, ranking in zip(clips, found, strict=False):
+    for clip, ranking in zip(clips[:2], found, strict=True):
         cosines = rows @ alone(model, processor, clip)
         shares = (cosines * model.vl_jepa.logit_scale.exp()).softmax(dim=0)
         best = shares.argsort(descending=True).tolist()
