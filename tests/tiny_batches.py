@@ -89,6 +89,16 @@ def clips_and_texts(config) -> dict:
     }
 
 
+def trajectories(config) -> dict:
+    """Three clips with the actions between their frames, and the states of the agent where the model is told them."""
+    generator = torch.Generator().manual_seed(0)
+    frames = (3, config.frames_per_clip)
+    clips = torch.randn(*frames, config.num_channels, *pair(config.image_size), generator=generator)
+    actions = torch.randn(3, config.frames_per_clip - 1, config.action_dim, generator=generator)
+    states = {"states": torch.rand(*frames, config.state_dim, generator=generator)} if config.state_dim else {}
+    return {"pixel_values_videos": clips, "actions": actions, **states, "step": 0}
+
+
 # A modality or a kind of inputs, not a variant, adds a line here.
 BATCHES = {
     ("image", "masks"): image_batch,
@@ -99,4 +109,5 @@ BATCHES = {
     ("text", "in_place_masks"): hidden_words,
     ("image", "plain"): plain_images,
     ("vision_text", "vision_text"): clips_and_texts,
+    ("trajectory", "trajectory"): trajectories,
 }
