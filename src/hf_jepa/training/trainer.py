@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import gather_object
 from torch import nn
 from torch.utils.data import IterableDataset
 from transformers import EvalPrediction, TrainerCallback
@@ -24,7 +23,7 @@ from hf_jepa.training.adapters import AdapterMixin
 from hf_jepa.training.arguments import JepaTrainingArguments
 from hf_jepa.training.batches import draw_masks, flat_masks, sample_losses
 from hf_jepa.training.clipping import ClippingMixin
-from hf_jepa.training.collapse import ADVICE, CollapseMonitor, CollapseSignals, collapse_signals, mean_signals
+from hf_jepa.training.collapse import ADVICE, CollapseMonitor, CollapseSignals, collapse_signals, gather_signals
 from hf_jepa.training.diagnosis.signals import TaskSignalsMixin
 from hf_jepa.training.engines import called_apart
 from hf_jepa.training.epochs import SetEpochCallback
@@ -169,9 +168,9 @@ class JepaTrainer(
             self._details["regularization_loss"] = outputs.regularization_loss.item()
         if self.collapse_monitor is None:
             return
-        signals = gather_object([called_apart(model, lambda: collapse_signals(model, inputs, outputs))])
-        if signals := [one for one in signals if one is not None]:
-            self.collapse_monitor.add(mean_signals(signals))
+        signals = gather_signals(called_apart(model, lambda: collapse_signals(model, inputs, outputs)))
+        if signals is not None:
+            self.collapse_monitor.add(signals)
         elif outputs.loss.isfinite():  # the end of a stream, or a batch size of one
             logger.warning_once("batches of so few samples cannot show a collapse: the monitor skips them")
 
