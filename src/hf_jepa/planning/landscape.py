@@ -59,7 +59,11 @@ def energy_landscape(
     Example:
         >>> goal = torch.tensor([0.5, -0.5, 0.0])
         >>> landscape = energy_landscape(
-        ...     lambda actions: (actions[:, :, 0] - goal).abs().sum(dim=-1), torch.zeros(1, 1, 3), (0, 1), 1.0, points=5
+        ...     lambda actions: (actions[:, :, 0] - goal).abs().sum(dim=-1),
+        ...     around=torch.zeros(1, 1, 3),
+        ...     axes=(0, 1),
+        ...     extent=1.0,
+        ...     points=5,
         ... )
         >>> landscape.energies.shape, landscape.lowest()
         (torch.Size([1, 5, 5]), tensor([[ 0.5000, -0.5000]]))
@@ -72,8 +76,7 @@ def energy_landscape(
     grid = torch.cartesian_prod(*[line] * len(axes))  # (N^n, n), the first axis slowest
     candidates = around[:, None].repeat(1, len(grid), 1, 1)
     candidates[:, :, 0, axes] += grid
-    energies = cost(candidates).unflatten(1, [points] * len(axes)).flatten(3).float()
-    energies = energies.reshape(len(around), points, points, -1).mean(dim=-1)
+    energies = cost(candidates).float().reshape(len(around), points, points, -1).mean(dim=-1)
     return EnergyLandscape(energies.cpu(), (axes[0], axes[1]), (around[0, 0, axes[:2], None] + line).cpu())
 
 

@@ -11,7 +11,7 @@ class RecordedNoise:
     """Numbers that were drawn before, in place of a generator.
 
     Args:
-        normals: (I, B, S, H, P) standard normal numbers: iteration, environment, candidate, planned step, planned axis.
+        normals: (I, B, S, H, P) standard normal numbers, by iteration, environment, candidate, planned step and axis.
         uniforms: (I, B, ...) uniform numbers in [0, 1), for planners that draw such; None where none does.
 
     Example:
@@ -106,8 +106,8 @@ def color_noise(white: torch.Tensor, exponent: float) -> torch.Tensor:
         exponent: beta, power is proportional to 1 / frequency^beta; 0 leaves the noise as it is, 1 is pink, 2 is red.
 
     Returns:
-        (..., H, P), each number still of variance 1. The constant part counts as the lowest frequency, as in Pinneri et
-        al. (2008.06389, section 3.1).
+        (..., H, P), each number still of variance 1. The constant part counts as the lowest frequency, as in Pinneri
+        et al. (2008.06389, section 3.1).
 
     Example:
         >>> white = torch.randn(1000, 30, 1, generator=torch.Generator().manual_seed(0))

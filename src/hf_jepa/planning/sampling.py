@@ -70,8 +70,8 @@ class SamplingPlanner(Planner):
         check_count(self.keep_elites, "keep_elites", smallest=0)
         if self.num_elites > self.num_samples or self.keep_elites > self.num_elites:
             raise ValueError(
-                f"{self.num_samples} samples, {self.num_elites} elites and {self.keep_elites} kept ones: want at most as "
-                "many elites as samples, and at most as many kept ones as elites"
+                f"{self.num_samples} samples, {self.num_elites} elites and {self.keep_elites} kept ones: want at most "
+                "as many elites as samples, and at most as many kept ones as elites"
             )
         if self.result not in self._results():
             raise ValueError(f"result {self.result!r} is not one of {', '.join(self._results())}")
@@ -138,8 +138,8 @@ class SamplingPlanner(Planner):
         if not elites.costs.isfinite().all():
             worst = elites.costs.isfinite().sum(dim=1).min()
             raise ValueError(
-                f"iteration {iteration}: of {self.num_elites} elites only {worst} are allowed in some environment, the "
-                "others cost +inf: take more samples, fewer elites or a smaller initial_std"
+                f"iteration {iteration}: of {self.num_elites} elites only {worst} are allowed in some environment, "
+                "the others cost +inf: take more samples, fewer elites or a smaller initial_std"
             )
 
 
