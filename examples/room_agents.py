@@ -1,0 +1,139 @@
+"""Agents in two rooms: how they look for a way to a target in the other room, and how often they arrive."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from hf_jepa import EbJepaModel
+from hf_jepa.data.two_rooms_env import TwoRoomsVectorEnv
+from hf_jepa.data.two_rooms_pixels import normalise
+from hf_jepa.evaluation.text_scoring import wilson_interval
+from hf_jepa.planning import (
+    ActionSpace,
+    CEMPlanner,
+    LatentCost,
+    MpcAgent,
+    MPPIPlanner,
+    Planner,
+    RandomShootingPlanner,
+    control_loop,
+    encode_goal,
+)
+
+
+LONGEST = 1.8  # pixels of a step: the longest that the model has seen
+REPEAT = 4  # steps that go the same way, in plans and between decisions
+HORIZON = 15  # of such, in plans across the rooms
+REPLAN = REPEAT
+
+
+@dataclass
+class Episodes:
+    """What happened in N rooms.
+
+    Args:
+        positions: (N, T + 1, 2) of the dot.
+        targets: (N, 2).
+        distances: (N,) to the target at the end.
+        reached: bool (N,), whether it was there at the end; passed: at any time.
+        decisions: plans that were made.
+        cpu_seconds: of all decisions in all rooms.
+        observations: uint8 (N, 2, S, S), at the end.
+    """
+
+    positions: np.ndarray
+    targets: np.ndarray
+    distances: np.ndarray
+    reached: np.ndarray
+    passed: np.ndarray
+    decisions: int
+    cpu_seconds: float
+    observations: np.ndarray
+
+    def summary(self) -> dict[str, float]:
+        count, arrived = len(self.reached), int(self.reached.sum())
+        low, high = wilson_interval(arrived, count)
+        return {
+            "success": arrived / count,
+            "low": low,
+            "high": high,
+            "passed": float(self.passed.mean()),
+            "distance": float(self.distances.mean()),
+            "cpu_seconds_per_decision": self.cpu_seconds / (self.decisions * count),
+        }
+
+
+class Clocked(MpcAgent):
+    """An agent that knows how many CPU seconds it has thought."""
+
+    cpu_seconds = 0.0
+
+    def act(self, observation, steps_left=None):
+        start = time.process_time()
+        action = super().act(observation, steps_left)
+        self.cpu_seconds += time.process_time() - start
+        return action
+
+
+def planners() -> dict[str, tuple[Planner, str]]:
+    """Of each agent the planner, and over which steps it counts the distance to the goal."""
+    space = ActionSpace(2, max_norm=LONGEST, repeat=REPEAT)
+    search = {"num_samples": 64, "num_iterations": 4, "initial_std": 1.5, "num_elites": 8}
+    return {
+        "random": (RandomShootingPlanner(space, horizon=1, num_samples=1, include_mean=False), "last"),
+        "greedy": (CEMPlanner(space, horizon=1, **search), "last"),
+        "CEM": (CEMPlanner(space, horizon=HORIZON, include_mean=True, **search), "sum"),
+        "MPPI": (MPPIPlanner(space, horizon=HORIZON, include_mean=True, temperature=0.05, **search), "sum"),
+    }
+
+
+def prepare(observation: np.ndarray) -> dict[str, torch.Tensor]:
+    return {"pixel_values": normalise(torch.from_numpy(observation))}
+
+
+def new_rooms(model: EbJepaModel, episodes: int, steps: int) -> TwoRoomsVectorEnv:
+    return TwoRoomsVectorEnv(episodes, steps, image_size=model.config.image_size)
+
+
+def act(
+    model: EbJepaModel, make_agent: Callable[[Callable, torch.Generator], MpcAgent], episodes: int, steps: int, seed: int
+) -> Episodes:
+    """One episode in each of many rooms, which are planned for together.
+
+    Args:
+        model: of the world.
+        make_agent: from what gives the goals of a state and from random numbers.
+        episodes, steps: of the rooms.
+        seed: of the rooms.
+    """
+    rooms = new_rooms(model, episodes, steps)
+    rooms.reset(seed=seed)
+    goal = encode_goal(model, prepare(rooms.target_observation())["pixel_values"][:, None])
+    agent = make_agent(goal, torch.Generator().manual_seed(seed))
+    record = control_loop(rooms, agent, steps, seed=seed, keep_observations=False, progress=False)
+    last = record.infos[-1]
+    return Episodes(
+        positions=np.stack([info["position"] for info in record.infos], axis=1),
+        targets=last["target"],
+        distances=last["distance"],
+        reached=last["success"],
+        passed=np.any([info["success"] for info in record.infos], axis=0),
+        decisions=agent.decisions,
+        cpu_seconds=agent.cpu_seconds,
+        observations=rooms._observe(rooms.position),
+    )
+
+
+def flat(model: EbJepaModel, planner: Planner, over: str) -> Callable[[torch.Tensor, torch.Generator], MpcAgent]:
+    """Agents that plan with the model as it is."""
+
+    def make(goal: torch.Tensor, generator: torch.Generator) -> MpcAgent:
+        def cost(state):
+            return LatentCost(model, state, goal, distance="mse", over=over)
+
+        return Clocked(planner, model, cost, generator=generator, replan_every=REPLAN, prepare=prepare)
+
+    return make
