@@ -537,6 +537,32 @@ VARIANTS = {
                 "num_prefix_tokens": 2,
             },
         ),
+        Variant(
+            name="lewm",
+            title="LeWorldModel",
+            paper="2603.19312",
+            modality="trajectory",
+            inputs="trajectory",
+            config="LeWorldModelConfig",
+            base_model="LeWorldModel",
+            pretraining_model="LeWorldModelForPreTraining",
+            parts={"modeling": ("LeWorldModelOutput",), "predictor": ("LeWorldModelPredictor",)},
+            convertible=True,
+            weights_license=None,
+            tiny={
+                "backbone_config": TINY_VIT,
+                "hidden_size": 24,
+                "proj_hidden_size": 64,
+                "action_dim": 4,
+                "frame_skip": 2,
+                "frames_per_clip": 4,
+                "pred_num_hidden_layers": 2,
+                "pred_num_attention_heads": 2,
+                "pred_head_dim": 8,
+                "pred_intermediate_size": 32,
+            },
+            processor_of="vjepa2",
+        ),
     )
 }
 
