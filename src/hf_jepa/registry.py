@@ -27,6 +27,9 @@ class Variant:
             of each image), "in_place_masks" (what is hidden is replaced, not left out), "plain" (the samples alone),
             "text_pairs" (two views of a text, laid out in rows), "vision_text" (clips, queries and texts),
             "trajectory" (clips, what was done between their frames, where the agent was).
+        ),
+        Variant(
+            "trajectory" (clips and the actions between their frames).
         tiny: config fields of a model that trains in well under a second, for the behaviour suites; CONTRIBUTING.md
             says what they ask of it.
         program: the module of `hf_jepa.training` whose `finetune` trains it, where its modality has no program for it.
@@ -563,6 +566,25 @@ VARIANTS = {
                 "pred_num_attention_heads": 2,
             },
             processor_of="vjepa2",
+        ),
+        Variant(
+            name="eb_jepa",
+            title="EB-JEPA",
+            paper="2602.03604",
+            modality="trajectory",
+            inputs="trajectory",
+            config="EbJepaConfig",
+            base_model="EbJepaModel",
+            pretraining_model="EbJepaForPreTraining",
+            parts={"modeling": ("EbJepaForPreTrainingOutput",)},
+            tiny={
+                "image_size": 17,
+                "frames_per_clip": 6,
+                "hidden_size": 12,
+                "encoder_hidden_sizes": [4, 6, 8],
+                "num_unroll_steps": 4,
+                "inverse_dynamics_hidden_size": 10,
+            },
         ),
     )
 }
