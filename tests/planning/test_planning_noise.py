@@ -50,19 +50,15 @@ def test_a_record_repeats_a_plan():
 
 
 def test_categories_are_drawn_by_their_probabilities():
-    planner = CategoricalCEMPlanner(
-        DiscreteActionSpace(4), horizon=2, num_samples=30_000, num_iterations=2, momentum=0.0
-    )
+    settings = {"num_samples": 30_000, "num_elites": 3000, "num_iterations": 2, "min_probability": 0.02}
+    planner = CategoricalCEMPlanner(DiscreteActionSpace(4), horizon=2, momentum=0.0, **settings)
     asked = []
 
     def cost(actions):  # likes action 1 first, and one of 2 and 3 then
         asked.append(actions)
         return -actions[:, :, 0, 1] - actions[:, :, 1, 2:].sum(dim=-1)
 
-    wide = {"num_elites": 3000, "min_probability": 0.02}
-    plan = CategoricalCEMPlanner(
-        planner.space, horizon=2, num_samples=30_000, num_iterations=2, momentum=0.0, **wide
-    ).plan(cost, 1, generator=torch.Generator().manual_seed(0))
+    plan = planner.plan(cost, 1, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(asked[0].mean(dim=1), torch.full((1, 2, 4), 0.25), atol=0.01, rtol=0)
     torch.testing.assert_close(asked[1].mean(dim=1), plan.history[0].mean, atol=0.01, rtol=0)
     assert plan.history[0].mean[0, 0, 1] > 0.9 and plan.history[0].mean[0, 1, 2:].sum() > 0.9
