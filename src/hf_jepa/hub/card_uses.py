@@ -79,6 +79,23 @@ print(torch.cosine_similarity(feature, model.encode_text(text)))  # the highest 
 
 With `hf_jepa`, `{pretraining_model}.from_pretrained("{repo}")` continues training with the same objective."""
 
+TRAJECTORY_USE = """{loader} loads the world model:
+
+```python
+{imports}import torch
+from transformers import AutoModel
+
+model = AutoModel.from_pretrained("{repo}").eval()
+frame, goal = torch.randn(2, 1, 1, {channels}, {height}, {width})  # (B, T, C, H, W) each, from the processor
+state = model.encode(frame{told})
+actions = 0.1 * torch.randn(1, 16, 2, {action_dim})  # 16 sequences of two actions
+imagined = model.unroll(state, actions)[:, :, -1]  # what the last of them leads to
+distance = (imagined - model.encode(goal).last.unsqueeze(1)).abs().flatten(2).mean(dim=2)
+print(actions[0, distance.argmin()])  # hf_jepa.planning has planners that search on
+```
+
+With `hf_jepa`, `{pretraining_model}.from_pretrained("{repo}")` continues training with the same objective."""
+
 VIDEO_CLASSIFICATION_USE = """With `hf_jepa`:
 
 ```python
@@ -151,6 +168,7 @@ ENCODER_USES = {
     "audio": AUDIO_FEATURES_USE,
     "text": TEXT_FEATURES_USE,
     "vision_text": VISION_TEXT_USE,
+    "trajectory": TRAJECTORY_USE,
 }
 USES = {
     "image-classification": CLASSIFICATION_USE,
@@ -190,6 +208,7 @@ SAMPLES = {
     "audio": "recordings",
     "text": "texts",
     "vision_text": "clips and texts",
+    "trajectory": "frames and of what actions lead to",
 }
 
 

@@ -146,6 +146,8 @@ def build_card(
         width=width,
         hidden=getattr(config, "hidden_size", None),
         frames=getattr(config, "frames_per_clip", None),
+        action_dim=getattr(config, "action_dim", None),
+        told=f", states=torch.zeros(1, 1, {states})" if (states := getattr(config, "state_dim", 0)) else "",
         loaded="the target encoder and the predictor" if with_predictor else "the target encoder",
         call="clip, skip_predictor=True" if with_predictor else "clip",
         feature=_feature(variant),

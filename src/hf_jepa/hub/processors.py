@@ -37,12 +37,13 @@ def load_processor(checkpoint: str | None, config: PreTrainedConfig, as_saved: b
         64
     """
     variant = find_variant(config.model_type, checkpoint or config.model_type)
-    names = VIDEO_FILE_NAMES if variant.modality == "video" else FILE_NAMES
+    of_clips = variant.modality in ("video", "trajectory")
+    names = VIDEO_FILE_NAMES if of_clips else FILE_NAMES
     if checkpoint is None or not any(
         cached_file(checkpoint, name, _raise_exceptions_for_missing_entries=False) for name in names
     ):
         return variant.processor(config)
-    if variant.modality == "video":  # the classes of transformers need torchvision
+    if of_clips:  # the classes of transformers need torchvision
         return variant.processor_class.from_pretrained(checkpoint)
     saved = AutoImageProcessor.from_pretrained(checkpoint)
     if as_saved or not _is_untouched_vit_processor(saved):
