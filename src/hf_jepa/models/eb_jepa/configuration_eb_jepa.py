@@ -22,7 +22,6 @@ CHOICES = {
     "window_indexing": ("corrected", "official"),
     "regularization_samples": VIDEO_SAMPLES,
     "pooling": POOLINGS,
-    "loss_type": ("mse",),
     "target_normalization": ("none",),
 }
 
@@ -87,7 +86,8 @@ class EbJepaConfig(JepaConfigMixin, PreTrainedConfig):
             `hf_jepa.losses.vicreg.video_vc_terms`.
         similarity_after_projector, inverse_dynamics_after_projector: whether these terms see projected latents.
         inverse_dynamics_hidden_size: width of the network that reads actions off two frames.
-        target_source, target_normalization, loss_type: "shared", "none", "mse": the objective has no other form.
+        loss_type: how predictions are compared, see `JepaConfigMixin`; officially "mse".
+        target_source, target_normalization: "shared", "none": the objective has no other form.
 
     Example:
         >>> from hf_jepa import EbJepaConfig
