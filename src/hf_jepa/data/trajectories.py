@@ -116,16 +116,18 @@ class TrajectoryWindow:
 class Recordings(Protocol):
     """Trajectories on disk, of which windows are read."""
 
-    widths: Mapping[str, int]  # what a window has beside its frames, and how many numbers of each
-
     def __len__(self) -> int: ...
+
+    def widths(self, window: TrajectoryWindow) -> Mapping[str, int]:
+        """What a window has beside its frames, and how many numbers of each."""
+        ...
 
     def name(self, index: int) -> str:
         """What a message calls a trajectory."""
         ...
 
     def read(self, index: int, window: TrajectoryWindow, rng: np.random.Generator | None) -> dict[str, np.ndarray]:
-        """"video" uint8 (T, H, W, 3), and what `widths` names: "actions" (T - 1, A), all else (T, n)."""
+        """ "video" uint8 (T, H, W, 3), and what `widths` names: "actions" (T - 1, A), all else (T, n)."""
         ...
 
 
@@ -142,6 +144,7 @@ class TrajectoryDataset(Dataset):
         derive: called with the tensors of a sample, gives those that a model is told: for poses the actions between
             them, see `PoseActions`.
         random_window: draw where windows begin (training); otherwise they are in the middle.
+        rows: numbers of the trajectories that belong to the data set; all unless given.
         seed: of windows, cameras and transforms.
 
     Raises:
@@ -149,7 +152,7 @@ class TrajectoryDataset(Dataset):
 
     Example:
         >>> class Counting:
-        ...     widths = {"actions": 1}
+        ...     def widths(self, window): return {"actions": 1}
         ...     def __len__(self): return 2
         ...     def name(self, index): return f"run {index}"
         ...     def read(self, index, window, rng):
@@ -170,16 +173,18 @@ class TrajectoryDataset(Dataset):
         window: TrajectoryWindow,
         derive: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] | None = None,
         random_window: bool = True,
+        rows: Sequence[int] | None = None,
         seed: int = 0,
     ):
-        if not len(recordings):
+        self.rows = range(len(recordings)) if rows is None else rows
+        if not len(self.rows):
             raise ValueError("there are no trajectories")
         self.recordings, self.transform, self.window, self.derive = recordings, transform, window, derive
         self.random_window, self.seed = random_window, seed
         self._epoch = SharedEpoch(seed)
 
     def __len__(self) -> int:
-        return len(self.recordings)
+        return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any] | UndecodableTrajectory:
         """ "pixel_values_videos" (T, C, H, W), "actions" (T - 1, A), "states" (T, P), ..., "sample_index"."""
@@ -189,19 +194,19 @@ class TrajectoryDataset(Dataset):
         index %= len(self)
         rng = sample_rng(self.seed, self._epoch.get(), index)
         try:
-            found = self.recordings.read(index, self.window, rng if self.random_window else None)
+            found = self.recordings.read(self.rows[index], self.window, rng if self.random_window else None)
             self._check(found)
         except VIDEO_ERRORS as error:
             reason = str(error) or type(error).__name__
             blank = self._finish(self._blank(), sample_rng(self.seed, 0, 0))
             shapes = {name: tuple(value.shape) for name, value in blank.items()}
             return UndecodableTrajectory(
-                index, self.recordings.name(index), reason, shapes.pop("pixel_values_videos"), shapes
+                index, self.recordings.name(self.rows[index]), reason, shapes.pop("pixel_values_videos"), shapes
             )
         return self._finish(found, rng) | {"sample_index": index}
 
     def _check(self, found: dict[str, np.ndarray]) -> None:
-        for name, width in self.recordings.widths.items():
+        for name, width in self.recordings.widths(self.window).items():
             values, rows = found[name], self.window.num_frames - (name == "actions")
             if values.shape != (rows, width):
                 raise VideoError(f"{name} are of shape {values.shape}, expected ({rows}, {width})")
@@ -209,7 +214,7 @@ class TrajectoryDataset(Dataset):
                 raise VideoError(f"{name} are not finite")
 
     def _blank(self) -> dict[str, np.ndarray]:
-        frames, others = self.window.num_frames, self.recordings.widths
+        frames, others = self.window.num_frames, self.recordings.widths(self.window)
         zeros = {name: np.zeros((frames - (name == "actions"), width)) for name, width in others.items()}
         return zeros | {"video": np.zeros((frames, 16, 16, 3), np.uint8)}
 

@@ -128,20 +128,27 @@ def _compared(
         targets, predictions = (_tokens(x, masks, chosen) for x in (output.targets, output.predictions))
         return position, image, targets, cosine_similarity(predictions, targets, dim=-1).mean()
     targets, predictions = output.targets.detach().float(), output.predictions.detach().float()
+    if "pixel_values_videos" in inputs:  # of trajectories
+        targets, predictions = _frames_in_rows(targets), _frames_in_rows(predictions)
     cosine = cosine_similarity(predictions, targets, dim=-1).mean()
     if hidden := [inputs[name] for name in ("bool_masked_pos", "mask_time_indices") if name in inputs]:
         image, position = hidden[0].nonzero(as_tuple=True)
         return position, image, targets, cosine
     pixels = inputs.get("pixel_values")
-    if "pixel_values_videos" in inputs:  # of trajectories, whose targets may be the features of very many places
-        every = -(-targets.shape[:-1].numel() // MAX_COMPARED)
-        tokens = targets[:, ::every]
+    if "pixel_values_videos" in inputs:  # which may have very many places
+        tokens = targets[:, :: -(-targets.shape[:2].numel() // MAX_COMPARED)]
     elif not isinstance(pixels, torch.Tensor) or pixels.ndim == 5:  # views: their features must not collapse
         tokens = output.context[:1].detach().float().transpose(0, 1)
     else:
         tokens = targets
     places = torch.arange(tokens.shape[0] * tokens.shape[1], device=tokens.device)
     return places % tokens.shape[1], places // tokens.shape[1], tokens.flatten(0, 1), cosine
+
+
+def _frames_in_rows(latents: torch.Tensor) -> torch.Tensor:
+    """Latents of frames, vectors (B, T, D), tokens (B, T, N, D) or maps (B, T, D, H, W), as (B, places, D)."""
+    latents = latents.movedim(2, -1) if latents.ndim == 5 else latents
+    return latents.flatten(1, -2)
 
 
 def _width(output: torch.Tensor | Sequence[torch.Tensor]) -> int:
