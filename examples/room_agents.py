@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from hf_jepa import EbJepaModel
+from hf_jepa import EbJepaModel, HJepaModel
 from hf_jepa.data.two_rooms_env import TwoRoomsVectorEnv
 from hf_jepa.data.two_rooms_pixels import normalise
 from hf_jepa.evaluation.text_scoring import wilson_interval
@@ -22,12 +22,18 @@ from hf_jepa.planning import (
     control_loop,
     encode_goal,
 )
+from hf_jepa.planning.hierarchical import HierarchicalAgent, HierarchicalPlanner, LevelPlan, macro_settings
 
 
 LONGEST = 1.8  # pixels of a step: the longest that the model has seen
 REPEAT = 4  # steps that go the same way, in plans and between decisions
 HORIZON = 15  # of such, in plans across the rooms
-REPLAN = REPEAT
+SPACE = ActionSpace(2, max_norm=LONGEST, repeat=REPEAT)
+SEARCH = {"num_samples": 64, "num_iterations": 4, "num_elites": 8}
+TEMPERATURE = 0.05  # of MPPI: differences of the cost that count
+
+# From goals (N, D) and random numbers.
+MakeAgent = Callable[[torch.Tensor, torch.Generator], MpcAgent]
 
 
 @dataclass
@@ -41,7 +47,6 @@ class Episodes:
         reached: bool (N,), whether it was there at the end; passed: at any time.
         decisions: plans that were made.
         cpu_seconds: of all decisions in all rooms.
-        observations: uint8 (N, 2, S, S), at the end.
     """
 
     positions: np.ndarray
@@ -51,7 +56,6 @@ class Episodes:
     passed: np.ndarray
     decisions: int
     cpu_seconds: float
-    observations: np.ndarray
 
     def summary(self) -> dict[str, float]:
         count, arrived = len(self.reached), int(self.reached.sum())
@@ -66,8 +70,8 @@ class Episodes:
         }
 
 
-class Clocked(MpcAgent):
-    """An agent that knows how many CPU seconds it has thought."""
+class Clocked:
+    """Beside an agent, how many CPU seconds it has thought."""
 
     cpu_seconds = 0.0
 
@@ -78,16 +82,12 @@ class Clocked(MpcAgent):
         return action
 
 
-def planners() -> dict[str, tuple[Planner, str]]:
-    """Of each agent the planner, and over which steps it counts the distance to the goal."""
-    space = ActionSpace(2, max_norm=LONGEST, repeat=REPEAT)
-    search = {"num_samples": 64, "num_iterations": 4, "initial_std": 1.5, "num_elites": 8}
-    return {
-        "random": (RandomShootingPlanner(space, horizon=1, num_samples=1, include_mean=False), "last"),
-        "greedy": (CEMPlanner(space, horizon=1, **search), "last"),
-        "CEM": (CEMPlanner(space, horizon=HORIZON, include_mean=True, **search), "sum"),
-        "MPPI": (MPPIPlanner(space, horizon=HORIZON, include_mean=True, temperature=0.05, **search), "sum"),
-    }
+class FlatAgent(Clocked, MpcAgent):
+    """Plans with the steps of the world model."""
+
+
+class TwoLevelAgent(Clocked, HierarchicalAgent):
+    """Plans in long steps, and to the first of them in short ones."""
 
 
 def prepare(observation: np.ndarray) -> dict[str, torch.Tensor]:
@@ -98,14 +98,12 @@ def new_rooms(model: EbJepaModel, episodes: int, steps: int) -> TwoRoomsVectorEn
     return TwoRoomsVectorEnv(episodes, steps, image_size=model.config.image_size)
 
 
-def act(
-    model: EbJepaModel, make_agent: Callable[[Callable, torch.Generator], MpcAgent], episodes: int, steps: int, seed: int
-) -> Episodes:
+def act(model: EbJepaModel, make_agent: MakeAgent, episodes: int, steps: int, seed: int) -> Episodes:
     """One episode in each of many rooms, which are planned for together.
 
     Args:
         model: of the world.
-        make_agent: from what gives the goals of a state and from random numbers.
+        make_agent: who acts.
         episodes, steps: of the rooms.
         seed: of the rooms.
     """
@@ -123,17 +121,43 @@ def act(
         passed=np.any([info["success"] for info in record.infos], axis=0),
         decisions=agent.decisions,
         cpu_seconds=agent.cpu_seconds,
-        observations=rooms._observe(rooms.position),
     )
 
 
-def flat(model: EbJepaModel, planner: Planner, over: str) -> Callable[[torch.Tensor, torch.Generator], MpcAgent]:
+def flat(model: EbJepaModel, planner: Planner, over: str) -> MakeAgent:
     """Agents that plan with the model as it is."""
 
     def make(goal: torch.Tensor, generator: torch.Generator) -> MpcAgent:
         def cost(state):
             return LatentCost(model, state, goal, distance="mse", over=over)
 
-        return Clocked(planner, model, cost, generator=generator, replan_every=REPLAN, prepare=prepare)
+        return FlatAgent(planner, model, cost, generator=generator, replan_every=REPEAT, prepare=prepare)
 
     return make
+
+
+def hierarchical(model: HJepaModel) -> MakeAgent:
+    """Agents that plan with both levels of a model."""
+    (level,) = model.levels
+    top = CEMPlanner(**macro_settings(level), horizon=HORIZON * REPEAT // level.stride, include_mean=True, **SEARCH)
+    bottom = CEMPlanner(SPACE, horizon=level.stride // REPEAT, initial_std=1.5, include_mean=True, **SEARCH)
+    levels = [LevelPlan(planner=bottom, distance="mse"), LevelPlan(planner=top, distance="mse", over="sum")]
+    planner = HierarchicalPlanner(model, levels)
+
+    def make(goal: torch.Tensor, generator: torch.Generator) -> MpcAgent:
+        return TwoLevelAgent(planner, goal, generator=generator, replan_every=REPEAT, prepare=prepare)
+
+    return make
+
+
+def agents(model: EbJepaModel, hierarchy: HJepaModel) -> dict[str, MakeAgent]:
+    """All that are compared, by name."""
+    wander = RandomShootingPlanner(SPACE, horizon=1, num_samples=1, include_mean=False, initial_std=1.5)
+    settings = {"initial_std": 1.5, "include_mean": True} | SEARCH
+    return {
+        "random": flat(model, wander, "last"),
+        "greedy": flat(model, CEMPlanner(SPACE, horizon=1, **settings), "last"),
+        "CEM": flat(model, CEMPlanner(SPACE, horizon=HORIZON, **settings), "sum"),
+        "MPPI": flat(model, MPPIPlanner(SPACE, horizon=HORIZON, temperature=TEMPERATURE, **settings), "sum"),
+        "hierarchical": hierarchical(hierarchy),
+    }

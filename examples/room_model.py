@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import PrinterCallback, set_seed
 
-from hf_jepa import EbJepaConfig, EbJepaForPreTraining, EbJepaModel
+from hf_jepa import EbJepaConfig, EbJepaForPreTraining, EbJepaModel, HJepaForPreTraining
 from hf_jepa.core.world_model import WorldState
 from hf_jepa.data.two_rooms import RoomClips, TwoRooms, TwoRoomsCollator
 from hf_jepa.data.two_rooms_dynamics import BORDER, Layouts, walk
@@ -20,6 +20,7 @@ from hf_jepa.training.trajectory import TrajectoryTrainer, TrajectoryTrainingArg
 BATCH = 64
 IMAGE_SIZE = 33  # half the resolution of the paper, a quarter of the work
 FRAMES = 9  # of a clip: those that are predicted, and the one before
+STRIDE = 8  # steps that are one of the level above
 STEPS_AHEAD = (1, 8, 16, 32, 48)  # of which the error is measured
 
 
@@ -37,7 +38,13 @@ def new_model(width: int, seed: int) -> EbJepaForPreTraining:
     return EbJepaForPreTraining(config)
 
 
-def train(model: EbJepaForPreTraining, steps: int, seed: int, folder: Path) -> list[dict]:
+def new_hierarchy(model: EbJepaForPreTraining, seed: int) -> HJepaForPreTraining:
+    """One level above a trained model, whose steps are eight of its own."""
+    set_seed(seed)
+    return HJepaForPreTraining.from_encoder(model, levels=[{"stride": STRIDE}], frames_per_clip=5 * STRIDE + 1)
+
+
+def train(model: EbJepaForPreTraining | HJepaForPreTraining, steps: int, seed: int, folder: Path) -> list[dict]:
     """Train in place with the settings of the paper, but smaller batches; returns the log."""
     args = TrajectoryTrainingArguments(
         output_dir=str(folder),
@@ -63,14 +70,20 @@ def train(model: EbJepaForPreTraining, steps: int, seed: int, folder: Path) -> l
     trainer = TrajectoryTrainer(
         model,
         args,
-        train_dataset=TwoRooms(steps * BATCH, num_frames=FRAMES, seed=seed),
-        data_collator=TwoRoomsCollator(IMAGE_SIZE),
-        callbacks=[ProgressBar("training")],
+        train_dataset=TwoRooms(steps * BATCH, num_frames=model.config.frames_per_clip, seed=seed),
+        data_collator=TwoRoomsCollator(model.config.image_size),
+        callbacks=[ProgressBar(f"training, {model.config.model_type}")],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train()
     model.eval()
     return trainer.state.log_history
+
+
+def fit_macro_actions(model: HJepaForPreTraining, seed: int, clips: int = 2000) -> None:
+    """Measure which macro-actions the data has."""
+    data = TwoRooms(clips, num_frames=model.config.frames_per_clip, seed=seed)
+    model.fit_macro_actions([data.batch(range(clips)).actions])
 
 
 @torch.inference_mode()
