@@ -262,9 +262,10 @@ class HierarchicalAgent(MpcAgent):
         ...         return latents
         >>> world = Line()
         >>> world.levels = [Line()]
+        >>> search = {"num_samples": 64, "num_elites": 8, "num_iterations": 5}
         >>> settings = [
-        ...     LevelPlan(planner=CEMPlanner(ActionSpace(1, max_norm=1.0), horizon=4)),
-        ...     LevelPlan(planner=CEMPlanner(ActionSpace(1, max_norm=4.0), horizon=3)),
+        ...     LevelPlan(planner=CEMPlanner(ActionSpace(1, max_norm=1.0), horizon=4, **search)),
+        ...     LevelPlan(planner=CEMPlanner(ActionSpace(1, max_norm=4.0), horizon=3, **search)),
         ... ]
         >>> planner, goal = HierarchicalPlanner(world, settings, near=1.0), torch.tensor([[10.0]])
         >>> agent = HierarchicalAgent(planner, goal, generator=torch.Generator().manual_seed(0))

@@ -177,8 +177,8 @@ def _check(parts: Mapping[str, State], config: PreTrainedConfig, given: frozense
     if not named and not {"pred_num_attention_heads", "pred_head_dim"} <= given:
         raise ConversionError(
             f"a predictor of width {config.hidden_size} with an attention of width {qkv // 3} is no named size, so "
-            "its number of attention heads cannot be known: give pred_num_attention_heads and pred_head_dim by --config, "
-            "or convert a folder with its config.json"
+            "its number of attention heads cannot be known: give pred_num_attention_heads and pred_head_dim by "
+            "--config, or convert a folder with its config.json"
         )
 
 
