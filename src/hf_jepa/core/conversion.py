@@ -424,4 +424,15 @@ def _plain(value: Any) -> Any:
     return value[0] if len(set(value)) == 1 else tuple(value)
 
 
-__all__ = ["Entry", "Heads", "OfficialLayout", "Release", "count", "exact_ratio", "is_counter", "require_tensors", "side", "sizes"]
+__all__ = [
+    "Entry",
+    "Heads",
+    "OfficialLayout",
+    "Release",
+    "count",
+    "exact_ratio",
+    "is_counter",
+    "require_tensors",
+    "side",
+    "sizes",
+]

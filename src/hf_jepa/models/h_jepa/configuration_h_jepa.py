@@ -74,7 +74,9 @@ class HJepaLevel:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
         learned = self.state == "learned"
         if learned != (self.state_dim is not None):
-            raise ValueError(f"state={self.state!r} with state_dim={self.state_dim}: a learned state, and no other, has one")
+            raise ValueError(
+                f"state={self.state!r} with state_dim={self.state_dim}: a learned state, and no other, has one"
+            )
         if learned != (self.regularizer is not None):
             raise ValueError(
                 f"state={self.state!r} with regularizer={self.regularizer!r}: a learned state collapses without one, "
@@ -173,8 +175,8 @@ class HJepaConfig(PreTrainedConfig):
         for number, level in enumerate(self.upper_levels, start=1):
             if level.macro_encoder == "mean" and level.macro_action_dim != below:
                 raise ValueError(
-                    f"level {number} has macro_action_dim {level.macro_action_dim}, but the mean of actions of {below} "
-                    f"numbers has as many: set macro_action_dim={below}"
+                    f"level {number} has macro_action_dim {level.macro_action_dim}, but the mean of actions of "
+                    f"{below} numbers has as many: set macro_action_dim={below}"
                 )
             below = level.macro_action_dim
         if self.frames_per_clip <= self.strides[-1]:

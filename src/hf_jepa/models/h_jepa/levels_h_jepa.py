@@ -36,7 +36,9 @@ class MacroActionEncoder(nn.Module):
 
     def forward(self, actions: torch.Tensor) -> torch.Tensor:
         if tuple(actions.shape[-2:]) != self.shape:
-            raise ValueError(f"actions of shape {tuple(actions.shape)}, expected (..., {self.shape[0]}, {self.shape[1]})")
+            raise ValueError(
+                f"actions of shape {tuple(actions.shape)}, expected (..., {self.shape[0]}, {self.shape[1]})"
+            )
         if self.kind == "mean":
             return actions.mean(dim=-2)
         if self.kind == "mlp":
@@ -64,7 +66,7 @@ class UpperPredictor(nn.Module):
 
 
 class HJepaUpperLevel(nn.Module):
-    """One level above the world model. It plans as a world model does: it has an `unroll`, whose actions are macro-ones.
+    """One level above the world model. Planners use it as a world model: it has an `unroll`, of macro-actions.
 
     Args:
         level: its fields.
@@ -141,7 +143,9 @@ class HJepaUpperLevel(nn.Module):
         """
         rows = torch.cat([each.detach().cpu().double() for each in macro_actions])
         if len(rows) < 2 or not rows.isfinite().all():
-            raise ValueError(f"{len(rows)} macro-actions, or some that are not finite: statistics take two, all finite")
+            raise ValueError(
+                f"{len(rows)} macro-actions, or some that are not finite: statistics take two, all finite"
+            )
         low, high = (torch.stack([column.quantile(q) for column in rows.unbind(1)]) for q in PERCENTILES)
         found = {"mean": rows.mean(dim=0), "std": rows.std(dim=0), "low": low, "high": high}
         for name, value in found.items():

@@ -2,7 +2,7 @@
 
 It is a latent world model of two or more levels after "Hierarchical Planning with Latent World Models" (2604.03208),
 which builds what LeCun's "A Path Towards Autonomous Machine Intelligence" (2022) describes. One step of a level is
-several of the level below. Its action is a macro-action, a short code of the actions of these steps, and its states are
+several of the level below. Its action is a macro-action, a short code of the actions of these steps. Its states are
 those of the level below: what a level predicts is a goal for the level under it (`hf_jepa.planning.hierarchical`).
 """
 
@@ -61,8 +61,8 @@ class HJepaPreTrainedModel(JepaPreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
         if isinstance(module, HJepaUpperLevel):
-            for name, buffer in module.named_buffers(recurse=False):
-                init.zeros_(getattr(module, name))
+            for buffer in module.buffers(recurse=False):
+                init.zeros_(buffer)
         elif isinstance(module, nn.Linear | nn.GRUCell | nn.GRU):
             module.reset_parameters()  # transformers keeps what is loaded
         else:
@@ -208,7 +208,9 @@ class HJepaModel(HJepaPreTrainedModel):
                 rows.append(actions.flatten(0, 1).cpu())
         for number, (rows, level) in enumerate(zip(found, self.levels, strict=True), start=1):
             if sum(map(len, rows)) < 2:
-                raise ValueError(f"the actions hold no two whole steps of level {number}, of {level.stride} steps below")
+                raise ValueError(
+                    f"the actions hold no two whole steps of level {number}, of {level.stride} steps below"
+                )
             level.fit(rows)
 
 
@@ -335,17 +337,21 @@ class HJepaForPreTraining(HJepaPreTrainedModel):
         config, least = self.config, self.config.strides[-1] + 1
         if pixels.ndim != 5 or pixels.shape[2] != config.num_channels:
             raise ValueError(
-                f"pixel_values_videos has the shape {tuple(pixels.shape)}, expected (B, T, {config.num_channels}, H, W)"
+                f"pixel_values_videos of shape {tuple(pixels.shape)} are not (B, T, {config.num_channels}, H, W)"
             )
         batch, frames = pixels.shape[:2]
         if tuple(actions.shape) != (wanted := (batch, frames - 1, config.action_dim)):
             raise ValueError(f"actions have the shape {tuple(actions.shape)}, expected {wanted}")
         if frames < least:
-            raise ValueError(f"{frames} frames are less than {least}, one step of the top level and the frame after it")
+            raise ValueError(
+                f"{frames} frames are less than {least}, one step of the top level and the frame after it"
+            )
         if frame_mask is None:
             return
         if frame_mask.dtype != torch.bool or frame_mask.shape != (batch, frames):
-            raise ValueError(f"frame_mask is {frame_mask.dtype} {tuple(frame_mask.shape)}, expected bool {batch, frames}")
+            raise ValueError(
+                f"frame_mask is {frame_mask.dtype} {tuple(frame_mask.shape)}, expected bool {batch, frames}"
+            )
         if not frame_mask[:, 0].all() or (frame_mask[:, 1:] & ~frame_mask[:, :-1]).any():
             raise ValueError("frame_mask has holes: frames are filled up at the end of a trajectory alone")
         if not frame_mask[:, least - 1].any():

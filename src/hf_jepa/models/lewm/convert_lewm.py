@@ -79,9 +79,11 @@ class _WeightsFile(OfficialLayout):
 
     def parts(self, checkpoint: object) -> dict[str, dict[str, torch.Tensor]]:
         if (entry := _as_entry(checkpoint)) is None:
+            found = type(checkpoint).__name__
+            if isinstance(checkpoint, Mapping):
+                found = some(sorted(map(str, checkpoint)))
             raise ConversionError(
-                f"not an official {self.title}: expected one state dict with keys of {', '.join(PARTS)}, found "
-                f"{some(sorted(map(str, checkpoint))) if isinstance(checkpoint, Mapping) else type(checkpoint).__name__}"
+                f"not an official {self.title}: expected one state dict with keys of {', '.join(PARTS)}, found {found}"
             )
         state = entry["target_encoder"]
         if any(key.startswith("encoder.layers.") for key in state) and any(
@@ -118,12 +120,14 @@ def _read(state: State, predictor: State | None) -> dict[str, Any]:
     """The config fields that the tensors tell; frames are taken to be square."""
     block = BLOCK if any(key.startswith("encoder.encoder.") for key in state) else LATER_BLOCK
     first = block.replace("{i}", "0")
-    hidden_names = "intermediate.dense" if block == BLOCK else "mlp.fc1"
+    query, fc1 = ("attention.attention.query", "intermediate.dense")
+    if block == LATER_BLOCK:
+        query, fc1 = VIT_NAMES[query], VIT_NAMES[fc1]
     width, channels, patch, _ = sizes(
         state, "encoder.embeddings.patch_embeddings.projection.weight", "width channels height width"
     )
     _, positions, _ = sizes(state, "encoder.embeddings.position_embeddings", "one positions width")
-    hidden, _ = sizes(state, f"{first}.{hidden_names}.weight", "hidden width")
+    hidden, _ = sizes(state, f"{first}.{fc1}.weight", "hidden width")
     _, window, size = sizes(state, "predictor.pos_embedding", "one frames width")
     start = PREDICTOR_BLOCK.replace("{i}", "0")
     qkv, _ = sizes(state, f"{start}.attn.to_qkv.weight", "queries_keys_values width")
@@ -143,7 +147,7 @@ def _read(state: State, predictor: State | None) -> dict[str, Any]:
             "image_size": math.isqrt(max(positions - 1, 0)) * patch,
             "patch_size": patch,
             "num_channels": channels,
-            "qkv_bias": f"{first}.{'attention.attention.query' if block == BLOCK else 'attention.q_proj'}.bias" in state,
+            "qkv_bias": f"{first}.{query}.bias" in state,
         },
         "hidden_size": size,
         "proj_hidden_size": proj,
@@ -169,11 +173,12 @@ def _check(parts: Mapping[str, State], config: PreTrainedConfig, given: frozense
             "all fields of backbone_config by --config, or convert a folder with its config.json"
         )
     qkv = sizes(parts["target_encoder"], f"{PREDICTOR_BLOCK}.attn.to_qkv.weight".replace("{i}", "0"), "qkv width")[0]
-    if not {"pred_num_attention_heads", "pred_head_dim"} <= given and (config.hidden_size, qkv // 3) != PUBLISHED_INNER:
+    named = (config.hidden_size, qkv // 3) == PUBLISHED_INNER
+    if not named and not {"pred_num_attention_heads", "pred_head_dim"} <= given:
         raise ConversionError(
-            f"a predictor of width {config.hidden_size} with an attention of width {qkv // 3} is no named size, so its "
-            "number of attention heads cannot be known: give pred_num_attention_heads and pred_head_dim by --config, "
-            "or convert a folder with its config.json"
+            f"a predictor of width {config.hidden_size} with an attention of width {qkv // 3} is no named size, so "
+            "its number of attention heads cannot be known: give pred_num_attention_heads and pred_head_dim by "
+            "--config, or convert a folder with its config.json"
         )
 
 

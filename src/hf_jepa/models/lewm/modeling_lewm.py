@@ -101,9 +101,7 @@ class LeWorldModel(LeWorldModelPreTrainedModel):
         return self.encoder.get_input_embeddings()
 
     @can_return_tuple
-    def forward(
-        self, pixel_values_videos: torch.Tensor, actions: torch.Tensor | None = None
-    ) -> LeWorldModelOutput:
+    def forward(self, pixel_values_videos: torch.Tensor, actions: torch.Tensor | None = None) -> LeWorldModelOutput:
         """Embed frames, and predict each from those before it where actions are given.
 
         Args:

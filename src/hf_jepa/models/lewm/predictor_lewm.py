@@ -1,4 +1,4 @@
-"""The networks of a LeWorldModel behind its encoder: what embeds actions, and what predicts the next frame's vector."""
+"""The networks of a LeWorldModel behind its encoder: what embeds actions, and what predicts the next vector."""
 
 import torch
 from torch import nn
