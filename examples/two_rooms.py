@@ -110,7 +110,7 @@ def learn(args: argparse.Namespace) -> tuple[EbJepaForPreTraining, dict[str, flo
     model, start = new_model(args.width, args.seed), time.process_time()
     log = train(model, args.steps, args.seed, args.output_dir / "world_model")
     model.save_pretrained(args.output_dir / "world_model")
-    draw_training_curves(log, args.output_dir / "training.png", CURVES)
+    draw_training_curves(log, CURVES, args.output_dir / "training.png")
     return model, {"world model": round(time.process_time() - start, 1)}
 
 
