@@ -208,9 +208,7 @@ class HJepaModel(HJepaPreTrainedModel):
                 rows.append(actions.flatten(0, 1).cpu())
         for number, (rows, level) in enumerate(zip(found, self.levels, strict=True), start=1):
             if sum(map(len, rows)) < 2:
-                raise ValueError(
-                    f"the actions hold no two whole steps of level {number}, of {level.stride} steps below"
-                )
+                raise ValueError(f"the actions hold fewer than two whole steps of level {number}")
             level.fit(rows)
 
 
