@@ -17,17 +17,18 @@ def cost(actions):
 
 
 def test_energies_are_the_costs_of_first_actions():
-    around = torch.full((2, 3, 3), 0.125)
+    around = torch.tensor([0.125, -0.25])[:, None, None].repeat(1, 3, 3)
+    before = around.clone()
     found = energy_landscape(cost, around, axes=(2, 0), extent=1.0, points=9)
     assert found.energies.shape == (2, 9, 9) and found.axes == (2, 0)
-    line = torch.linspace(-1, 1, 9) + 0.125
-    torch.testing.assert_close(found.values, torch.stack([line, line]))
+    line = torch.linspace(-1, 1, 9) + torch.tensor([[0.125], [-0.25]])
+    torch.testing.assert_close(found.values, torch.stack([line, line], dim=1))
     for row, column in ((0, 0), (3, 7), (8, 2)):
         actions = around.clone()
-        actions[:, 0, 2], actions[:, 0, 0] = line[row], line[column]
+        actions[:, 0, 2], actions[:, 0, 0] = line[:, row], line[:, column]
         torch.testing.assert_close(found.energies[:, row, column], cost(actions[:, None])[:, 0])
     assert (found.lowest() - GOALS[:, [2, 0]]).abs().max() <= 0.125 + 1e-6
-    assert torch.equal(around, torch.full((2, 3, 3), 0.125))
+    assert torch.equal(around, before)
 
 
 def test_further_axes_are_averaged_over():

@@ -65,11 +65,11 @@ def draw_energy_landscape(
     rows = -(-len(energies) // columns)
     figure = new_figure(3.3 * columns, 2.9 * rows + (0.3 if title else 0) + (0.3 if points else 0))
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
-    first, second = values
-    for index, (panel, energy, lowest) in enumerate(zip(panels, energies, landscape.lowest().numpy(), strict=False)):
-        drawn = panel.pcolormesh(first, second, energy.T, cmap="viridis", shading="nearest")
+    lowest = landscape.lowest().numpy()
+    for index, (panel, energy) in enumerate(zip(panels, energies, strict=False)):
+        drawn = panel.pcolormesh(*values[index], energy.T, cmap="viridis", shading="nearest")
         figure.colorbar(drawn, ax=panel).ax.tick_params(labelsize=7)
-        panel.plot(*lowest, marker="x", markersize=9, markeredgewidth=2, color=_LOWEST, linestyle="")
+        panel.plot(*lowest[index], marker="x", markersize=9, markeredgewidth=2, color=_LOWEST, linestyle="")
         for (name, place), color, mark in zip(points.items(), _COLORS[1:], _MARKS, strict=False):
             style = {"color": color, "marker": mark, "markeredgecolor": "white", "linestyle": "", "clip_on": False}
             panel.plot(*place[index], label=name, markersize=8, **style)
