@@ -14,6 +14,7 @@ import bench_data
 import bench_losses
 import bench_masks
 import bench_model
+import bench_planning
 import bench_stream
 import bench_text
 import bench_train
@@ -34,6 +35,7 @@ PARTS = {
     "views": bench_views,
     "stream": bench_stream,
     "text": bench_text,
+    "planning": bench_planning,
     "data": bench_data,
     "train": bench_train,
 }
