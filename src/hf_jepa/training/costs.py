@@ -34,9 +34,10 @@ class Counts:
     Args:
         tokens: that the first layers of encoders read; what a predictor reads is not counted. Of a target encoder
             these are those of whole images, of a context encoder those of the context.
-        flops: of linear layers, convolutions, cells of a GRU, products of matrices and attention: two for each multiplication and
-            addition, forward, and once more for each factor that gets a gradient. What is computed again for a
-            gradient (activation checkpointing, the scores of attention) is not model work and does not count.
+        flops: of linear layers, convolutions, cells of a GRU, products of matrices and attention: two for each
+            multiplication and addition, forward, and once more for each factor that gets a gradient. What is computed
+            again for a gradient (activation checkpointing, the scores of attention) is not model work and does not
+            count.
     """
 
     tokens: int = 0
