@@ -22,7 +22,6 @@ CHOICES = {
     "window_indexing": ("corrected", "official"),
     "regularization_samples": VIDEO_SAMPLES,
     "pooling": POOLINGS,
-    "loss_type": ("mse",),
     "target_normalization": ("none",),
 }
 
@@ -87,7 +86,8 @@ class EbJepaConfig(JepaConfigMixin, PreTrainedConfig):
             `hf_jepa.losses.vicreg.video_vc_terms`.
         similarity_after_projector, inverse_dynamics_after_projector: whether these terms see projected latents.
         inverse_dynamics_hidden_size: width of the network that reads actions off two frames.
-        target_source, target_normalization, loss_type: "shared", "none", "mse": the objective has no other form.
+        loss_type: how predictions are compared, see `JepaConfigMixin`; officially "mse".
+        target_source, target_normalization: "shared", "none": the objective has no other form.
 
     Example:
         >>> from hf_jepa import EbJepaConfig
@@ -98,9 +98,7 @@ class EbJepaConfig(JepaConfigMixin, PreTrainedConfig):
 
     model_type = "eb_jepa"
     target_sources: ClassVar[tuple[str, ...]] = ("shared",)
-    sub_configs_defaults: ClassVar[dict] = {
-        "backbone_config": SubConfigSpec(AutoConfig, model_type="vit", optional=True)
-    }
+    sub_configs_defaults: ClassVar[dict] = {"backbone_config": SubConfigSpec(AutoConfig, model_type="vit", optional=True)}
 
     image_size: int | list[int] | tuple[int, ...] = 65
     num_channels: int = 2

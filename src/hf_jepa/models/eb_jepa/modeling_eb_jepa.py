@@ -13,10 +13,10 @@ from torch import nn
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.modeling_utils import PreTrainedModel
-from transformers.utils import can_return_tuple
+from transformers.utils import can_return_tuple, logging
 
 from hf_jepa.core.backbones import Pooling, backbone_width, build_backbone, freeze_what_is_not_read
-from hf_jepa.core.modeling import JepaPreTrainedModel, JepaPreTrainingMixin, runtime_options
+from hf_jepa.core.modeling import JepaPreTrainedModel, runtime_options
 from hf_jepa.core.outputs import JepaForPreTrainingOutput
 from hf_jepa.core.world_model import WorldState
 from hf_jepa.layers.impala import ImpalaEncoder
@@ -28,14 +28,18 @@ from hf_jepa.models.eb_jepa.predictors_eb_jepa import new_predictor
 from hf_jepa.models.eb_jepa.regularizer_eb_jepa import EbJepaRegularizer
 
 
+logger = logging.get_logger(__name__)
+
+
 @dataclass
 class EbJepaForPreTrainingOutput(JepaForPreTrainingOutput):
     """Output of `EbJepaForPreTraining`.
 
     Args:
-        predictions, targets: (B, H, *L), the frames that were predicted: in autoregressive mode those of all steps,
-            in parallel mode all frames after the first window, as the last step says them.
-        context: (B, T, *L), the latents of all frames.
+        predictions, targets: (B, K, D), the frames that were predicted: in autoregressive mode those of all steps,
+            in parallel mode all frames after the first window, as the last step says them. Of maps all pixels follow
+            one another, frame by frame.
+        context: (B, K', D), the latents of all frames, laid out alike.
         variance_loss, covariance_loss, similarity_loss, inverse_dynamics_loss: scalars, the terms of the regulariser
             before their weights, without gradient; None where the weight is 0.
     """
@@ -87,6 +91,32 @@ class EbJepaPreTrainedModel(JepaPreTrainedModel):
         else:
             super()._init_weights(module)
 
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs
+    ) -> PreTrainedModel:
+        """As in transformers, but nothing is left at random weights, unless the loading info is asked for.
+
+        A checkpoint of the base model has no regulariser: a pretraining model gets a new one, and a message says so.
+
+        Raises:
+            ValueError: other weights are not in the checkpoint.
+        """
+        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        if output_loading_info:
+            return model, info
+        missing = set(info["missing_keys"])
+        regularizer = {key for key in model.state_dict() if key.startswith("regularizer.")}
+        if regularizer and regularizer <= missing:
+            missing -= regularizer
+            logger.warning(f"{pretrained_model_name_or_path} holds no regularizer: it starts from random weights")
+        if lost := sorted(missing):
+            raise ValueError(
+                f"{pretrained_model_name_or_path} lacks {len(lost)} weights of {cls.__name__}, among them "
+                f"{', '.join(lost[:5])}: check that it is a checkpoint of an EB-JEPA and not truncated"
+            )
+        return model
+
 
 class EbJepaModel(EbJepaPreTrainedModel):
     """Encoder, action encoder and predictor: a world model (`hf_jepa.core.world_model.WorldModel`).
@@ -123,25 +153,6 @@ class EbJepaModel(EbJepaPreTrainedModel):
             names = ("layernorm.weight", "layernorm.bias")
             self._tied_weights_keys = {f"predictor.{name}": f"encoder.{name}" for name in names}
         self.post_init()
-
-    @classmethod
-    def from_pretrained(
-        cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs
-    ) -> PreTrainedModel:
-        """As in transformers, but nothing is left at random weights, unless the loading info is asked for.
-
-        Raises:
-            ValueError: weights are not in the checkpoint.
-        """
-        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
-        if output_loading_info:
-            return model, info
-        if lost := sorted(info["missing_keys"]):
-            raise ValueError(
-                f"{pretrained_model_name_or_path} lacks {len(lost)} weights of {cls.__name__}, among them "
-                f"{', '.join(lost[:5])}: check that it is a checkpoint of an EB-JEPA and not truncated"
-            )
-        return model
 
     def encode(
         self,
@@ -276,7 +287,7 @@ class EbJepaModel(EbJepaPreTrainedModel):
             raise ValueError(f"actions of shape {tuple(actions.shape)}, but action_dim is {self.config.action_dim}")
 
 
-class EbJepaForPreTraining(JepaPreTrainingMixin, EbJepaPreTrainedModel):
+class EbJepaForPreTraining(EbJepaPreTrainedModel):
     """An EB-JEPA with its objective: predictions of a clip's latents, and the regulariser of all its frames.
 
     Example:
@@ -288,8 +299,7 @@ class EbJepaForPreTraining(JepaPreTrainingMixin, EbJepaPreTrainedModel):
         (torch.Size([4, 4, 12]), torch.Size([4, 6, 12]))
     """
 
-    target_encoder_name = "eb_jepa.encoder"
-    predictor_name = "eb_jepa.predictor"
+    accepts_loss_kwargs = False  # for `Trainer`: the loss is the mean of a batch
     fewest_samples = 2  # variances need as many
 
     def __init__(self, config: EbJepaConfig):
@@ -297,6 +307,16 @@ class EbJepaForPreTraining(JepaPreTrainingMixin, EbJepaPreTrainedModel):
         self.eb_jepa = EbJepaModel(self.config)
         self.regularizer = EbJepaRegularizer(self.config)
         self.post_init()
+
+    @property
+    def context_encoder(self) -> nn.Module:
+        """The encoder of frames, which both sides of a prediction train."""
+        return self.eb_jepa.encoder
+
+    @property
+    def predictor(self) -> nn.Module:
+        """What says the next frame."""
+        return self.eb_jepa.predictor
 
     @can_return_tuple
     def forward(
@@ -329,20 +349,18 @@ class EbJepaForPreTraining(JepaPreTrainingMixin, EbJepaPreTrainedModel):
         if config.action_dim == 0:
             actions = None
         elif actions is None:
-            raise ValueError(
-                f"a model with action_dim={config.action_dim} learns from actions (B, T - 1, A): give them"
-            )
+            raise ValueError(f"a model with action_dim={config.action_dim} learns from actions (B, T - 1, A): give them")
         latents = model.encode(pixel_values_videos, actions, states).latents
         terms = self.regularizer(latents, actions)
-        predicted = self._parallel(latents, actions) if config.unroll_mode == "parallel" else None
-        prediction, predictions, targets = predicted or self._autoregressive(latents, actions)
+        predict = self._parallel if config.unroll_mode == "parallel" else self._autoregressive
+        prediction, predictions, targets = predict(latents, actions)
         return EbJepaForPreTrainingOutput(
             loss=prediction + terms.loss,
             prediction_loss=prediction,
             regularization_loss=terms.loss,
-            predictions=predictions,
-            targets=targets.detach(),
-            context=latents,
+            predictions=_tokens(predictions),
+            targets=_tokens(targets).detach(),
+            context=_tokens(latents),
             **{f"{name}_loss": term if term is None else term.detach() for name, term in _named(terms)},
         )
 
@@ -368,6 +386,11 @@ class EbJepaForPreTraining(JepaPreTrainingMixin, EbJepaPreTrainedModel):
         if self.config.project_predictions:
             targets, predictions = self.regularizer.project(targets), self.regularizer.project(predictions)
         return prediction_loss(predictions, targets, self.config.loss_type)
+
+
+def _tokens(latents: torch.Tensor) -> torch.Tensor:
+    """(B, T, D) as it is, (B, T, D, H, W) -> (B, T * H * W, D)."""
+    return latents if latents.ndim == 3 else latents.flatten(3).transpose(2, 3).flatten(1, 2)
 
 
 def _named(terms) -> list[tuple[str, torch.Tensor | None]]:
