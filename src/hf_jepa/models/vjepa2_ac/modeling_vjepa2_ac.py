@@ -14,7 +14,7 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import ModelOutput, can_return_tuple
 
 from hf_jepa.core.configuration import require_model_fields
-from hf_jepa.core.modeling import JepaPreTrainingMixin, runtime_options
+from hf_jepa.core.modeling import runtime_options
 from hf_jepa.core.outputs import JepaForPreTrainingOutput
 from hf_jepa.core.world_model import WorldState
 from hf_jepa.layers.patch_embedding import pair
@@ -68,11 +68,27 @@ class VJepa2ACPreTrainedModel(VJepa2PreTrainedModel):
     _no_split_modules = ["VJepa2Embeddings", "VJepa2ACEmbeddings", "PackedTransformerLayer", "FrameCausalLayer"]
 
     @classmethod
-    def from_pretrained(cls, *args, **kwargs) -> PreTrainedModel:
-        """As in transformers; what is never trained is frozen again, because loading makes everything trainable."""
-        loaded = super().from_pretrained(*args, **kwargs)
-        (loaded[0] if isinstance(loaded, tuple) else loaded).base_model.freeze_parts()
-        return loaded
+    def from_pretrained(
+        cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs
+    ) -> PreTrainedModel:
+        """As in transformers, but nothing is left at random weights, unless the loading info is asked for.
+
+        What is never trained is frozen again: loading makes every parameter trainable.
+
+        Raises:
+            ValueError: weights are not in the checkpoint, as where it is one of V-JEPA 2.
+        """
+        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        model.base_model.freeze_parts()
+        if output_loading_info:
+            return model, info
+        if lost := sorted(info["missing_keys"]):
+            raise ValueError(
+                f"{pretrained_model_name_or_path} lacks {len(lost)} weights of {cls.__name__}, among them "
+                f"{', '.join(lost[:5])}: it is not a whole checkpoint of a V-JEPA 2-AC. To train a predictor on an "
+                "encoder, start from VJepa2ACForPreTraining.from_encoder"
+            )
+        return model
 
 
 class VJepa2ACModel(VJepa2ACPreTrainedModel):
@@ -99,24 +115,6 @@ class VJepa2ACModel(VJepa2ACPreTrainedModel):
         self.predictor = VJepa2ACPredictor(self.config)
         self.post_init()
         self.freeze_parts()
-
-    @classmethod
-    def from_pretrained(cls, source: str | PathLike, *args, output_loading_info: bool = False, **kwargs):
-        """As in transformers, but nothing is left at random weights, unless the loading info is asked for.
-
-        Raises:
-            ValueError: weights are not in the checkpoint, as where it is one of V-JEPA 2.
-        """
-        model, info = super().from_pretrained(source, *args, output_loading_info=True, **kwargs)
-        if output_loading_info:
-            return model, info
-        if lost := sorted(info["missing_keys"]):
-            raise ValueError(
-                f"{source} lacks {len(lost)} weights of {cls.__name__}, among them {', '.join(lost[:5])}: it is not a "
-                "whole checkpoint of V-JEPA 2-AC. To train a predictor on an encoder, start from "
-                "VJepa2ACForPreTraining.from_encoder"
-            )
-        return model
 
     def freeze_parts(self) -> None:
         """Exclude from training what never is: the encoder, and the layer of a camera that nothing tells."""
@@ -239,7 +237,7 @@ class VJepa2ACModel(VJepa2ACPreTrainedModel):
         return unroll(self.predictor, state, actions, use_cache, memory_budget)
 
 
-class VJepa2ACForPreTraining(JepaPreTrainingMixin, VJepa2ACPreTrainedModel):
+class VJepa2ACForPreTraining(VJepa2ACPreTrainedModel):
     """V-JEPA 2-AC with its objective: teacher forcing, and a rollout of a few steps.
 
     Its one encoder makes contexts and targets, and is not trained.
@@ -254,8 +252,8 @@ class VJepa2ACForPreTraining(JepaPreTrainingMixin, VJepa2ACPreTrainedModel):
         False
     """
 
+    accepts_loss_kwargs = False  # for `Trainer`: the loss is the mean of a batch
     target_encoder_name = "vjepa2_ac.encoder"
-    context_encoder_name = "vjepa2_ac.encoder"
     predictor_name = "vjepa2_ac.predictor"
 
     def __init__(self, config: VJepa2ACConfig):
@@ -287,13 +285,23 @@ class VJepa2ACForPreTraining(JepaPreTrainingMixin, VJepa2ACPreTrainedModel):
         model.target_encoder.load_state_dict(encoder.state_dict())
         return model
 
+    def get_input_embeddings(self) -> torch.nn.Module:
+        return self.base_model.get_input_embeddings()
+
+    @property
+    def target_encoder(self) -> VJepa2Encoder:
+        """The frozen encoder, which makes contexts and targets."""
+        return self.base_model.encoder
+
+    @property
+    def context_encoder(self) -> VJepa2Encoder:
+        """The same, which nothing trains."""
+        return self.base_model.encoder
+
     @property
     def predictor(self) -> VJepa2ACPredictor:
         """Predicts the next frame."""
         return self.base_model.predictor
-
-    def start_target_encoder(self) -> None:
-        """Nothing: the one encoder has no other to be a copy of."""
 
     @torch.no_grad()
     def encode_targets(self, pixel_values_videos: torch.Tensor) -> torch.Tensor:
