@@ -46,8 +46,8 @@ class TrajectoryDataArguments:
     dataset: str | None = field(
         default=None,
         metadata={
-            "help": "'two_rooms', 'moving_digits' or 'gripper_scenes' (made on the way), a folder or .csv list of DROID-style "
-            "trajectories, a LeRobot data set (folder or Hub id), or a folder of .npz files (docs/trajectories.md)."
+            "help": "'two_rooms', 'moving_digits' or 'gripper_scenes' (made on the way), a folder or .csv list of "
+            "DROID-style trajectories, a LeRobot data set (folder or Hub id), or a folder of .npz files."
         },
     )
     made_length: int = field(default=4096, metadata={"help": f"Samples per epoch of {', '.join(MADE)}."})
