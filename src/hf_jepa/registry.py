@@ -26,7 +26,7 @@ class Variant:
         inputs: what the pretraining model is called with: "masks" (a context mask and a target mask), "views" (several
             of each image), "in_place_masks" (what is hidden is replaced, not left out), "plain" (the samples alone),
             "text_pairs" (two views of a text, laid out in rows), "vision_text" (clips, queries and texts),
-            "trajectory" (clips and the actions between their frames).
+            "trajectory" (clips, what was done between their frames, where the agent was).
         tiny: config fields of a model that trains in well under a second, for the behaviour suites; CONTRIBUTING.md
             says what they ask of it.
         program: the module of `hf_jepa.training` whose `finetune` trains it, where its modality has no program for it.
@@ -537,6 +537,32 @@ VARIANTS = {
                 "max_target_length": 16,
                 "num_prefix_tokens": 2,
             },
+        ),
+        Variant(
+            name="vjepa2_ac",
+            title="V-JEPA 2-AC",
+            paper="2506.09985",
+            modality="trajectory",
+            inputs="trajectory",
+            config="VJepa2ACConfig",
+            base_model="VJepa2ACModel",
+            pretraining_model="VJepa2ACForPreTraining",
+            parts={"predictor": ("VJepa2ACPredictor",), "unroll": ("CameraState",)},
+            convertible=True,
+            weights_license="mit",
+            tiny={
+                "hidden_size": 32,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+                "mlp_ratio": 2.0,
+                "crop_size": 32,
+                "patch_size": 8,
+                "frames_per_clip": 4,
+                "pred_hidden_size": 24,
+                "pred_num_hidden_layers": 2,
+                "pred_num_attention_heads": 2,
+            },
+            processor_of="vjepa2",
         ),
         Variant(
             name="eb_jepa",

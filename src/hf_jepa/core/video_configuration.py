@@ -41,6 +41,10 @@ class VideoConfigMixin(JepaConfigMixin):
         (height, width), patch = pair(self.crop_size), pair(self.patch_size)
         if min(patch) < 1 or min(height, width) < 1 or height % patch[0] or width % patch[1]:
             raise ValueError(f"crop_size {self.crop_size} does not divide into patches of {self.patch_size} pixels")
+        self.require_tubelets()
+
+    def require_tubelets(self):
+        """Refuse clips that do not divide into tubelets."""
         if self.tubelet_size < 1 or self.frames_per_clip < 1 or self.frames_per_clip % self.tubelet_size:
             raise ValueError(
                 f"frames_per_clip {self.frames_per_clip} does not divide into tubelets of {self.tubelet_size} frames"

@@ -79,6 +79,23 @@ print(torch.cosine_similarity(feature, model.encode_text(text)))  # the highest 
 
 With `hf_jepa`, `{pretraining_model}.from_pretrained("{repo}")` continues training with the same objective."""
 
+TRAJECTORY_USE = """{loader} loads the world model:
+
+```python
+{imports}import torch
+from transformers import AutoModel
+
+model = AutoModel.from_pretrained("{repo}").eval()
+frames, goal = torch.randn(2, 1, {seen}, {channels}, {height}, {width})  # (B, T, C, H, W) each, from the processor
+state = model.encode(frames{told})
+actions = 0.1 * torch.randn(1, 16, 2, {action_dim})  # 16 sequences of two actions
+imagined = model.unroll(state, actions)[:, :, -1]  # what the last of them leads to
+distance = (imagined - model.encode(goal).last.unsqueeze(1)).abs().flatten(2).mean(dim=2)
+print(actions[0, distance.argmin()])  # hf_jepa.planning has planners that search on
+```
+
+With `hf_jepa`, `{pretraining_model}.from_pretrained("{repo}")` continues training with the same objective."""
+
 VIDEO_CLASSIFICATION_USE = """With `hf_jepa`:
 
 ```python
@@ -151,6 +168,7 @@ ENCODER_USES = {
     "audio": AUDIO_FEATURES_USE,
     "text": TEXT_FEATURES_USE,
     "vision_text": VISION_TEXT_USE,
+    "trajectory": TRAJECTORY_USE,
 }
 USES = {
     "image-classification": CLASSIFICATION_USE,
@@ -179,6 +197,14 @@ PURPOSES = {
     "text-generation": "Answers to prompts of the form that it was trained on.",
 }
 ENCODER_LIMITS = "Self-supervised features reflect the data they were trained on."
+WORLD_MODEL_PURPOSE = (
+    "Foreseeing what actions lead to, and planning by it, in scenes like those of its training. Its features serve "
+    "retrieval and probes, too."
+)
+WORLD_MODEL_LIMITS = (
+    "What it foresees reflects the data it was trained on, and is wrong without notice elsewhere: whoever lets a "
+    "machine act on its plans has to guard the machine by other means."
+)
 CLASSIFIER_LIMITS = (
     "It gives one of its classes for any input, and what it has learnt reflects the data it was trained on."
 )
@@ -190,6 +216,7 @@ SAMPLES = {
     "audio": "recordings",
     "text": "texts",
     "vision_text": "clips and texts",
+    "trajectory": "frames and of what actions lead to",
 }
 
 
@@ -204,6 +231,8 @@ def purpose_and_limits(task: str | None, modality: str) -> tuple[str, str]:
         >>> purpose_and_limits(None, "image")[1]
         'Self-supervised features reflect the data they were trained on.'
     """
+    if task is None and modality == "trajectory":
+        return f"{WORLD_MODEL_PURPOSE} {NOT_MEANT}", WORLD_MODEL_LIMITS
     if task is None:
         return f"{ENCODER_PURPOSE.format(samples=SAMPLES[modality])} {NOT_MEANT}", ENCODER_LIMITS
     kind = "text-generation" if task.startswith("text-generation") else task

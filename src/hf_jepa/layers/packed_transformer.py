@@ -109,6 +109,8 @@ class PackedTransformerLayer(GradientCheckpointingLayer):
             deviation divided by this number; `sqrt(2 l)` for layer l = 1, 2, ... is the depth rescaling of V-JEPA 2.
     """
 
+    attention_class = PackedAttention
+
     def __init__(
         self,
         config: PreTrainedConfig,
@@ -125,7 +127,7 @@ class PackedTransformerLayer(GradientCheckpointingLayer):
     ):
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=layer_norm_eps)
-        self.attention = PackedAttention(config, dim, num_heads, qkv_bias=qkv_bias, dropout=attention_dropout)
+        self.attention = self.attention_class(config, dim, num_heads, qkv_bias=qkv_bias, dropout=attention_dropout)
         self.norm2 = nn.LayerNorm(dim, eps=layer_norm_eps)
         self.mlp = SwiGLU(dim, mlp_dim) if swiglu else MLP(dim, mlp_dim, hidden_act)
         self.drop_path = drop_path

@@ -74,4 +74,29 @@ def prediction_loss(predictions: torch.Tensor, targets: torch.Tensor, loss_type:
     return LOSSES[loss_type](predictions.float(), targets.float())
 
 
-__all__ = ["LOSSES", "NORMALIZATIONS", "negative_cosine", "normalize_targets", "prediction_loss"]
+def power_loss(predictions: torch.Tensor, targets: torch.Tensor, exponent: float) -> torch.Tensor:
+    """`mean(|predictions - targets|^p) / p` over all elements, in float32: "l1" for p = 1, half of "mse" for p = 2.
+
+    Args:
+        predictions, targets: same shape (..., D).
+        exponent: p, at least 1.
+
+    Returns:
+        scalar
+
+    Raises:
+        ValueError: shapes that differ.
+
+    Example:
+        >>> import torch
+        >>> power_loss(torch.zeros(2, 3), torch.full((2, 3), 2.0), 2).item()
+        2.0
+    """
+    if exponent == 1:
+        return prediction_loss(predictions, targets, "l1")
+    if predictions.shape != targets.shape:
+        raise ValueError(f"predictions {tuple(predictions.shape)} and targets {tuple(targets.shape)} differ in shape")
+    return (predictions.float() - targets.float()).abs().pow(exponent).mean() / exponent
+
+
+__all__ = ["LOSSES", "NORMALIZATIONS", "negative_cosine", "normalize_targets", "power_loss", "prediction_loss"]

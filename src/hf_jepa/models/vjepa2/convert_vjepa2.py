@@ -44,6 +44,15 @@ PREDICTOR = KeyMap(
 
 def _read(encoder: State, predictor: State | None) -> dict[str, Any]:
     """The config fields that the tensors tell."""
+    fields = read_networks(encoder, predictor)
+    if predictor is not None:
+        sizes(predictor, "mask_tokens.0", "1 1 width")
+        fields["pred_num_mask_tokens"] = count(predictor, "mask_tokens.")
+    return fields
+
+
+def read_networks(encoder: State, predictor: State | None) -> dict[str, Any]:
+    """The config fields of both networks, whatever the predictor is told beside tokens."""
     patch_sides = "width channels tubelet height width"
     width, channels, tubelet, height, breadth = sizes(encoder, "patch_embed.proj.weight", patch_sides)
     hidden, _ = sizes(encoder, "blocks.0.mlp.fc1.weight", "hidden width")
@@ -59,12 +68,10 @@ def _read(encoder: State, predictor: State | None) -> dict[str, Any]:
     if predictor is not None:
         pred_width, _ = sizes(predictor, "predictor_embed.weight", "width encoder_width")
         pred_hidden, _ = sizes(predictor, "predictor_blocks.0.mlp.fc1.weight", "hidden width")
-        sizes(predictor, "mask_tokens.0", "1 1 width")
         widths["pred_mlp_ratio"] = (pred_hidden, pred_width)
         fields |= {
             "pred_hidden_size": pred_width,
             "pred_num_hidden_layers": count(predictor, "predictor_blocks."),
-            "pred_num_mask_tokens": count(predictor, "mask_tokens."),
         }
     return fields | _networks(widths, gated="blocks.0.mlp.fc3.weight" in encoder)
 
@@ -107,7 +114,7 @@ def _release(size: str, crop: int) -> Release:
 
 
 V21 = "V-JEPA 2.1: convert the file as vjepa2_1"
-AC = "V-JEPA 2-AC, whose predictor is told actions: not a V-JEPA 2 predictor"
+AC = "V-JEPA 2-AC, whose predictor is told actions: convert the file as vjepa2_ac"
 LAYOUT = OfficialLayout(
     title="V-JEPA 2 checkpoint",
     config_class=VJepa2Config,
@@ -198,5 +205,6 @@ __all__ = [
     "encoder_fields",
     "infer_config",
     "protocols",
+    "read_networks",
     "revert",
 ]
