@@ -89,7 +89,7 @@ def test_chunks_change_nothing(use_cache):
     for rows, most in ((0, 1), (4, 4), (9, 5), (10, 10), (1000, 15)):
         calls.clear()
         found = model.unroll(state, actions, use_cache=use_cache, memory_budget=rows * row)
-        torch.testing.assert_close(found, whole, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(found, whole, **CLOSE)
         assert max(calls) == most
 
 
