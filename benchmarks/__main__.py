@@ -19,6 +19,7 @@ import bench_text
 import bench_train
 import bench_video
 import bench_views
+import bench_world_model
 import torch
 import transformers
 from timing import HEADER
@@ -34,6 +35,7 @@ PARTS = {
     "views": bench_views,
     "stream": bench_stream,
     "text": bench_text,
+    "world_model": bench_world_model,
     "data": bench_data,
     "train": bench_train,
 }
