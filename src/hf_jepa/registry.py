@@ -564,6 +564,25 @@ VARIANTS = {
             },
             processor_of="vjepa2",
         ),
+        Variant(
+            name="eb_jepa",
+            title="EB-JEPA",
+            paper="2602.03604",
+            modality="trajectory",
+            inputs="trajectory",
+            config="EbJepaConfig",
+            base_model="EbJepaModel",
+            pretraining_model="EbJepaForPreTraining",
+            parts={"modeling": ("EbJepaForPreTrainingOutput",)},
+            tiny={
+                "image_size": 17,
+                "frames_per_clip": 6,
+                "hidden_size": 12,
+                "encoder_hidden_sizes": [4, 6, 8],
+                "num_unroll_steps": 4,
+                "inverse_dynamics_hidden_size": 10,
+            },
+        ),
     )
 }
 

@@ -86,8 +86,8 @@ TRAJECTORY_USE = """{loader} loads the world model:
 from transformers import AutoModel
 
 model = AutoModel.from_pretrained("{repo}").eval()
-frame, goal = torch.randn(2, 1, 1, {channels}, {height}, {width})  # (B, T, C, H, W) each, from the processor
-state = model.encode(frame{told})
+frames, goal = torch.randn(2, 1, {seen}, {channels}, {height}, {width})  # (B, T, C, H, W) each, from the processor
+state = model.encode(frames{told})
 actions = 0.1 * torch.randn(1, 16, 2, {action_dim})  # 16 sequences of two actions
 imagined = model.unroll(state, actions)[:, :, -1]  # what the last of them leads to
 distance = (imagined - model.encode(goal).last.unsqueeze(1)).abs().flatten(2).mean(dim=2)
@@ -197,6 +197,14 @@ PURPOSES = {
     "text-generation": "Answers to prompts of the form that it was trained on.",
 }
 ENCODER_LIMITS = "Self-supervised features reflect the data they were trained on."
+WORLD_MODEL_PURPOSE = (
+    "Foreseeing what actions lead to, and planning by it, in scenes like those of its training. Its features serve "
+    "retrieval and probes, too."
+)
+WORLD_MODEL_LIMITS = (
+    "What it foresees reflects the data it was trained on, and is wrong without notice elsewhere: whoever lets a "
+    "machine act on its plans has to guard the machine by other means."
+)
 CLASSIFIER_LIMITS = (
     "It gives one of its classes for any input, and what it has learnt reflects the data it was trained on."
 )
@@ -223,6 +231,8 @@ def purpose_and_limits(task: str | None, modality: str) -> tuple[str, str]:
         >>> purpose_and_limits(None, "image")[1]
         'Self-supervised features reflect the data they were trained on.'
     """
+    if task is None and modality == "trajectory":
+        return f"{WORLD_MODEL_PURPOSE} {NOT_MEANT}", WORLD_MODEL_LIMITS
     if task is None:
         return f"{ENCODER_PURPOSE.format(samples=SAMPLES[modality])} {NOT_MEANT}", ENCODER_LIMITS
     kind = "text-generation" if task.startswith("text-generation") else task

@@ -61,6 +61,9 @@ RECIPE = """
 {fields}```
 """
 
+# How the Hub calls what encoders are for, by modality.
+TAGS = {"image": "image-feature-extraction", "trajectory": "robotics"}
+
 
 def _feature(variant: Variant) -> str:
     """How a snippet makes one vector of an image from `output`, the way the encoder was trained."""
@@ -70,6 +73,14 @@ def _feature(variant: Variant) -> str:
     if prefix := getattr(encoder, "num_prefix_tokens", 0):
         return f"output.last_hidden_state[:, {prefix}:].mean(dim=1)  # without the CLS token"
     return "output.last_hidden_state.mean(dim=1)  # there is no CLS token"
+
+
+def _world_model(config) -> dict[str, str | int]:
+    """How a snippet calls a world model."""
+    seen = getattr(config, "context_frames", None) or 1
+    told = [f"actions=torch.zeros(1, {seen - 1}, {config.action_dim})"] if seen > 1 and config.action_dim else []
+    told += [f"states=torch.zeros(1, {seen}, {config.state_dim})"] if config.state_dim else []
+    return {"seen": seen, "action_dim": config.action_dim, "told": "".join(f", {each}" for each in told)}
 
 
 def _row(result: EvalResult, measured: str) -> str:
@@ -124,7 +135,7 @@ def build_card(
     height, width = pair(getattr(config, "image_size", 0))
     use = USES[task] if task else ENCODER_USES[variant.modality]
     purpose, limits = purpose_and_limits(task, variant.modality)
-    task = task or ("image-feature-extraction" if variant.modality == "image" else "feature-extraction")
+    task = task or TAGS.get(variant.modality, "feature-extraction")
     with_predictor = variant.encoder_place() != ""  # the base model holds it too
     metadata = ModelCardData(
         license=license,
@@ -146,14 +157,13 @@ def build_card(
         width=width,
         hidden=getattr(config, "hidden_size", None),
         frames=getattr(config, "frames_per_clip", None),
-        action_dim=getattr(config, "action_dim", None),
-        told=f", states=torch.zeros(1, 1, {states})" if (states := getattr(config, "state_dim", 0)) else "",
         loaded="the target encoder and the predictor" if with_predictor else "the target encoder",
         call="clip, skip_predictor=True" if with_predictor else "clip",
         feature=_feature(variant),
         pretraining_model=variant.pretraining_model,
         base_model=variant.base_model,
         starts_from=starts_from,
+        **(_world_model(config) if variant.modality == "trajectory" else {}),
         classifier=variant.heads.get("AutoModelForVideoClassification"),
         anticipation=next(iter(variant.parts.get("anticipation", ())), None),
     )

@@ -10,6 +10,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 from hf_jepa.core.key_map import ConversionError, some
+from hf_jepa.core.world_model import WorldModel
 from hf_jepa.hub.files import new_name, read_json
 from hf_jepa.layers.patch_embedding import pair
 from hf_jepa.registry import Variant
@@ -25,7 +26,8 @@ def compute_fingerprint(model: PreTrainedModel) -> dict:
 
     Args:
         model: an encoder. A video is a clip of the size that the config names, of at most `FRAMES` frames; a
-            recording has 4,000 samples, a text 16 tokens.
+            recording has 4,000 samples, a text 16 tokens. Of a world model: what it says of such a clip, and of the
+            frame after one more action.
 
     Returns:
         a dictionary for JSON: shape, mean, standard deviation, mean absolute value, first values, and what the input
@@ -44,7 +46,7 @@ def compute_fingerprint(model: PreTrainedModel) -> dict:
     drawn, kind = fixed_input(model.config)
     training = model.training
     with torch.no_grad():
-        output = model.eval()(drawn.to(model.device)).last_hidden_state.double().cpu()
+        output = _answer(model.eval(), drawn.to(model.device)).double().cpu()
     model.train(training)
     if not output.isfinite().all():
         raise ValueError("the encoder's output is not finite: the weights are damaged or hold NaN or infinity")
@@ -57,6 +59,21 @@ def compute_fingerprint(model: PreTrainedModel) -> dict:
         "mean_abs": output.abs().mean().item(),
         "first_values": output.flatten()[:8].tolist(),
     }
+
+
+def _answer(model: PreTrainedModel, drawn: torch.Tensor) -> torch.Tensor:
+    if not isinstance(model, WorldModel):
+        return model(drawn).last_hidden_state
+    config, rng = model.config, np.random.default_rng(1)
+    rows, frames = drawn.shape[:2]
+    actions = torch.from_numpy(0.1 * rng.standard_normal((rows, frames, config.action_dim))).to(drawn)
+    states = torch.from_numpy(rng.random((rows, frames, config.state_dim))).to(drawn) if config.state_dim else None
+    extrinsics = {}
+    if getattr(config, "use_extrinsics", False):
+        extrinsics["extrinsics"] = torch.from_numpy(rng.random((rows, frames, config.extrinsics_dim))).to(drawn)
+    state = model.encode(drawn, actions[:, :-1], states, **extrinsics)
+    after = model.unroll(state, actions[:, None, -1:])  # (B, 1, 1, *L)
+    return torch.cat([after[:, 0], state.latents], dim=1)  # its first values need every part of the model
 
 
 def fixed_input(config: PreTrainedConfig) -> tuple[torch.Tensor, str]:
@@ -80,12 +97,12 @@ def input_shape(config: PreTrainedConfig) -> tuple[int, ...]:
     image = (config.num_channels, *pair(config.image_size))
     if not hasattr(config, "frames_per_clip"):
         return 1, *image
-    tubelet = config.tubelet_size
+    tubelet = getattr(config, "tubelet_size", 1)
     return 1, max(tubelet, min(config.frames_per_clip, FRAMES) // tubelet * tubelet), *image
 
 
 def load_target_encoder(variant: Variant, folder: str | Path) -> PreTrainedModel:
-    """The encoder that users of a folder get, in float32, whatever other parts the folder has.
+    """The encoder that users of a folder get, or a whole world model, in float32, whatever other parts there are.
 
     Raises:
         ConversionError: weights are missing or have other shapes than the config says.
@@ -98,7 +115,7 @@ def load_target_encoder(variant: Variant, folder: str | Path) -> PreTrainedModel
         )
     finally:
         logging.set_verbosity(verbosity)
-    encoder = variant.encoder_of(model)
+    encoder = model if isinstance(model, WorldModel) else variant.encoder_of(model)
     missing = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
     if encoder is not model:  # a part beside the encoder may be absent as a whole
         own = {name for name, child in model.named_children() if child is encoder}

@@ -9,6 +9,8 @@ from PIL import Image
 from transformers import AutoImageProcessor, PreTrainedConfig
 from transformers.utils import cached_file, logging
 
+from hf_jepa.layers.patch_embedding import pair
+from hf_jepa.models.vjepa2.video_processing_vjepa2 import VJepa2VideoProcessor
 from hf_jepa.registry import find_variant
 
 
@@ -16,6 +18,7 @@ logger = logging.get_logger(__name__)
 
 FILE_NAMES = ("preprocessor_config.json", "processor_config.json")
 VIDEO_FILE_NAMES = ("video_preprocessor_config.json", *FILE_NAMES)
+VIDEOS = ("video", "trajectory")  # modalities whose samples are frames
 
 
 def load_processor(checkpoint: str | None, config: PreTrainedConfig, as_saved: bool = False) -> Callable:
@@ -24,7 +27,8 @@ def load_processor(checkpoint: str | None, config: PreTrainedConfig, as_saved: b
     Checkpoints that transformers converted carry the ViT processor at its defaults: it squeezes images and normalises
     with 0.5, but the weights were trained on other statistics, but for NEPA's, and on images that are not squeezed.
     There the variant's own is taken, with a warning.
-    Videos are prepared by the variant's own class in any case, with the fields that are saved.
+    Videos are prepared by the variant's own class in any case, with the fields that are saved. Frames of world models
+    are shown whole, from edge to edge of their short side.
 
     Args:
         checkpoint: folder or Hub id; None, a model that starts afresh.
@@ -37,14 +41,14 @@ def load_processor(checkpoint: str | None, config: PreTrainedConfig, as_saved: b
         64
     """
     variant = find_variant(config.model_type, checkpoint or config.model_type)
-    of_clips = variant.modality in ("video", "trajectory")
-    names = VIDEO_FILE_NAMES if of_clips else FILE_NAMES
+    videos = variant.modality in VIDEOS
+    names = VIDEO_FILE_NAMES if videos else FILE_NAMES
     if checkpoint is None or not any(
         cached_file(checkpoint, name, _raise_exceptions_for_missing_entries=False) for name in names
     ):
-        return variant.processor(config)
-    if of_clips:  # the classes of transformers need torchvision
-        return variant.processor_class.from_pretrained(checkpoint)
+        return _whole_frames(config) if variant.modality == "trajectory" else variant.processor(config)
+    if videos:  # the classes of transformers need torchvision
+        return (variant.processor_class or VJepa2VideoProcessor).from_pretrained(checkpoint)
     saved = AutoImageProcessor.from_pretrained(checkpoint)
     if as_saved or not _is_untouched_vit_processor(saved):
         return saved
@@ -56,6 +60,13 @@ def load_processor(checkpoint: str | None, config: PreTrainedConfig, as_saved: b
         f"{list(own.image_mean)}"
     )
     return own
+
+
+def _whole_frames(config: PreTrainedConfig) -> VJepa2VideoProcessor:
+    height, width = pair(config.image_size)
+    return VJepa2VideoProcessor(
+        size={"shortest_edge": max(height, width)}, crop_size={"height": height, "width": width}
+    )
 
 
 def _is_untouched_vit_processor(processor: Any) -> bool:

@@ -61,6 +61,34 @@ def pose_differences(poses: torch.Tensor) -> torch.Tensor:
     return torch.cat([steps[..., :3], angles, steps[..., 6:]], dim=-1)
 
 
+def poses_in_camera(poses: torch.Tensor, extrinsics: torch.Tensor) -> torch.Tensor:
+    """Poses as a camera sees them: the inverse of the camera's pose times each (`camera_frame` of the official code).
+
+    Args:
+        poses: (..., 7) in the frame of the robot.
+        extrinsics: (..., 6), position and angles of the camera in the same frame.
+
+    Returns:
+        (..., 7), the gripper as it was.
+
+    Raises:
+        ValueError: another number of values.
+
+    Example:
+        >>> pose = torch.tensor([1.0, 0.0, 0.5, 0.0, 0.0, 0.0, 1.0])
+        >>> camera = torch.tensor([1.0, -1.0, 0.5, 0.0, 0.0, torch.pi / 2])  # turned to the left
+        >>> [round(number, 2) for number in poses_in_camera(pose, camera).tolist()]
+        [1.0, 0.0, 0.0, 0.0, 0.0, -1.57, 1.0]
+    """
+    _require_poses(poses=poses)
+    if extrinsics.shape[-1] != POSE_DIM - 1:
+        raise ValueError(f"extrinsics of shape {tuple(extrinsics.shape)}: a camera has 6 numbers (x, y, z, angles)")
+    inverse = rotation_matrices(extrinsics[..., 3:]).mT
+    place = _product(inverse, (poses[..., :3] - extrinsics[..., :3]).unsqueeze(-1)).squeeze(-1)
+    angles = rotation_angles(_product(inverse, rotation_matrices(poses[..., 3:6])))
+    return torch.cat([place, angles, poses[..., 6:]], dim=-1)
+
+
 def rotation_matrices(angles: torch.Tensor) -> torch.Tensor:
     """Extrinsic xyz angles (..., 3) to rotation matrices Rz Ry Rx (..., 3, 3)."""
     (cx, cy, cz), (sx, sy, sz) = angles.cos().unbind(-1), angles.sin().unbind(-1)
@@ -106,4 +134,4 @@ def _require_poses(**given: torch.Tensor) -> None:
             )
 
 
-__all__ = ["POSE_DIM", "compose_poses", "pose_differences", "rotation_angles", "rotation_matrices"]
+__all__ = ["POSE_DIM", "compose_poses", "pose_differences", "poses_in_camera", "rotation_angles", "rotation_matrices"]

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from hf_jepa.losses.distributed import full_precision, gather_rows, global_mean
+from hf_jepa.losses.dynamics import temporal_similarity
 
 
 class VicRegScaling(NamedTuple):
@@ -178,20 +179,43 @@ def video_vc_terms(features: torch.Tensor, samples: str = "first_t") -> VideoVcT
         >>> variance.item(), similarity.item()
         (0.0, 4.0)
     """
+    features = full_precision(features)
+    variance, covariance = video_variance_covariance(features, samples)
+    return VideoVcTerms(variance, covariance, temporal_similarity(features.movedim(2, 1)))
+
+
+def video_variance_covariance(
+    features: torch.Tensor, samples: str = "first_t", margin: float = 1.0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The first two terms of `video_vc_terms`.
+
+    Args:
+        features: (B, C, T, H, W)
+        samples: what the rows of the statistics are, see `video_vc_terms`.
+        margin: the standard deviation asked for.
+
+    Returns:
+        two scalars
+
+    Raises:
+        ValueError: unknown samples, another number of axes, or fewer than 2 rows.
+
+    Example:
+        >>> variance, covariance = video_variance_covariance(torch.zeros(2, 3, 2, 1, 2), margin=2.0)
+        >>> round(variance.item(), 2), covariance.item()
+        (1.99, 0.0)
+    """
     if samples not in VIDEO_SAMPLES:
         raise ValueError(f"samples {samples!r} is not one of {', '.join(VIDEO_SAMPLES)}")
     if features.ndim != 5:
         raise ValueError(f"features of shape {tuple(features.shape)} are not (B, C, T, H, W)")
-    features = full_precision(features)
     times = features[:, :, :1] if samples.startswith("first_t") else features
     if samples.endswith("spatial"):
         rows = times.movedim(1, -1).flatten(0, -2)
     else:
         rows = times.movedim(2, 1).flatten(0, 1).flatten(1)
     rows = _global_batch(rows)
-    steps = features.diff(dim=2).square()
-    similarity = global_mean(steps) if features.shape[2] > 1 else features.new_zeros(())
-    return VideoVcTerms(_variance(rows, 1.0, 1e-4), _covariance(rows, True), similarity)
+    return _variance(rows, margin, 1e-4), _covariance(rows, True)
 
 
 def _scaling(name: str) -> VicRegScaling:
@@ -233,5 +257,6 @@ __all__ = [
     "covariance_term",
     "variance_term",
     "vicreg_loss",
+    "video_variance_covariance",
     "video_vc_terms",
 ]

@@ -1,4 +1,4 @@
-"""Clipping of gradients as in the official training of V-JEPA."""
+"""Clipping of gradients, of the encoder apart from all else."""
 
 import torch
 from torch import nn
@@ -6,10 +6,11 @@ from transformers import Trainer
 
 
 class ClippingMixin:
-    """A `Trainer` that, with `clip_after_warmup`, clips the gradients of context encoder and predictor apart.
+    """A `Trainer` that may clip the gradients of the context encoder and of all else apart, each to `max_grad_norm`.
 
-    The official V-JEPA code (`app/vjepa/train.py`) clips each of the two to `max_grad_norm`, and only after the
-    warm-up: there from the second epoch after its end on, here from its end on.
+    With `clip_apart` at every step (EB-JEPA, 2602.03604; the official code), with `clip_after_warmup` only after the
+    warm-up: the official V-JEPA code (`app/vjepa/train.py`) does so from the second epoch after its end on, here from
+    its end on.
 
     Raises:
         ValueError: together with DeepSpeed or FSDP, which clip the gradients of the whole model themselves.
@@ -17,14 +18,16 @@ class ClippingMixin:
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        if self.args.clip_after_warmup and (self.is_deepspeed_enabled or self.is_fsdp_enabled):
-            raise ValueError("clip_after_warmup: DeepSpeed and FSDP clip the whole model, leave it out")
+        chosen = [name for name in ("clip_apart", "clip_after_warmup") if getattr(self.args, name, False)]
+        self._clips_apart, self._clips_late = bool(chosen), "clip_after_warmup" in chosen
+        if chosen and (self.is_deepspeed_enabled or self.is_fsdp_enabled):
+            raise ValueError(f"{chosen[0]}: DeepSpeed and FSDP clip the whole model, leave it out")
 
     def _clip_grad_norm(self: Trainer, model: nn.Module):
-        if not self.args.clip_after_warmup:
+        if not self._clips_apart:
             return super()._clip_grad_norm(model)
         norm = self._get_grad_norm(model)  # also takes the scale of float16 out of the gradients
-        if self.state.global_step >= self.args.get_warmup_steps(self.state.max_steps):
+        if not self._clips_late or self.state.global_step >= self.args.get_warmup_steps(self.state.max_steps):
             parts: dict[bool, list[nn.Parameter]] = {True: [], False: []}
             model = self.accelerator.unwrap_model(model)
             encoder = set(map(id, model.context_encoder.parameters()))

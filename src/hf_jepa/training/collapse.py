@@ -6,6 +6,7 @@ from statistics import mean, median
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from torch.nn.functional import cosine_similarity
 from transformers.utils import logging
 
@@ -78,7 +79,8 @@ def collapse_signals(
             `mask_time_indices` (B, N).
         output: what it returned. With masks one tensor each, rows ordered (target mask, [context mask,] image), or a
             tuple of one tensor for every pair; with masked positions (n, D), in their order. Without masks
-            predictions and targets of images (B, N, D), or of views (V, B, P), with features (V, B, D) as `context`.
+            predictions and targets of images or trajectories (B, N, D), or of views (V, B, P), with features (V, B, D)
+            as `context`.
 
     Returns:
         the signals; None where too little can differ between images: up to three of them without positions, or fewer
@@ -126,17 +128,27 @@ def _compared(
         targets, predictions = (_tokens(x, masks, chosen) for x in (output.targets, output.predictions))
         return position, image, targets, cosine_similarity(predictions, targets, dim=-1).mean()
     targets, predictions = output.targets.detach().float(), output.predictions.detach().float()
+    if "pixel_values_videos" in inputs:  # of trajectories
+        targets, predictions = _frames_in_rows(targets), _frames_in_rows(predictions)
     cosine = cosine_similarity(predictions, targets, dim=-1).mean()
     if hidden := [inputs[name] for name in ("bool_masked_pos", "mask_time_indices") if name in inputs]:
         image, position = hidden[0].nonzero(as_tuple=True)
         return position, image, targets, cosine
-    pixels = inputs["pixel_values"]
-    if not isinstance(pixels, torch.Tensor) or pixels.ndim == 5:  # views: it is their features that must not collapse
+    pixels = inputs.get("pixel_values")
+    if "pixel_values_videos" in inputs:  # which may have very many places
+        tokens = targets[:, :: -(-targets.shape[:2].numel() // MAX_COMPARED)]
+    elif not isinstance(pixels, torch.Tensor) or pixels.ndim == 5:  # views: their features must not collapse
         tokens = output.context[:1].detach().float().transpose(0, 1)
     else:
         tokens = targets
     places = torch.arange(tokens.shape[0] * tokens.shape[1], device=tokens.device)
     return places % tokens.shape[1], places // tokens.shape[1], tokens.flatten(0, 1), cosine
+
+
+def _frames_in_rows(latents: torch.Tensor) -> torch.Tensor:
+    """Latents of frames, vectors (B, T, D), tokens (B, T, N, D) or maps (B, T, D, H, W), as (B, places, D)."""
+    latents = latents.movedim(2, -1) if latents.ndim == 5 else latents
+    return latents.flatten(1, -2)
 
 
 def _width(output: torch.Tensor | Sequence[torch.Tensor]) -> int:
@@ -219,6 +231,12 @@ def mean_signals(signals: Sequence[CollapseSignals]) -> CollapseSignals:
     return CollapseSignals(**{name: mean(getattr(one, name) for one in signals) for name in names})
 
 
+def gather_signals(signals: CollapseSignals | None) -> CollapseSignals | None:
+    """The mean of what the processes of a run measured, for all of them; None where none could measure anything."""
+    found = [one for one in gather_object([signals]) if one is not None]
+    return mean_signals(found) if found else None
+
+
 class CollapseMonitor:
     """Keeps the signals of a run and turns them into a verdict: healthy, shrinking or collapsed.
 
@@ -275,4 +293,4 @@ def _is_falling(values: list[float]) -> bool:
     return median(values[-window:]) < STEADY * median(values[-2 * window : -window])
 
 
-__all__ = ["ADVICE", "CollapseMonitor", "CollapseSignals", "collapse_signals", "mean_signals"]
+__all__ = ["ADVICE", "CollapseMonitor", "CollapseSignals", "collapse_signals", "gather_signals", "mean_signals"]

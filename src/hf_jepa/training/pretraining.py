@@ -22,13 +22,10 @@ logger = logging.get_logger(__name__)
 
 
 @dataclass(kw_only=True)
-class ModelArguments(AdapterArguments):
-    """The model of a pretraining run."""
+class StartArguments:
+    """The model that a run begins with."""
 
     model_name_or_path: str | None = field(default=None, metadata={"help": "Checkpoint to continue from."})
-    teacher_name_or_path: str | None = field(
-        default=None, metadata={"help": "Checkpoint of the frozen teacher of a fresh model (SALT)."}
-    )
     model_size: str | None = field(default=None, metadata={"help": "Named size of a fresh model, e.g. vit_huge."})
     model_config: dict | str | None = field(default=None, metadata={"help": "Config fields of a fresh model (JSON)."})
     license: str | None = field(
@@ -38,15 +35,38 @@ class ModelArguments(AdapterArguments):
     def __post_init__(self):
         if isinstance(self.model_config, str):
             self.model_config = json.loads(self.model_config)
-        if self.lora_rank and self.model_name_or_path is None:
-            raise ValueError("lora_rank adapts a checkpoint: say which by model_name_or_path")
+
+    def part(self) -> str | None:
+        """The checkpoint that a fresh model has a part of its weights from."""
+        return None
 
     def card(self) -> dict[str, str | None]:
         """What the card says of where the weights come from, as arguments of `create_model_card`."""
         start = self.model_name_or_path
-        # Weights of a teacher become part of the checkpoint.
-        license = self.license or base_license(start or self.teacher_name_or_path)
-        return {"finetuned_from": start, "license": license}
+        return {"finetuned_from": start, "license": self.license or base_license(start or self.part())}
+
+    def fresh_config(self, variant: Variant) -> PreTrainedConfig:
+        """The config of a fresh model."""
+        config_class, fields = variant.config_class(), self.model_config or {}
+        require_model_fields(config_class, fields)
+        return config_class.from_size(self.model_size, **fields) if self.model_size else config_class(**fields)
+
+
+@dataclass(kw_only=True)
+class ModelArguments(AdapterArguments, StartArguments):
+    """The model of a pretraining run."""
+
+    teacher_name_or_path: str | None = field(
+        default=None, metadata={"help": "Checkpoint of the frozen teacher of a fresh model (SALT)."}
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.lora_rank and self.model_name_or_path is None:
+            raise ValueError("lora_rank adapts a checkpoint: say which by model_name_or_path")
+
+    def part(self) -> str | None:
+        return self.teacher_name_or_path
 
 
 def build_model(variant: Variant, arguments: ModelArguments) -> JepaPreTrainingMixin:
@@ -55,10 +75,8 @@ def build_model(variant: Variant, arguments: ModelArguments) -> JepaPreTrainingM
         if arguments.model_size or arguments.model_config:
             logger.warning(f"{arguments.model_name_or_path} has a config: model_size and model_config are not used")
         return variant.model_class().from_pretrained(arguments.model_name_or_path, dtype="float32")
-    config_class, model_class = variant.config_class(), variant.model_class()
-    fields, teacher = arguments.model_config or {}, arguments.teacher_name_or_path
-    require_model_fields(config_class, fields)
-    config = config_class.from_size(arguments.model_size, **fields) if arguments.model_size else config_class(**fields)
+    model_class, config = variant.model_class(), arguments.fresh_config(variant)
+    teacher = arguments.teacher_name_or_path
     if not teacher:
         return model_class(config)
     if not hasattr(model_class, "from_teacher"):
@@ -120,4 +138,4 @@ def train_and_finish(trainer: JepaTrainer, recipe: dict[str, Any], card: dict[st
     finish(trainer, card)
 
 
-__all__ = ["ModelArguments", "build_model", "continue_model", "train_and_finish"]
+__all__ = ["ModelArguments", "StartArguments", "build_model", "continue_model", "train_and_finish"]

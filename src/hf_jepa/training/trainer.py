@@ -1,6 +1,5 @@
 """`JepaTrainer`: transformers' `Trainer` plus what a JEPA needs at every step."""
 
-import math
 from collections.abc import Callable
 from dataclasses import fields
 from inspect import signature
@@ -9,10 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import gather_object
 from torch import nn
 from torch.utils.data import IterableDataset
-from transformers import EvalPrediction, IntervalStrategy, TrainerCallback
+from transformers import EvalPrediction, TrainerCallback
 from transformers.utils import logging
 
 from hf_jepa.core.clips import as_groups
@@ -25,13 +23,14 @@ from hf_jepa.training.adapters import AdapterMixin
 from hf_jepa.training.arguments import JepaTrainingArguments
 from hf_jepa.training.batches import draw_masks, flat_masks, sample_losses
 from hf_jepa.training.clipping import ClippingMixin
-from hf_jepa.training.collapse import ADVICE, CollapseMonitor, CollapseSignals, collapse_signals, mean_signals
+from hf_jepa.training.collapse import ADVICE, CollapseMonitor, CollapseSignals, collapse_signals, gather_signals
 from hf_jepa.training.diagnosis.signals import TaskSignalsMixin
 from hf_jepa.training.engines import called_apart
 from hf_jepa.training.epochs import SetEpochCallback
 from hf_jepa.training.reports import format_table
 from hf_jepa.training.run import RunTrainer
-from hf_jepa.training.schedules import context_loss_weight_at, learning_rate_at, momentum_at, weight_decay_at
+from hf_jepa.training.scheduled import ScheduleMixin
+from hf_jepa.training.schedules import context_loss_weight_at, momentum_at
 from hf_jepa.training.skipped import SkippedSamplesMixin
 from hf_jepa.training.step_weights import StepWeightsMixin
 
@@ -41,7 +40,9 @@ logger = logging.get_logger(__name__)
 SAMPLES = {"video": "clips", "audio": "recordings", "text": "texts", "image": "images"}  # by modality of the model
 
 
-class JepaTrainer(TaskSignalsMixin, AdapterMixin, StepWeightsMixin, SkippedSamplesMixin, ClippingMixin, RunTrainer):
+class JepaTrainer(
+    TaskSignalsMixin, AdapterMixin, StepWeightsMixin, SkippedSamplesMixin, ScheduleMixin, ClippingMixin, RunTrainer
+):
     """Pretrains any `...ForPreTraining` model of the package.
 
     At every step it draws the masks or changes the views, sets learning rate, weight decay and momentum from the step
@@ -167,9 +168,9 @@ class JepaTrainer(TaskSignalsMixin, AdapterMixin, StepWeightsMixin, SkippedSampl
             self._details["regularization_loss"] = outputs.regularization_loss.item()
         if self.collapse_monitor is None:
             return
-        signals = gather_object([called_apart(model, lambda: collapse_signals(model, inputs, outputs))])
-        if signals := [one for one in signals if one is not None]:
-            self.collapse_monitor.add(mean_signals(signals))
+        signals = gather_signals(called_apart(model, lambda: collapse_signals(model, inputs, outputs)))
+        if signals is not None:
+            self.collapse_monitor.add(signals)
         elif outputs.loss.isfinite():  # the end of a stream, or a batch size of one
             logger.warning_once("batches of so few samples cannot show a collapse: the monitor skips them")
 
@@ -193,44 +194,6 @@ class JepaTrainer(TaskSignalsMixin, AdapterMixin, StepWeightsMixin, SkippedSampl
         if self._takes_step:
             inputs["step"] = step
         return inputs
-
-    def _logs_this_step(self) -> bool:
-        if not self.model.training or not self.accelerator.sync_gradients:  # not on all batches of one step
-            return False
-        step = self.state.global_step + 1
-        every = max(1, int(self.state.logging_steps or 1))
-        if self.args.logging_strategy != IntervalStrategy.STEPS:  # "epoch"; also "no", for the summary
-            every = math.ceil(self.state.max_steps / self.state.num_train_epochs)
-        return step % every == 0 or step == self.state.max_steps or (step == 1 and self.args.logging_first_step)
-
-    # --- optimizer and schedules --------------------------------------------------------------------------------
-
-    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
-        if self.optimizer is None:
-            args = self.args
-            betas = (args.adam_beta1, args.adam_beta2)
-            model = self.model if model is None else model
-            settings = (args.learning_rate, args.weight_decay, betas, args.adam_epsilon)
-            self.optimizer = args.build_optimizer(model, *settings)
-        return self.optimizer
-
-    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
-        if self.lr_scheduler is None:
-            args = self.args
-            horizon = int(args.schedule_scale * num_training_steps)
-            warmup = args.get_warmup_steps(num_training_steps)
-            start, peak, final = args.start_learning_rate, args.learning_rate, args.final_learning_rate
-            form = {"schedule": args.learning_rate_schedule, "decay_steps": args.learning_rate_decay_steps}
-
-            def factor(step: int) -> float:
-                return learning_rate_at(step, horizon, warmup, start, peak, final, **form) / peak
-
-            optimizer = optimizer or self.optimizer
-            constant = [group.get("constant_lr", False) for group in optimizer.param_groups]
-            factors = [(lambda step: 1.0) if each else factor for each in constant]
-            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
-            self._created_lr_scheduler = True
-        return self.lr_scheduler
 
     def momentum(self, step: int) -> float:
         """Momentum of the target encoder's update after optimizer step `step` (from 0)."""
@@ -288,7 +251,7 @@ class JepaTrainer(TaskSignalsMixin, AdapterMixin, StepWeightsMixin, SkippedSampl
 
 
 class _Schedules(TrainerCallback):
-    """Weight decay before a step, the target encoder after it, the summary at the end."""
+    """The target encoder after a step, the summary at the end."""
 
     def __init__(self, trainer: JepaTrainer):
         self.trainer = trainer
@@ -304,13 +267,6 @@ class _Schedules(TrainerCallback):
         self.average = model.target_average() if model.config.target_source == "ema" else None
         if self.trainer.collapse_monitor is not None:
             self.trainer.collapse_monitor.restore(state.log_history)
-
-    def on_step_begin(self, args: JepaTrainingArguments, state, control, optimizer=None, **kwargs):
-        horizon = int(args.schedule_scale * state.max_steps)
-        decay = weight_decay_at(state.global_step, horizon, args.weight_decay, args.final_weight_decay)
-        for group in optimizer.param_groups:
-            if group.get("decays", False):
-                group["weight_decay"] = decay
 
     def on_step_end(self, args: JepaTrainingArguments, state, control, **kwargs):
         if self.average is not None and not self.trainer.accelerator.optimizer_step_was_skipped:

@@ -1,0 +1,405 @@
+"""EB-JEPA (Terver et al. 2026, arXiv 2602.03604): the latents of the next frames are predicted from actions.
+
+One encoder is trained through predictions and their targets alike; there is no stop-gradient and no average. What
+keeps it from collapse is a regulariser of all frames: latents vary, differ from one another, are slow, and tell the
+actions. The same model without actions learns from videos.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.modeling_utils import PreTrainedModel
+from transformers.utils import can_return_tuple, logging
+
+from hf_jepa.core.backbones import Pooling, backbone_width, build_backbone, freeze_what_is_not_read
+from hf_jepa.core.modeling import JepaPreTrainedModel, runtime_options
+from hf_jepa.core.outputs import JepaForPreTrainingOutput
+from hf_jepa.core.world_model import WorldState
+from hf_jepa.layers.impala import ImpalaEncoder
+from hf_jepa.layers.patch_embedding import pair
+from hf_jepa.layers.residual_convolutions import ResNet5
+from hf_jepa.losses.prediction import prediction_loss
+from hf_jepa.models.eb_jepa.configuration_eb_jepa import EbJepaConfig
+from hf_jepa.models.eb_jepa.predictors_eb_jepa import new_predictor
+from hf_jepa.models.eb_jepa.regularizer_eb_jepa import EbJepaRegularizer
+
+
+logger = logging.get_logger(__name__)
+
+
+@dataclass
+class EbJepaForPreTrainingOutput(JepaForPreTrainingOutput):
+    """Output of `EbJepaForPreTraining`.
+
+    Args:
+        predictions, targets: (B, K, D), the frames that were predicted: in autoregressive mode those of all steps,
+            in parallel mode all frames after the first window, as the last step says them. Of maps all pixels follow
+            one another, frame by frame.
+        context: (B, K', D), the latents of all frames, laid out alike.
+        variance_loss, covariance_loss, similarity_loss, inverse_dynamics_loss: scalars, the terms of the regulariser
+            before their weights, without gradient; None where the weight is 0.
+    """
+
+    variance_loss: torch.FloatTensor | None = None
+    covariance_loss: torch.FloatTensor | None = None
+    similarity_loss: torch.FloatTensor | None = None
+    inverse_dynamics_loss: torch.FloatTensor | None = None
+
+
+class EbJepaBackboneEncoder(nn.Module):
+    """A vision model of transformers, its pooling, a linear layer and a LayerNorm: one vector per image.
+
+    Args:
+        config: of the EB-JEPA.
+    """
+
+    def __init__(self, config: EbJepaConfig):
+        super().__init__()
+        self.backbone = build_backbone(config.backbone_config, config.pooling)
+        self.pooling = Pooling(self.backbone, config.pooling)
+        freeze_what_is_not_read(self.backbone)
+        self.projection = nn.Linear(backbone_width(config.backbone_config), config.hidden_size)
+        self.layernorm = nn.LayerNorm(config.hidden_size)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(R, C, H, W) -> (R, D)"""
+        return self.layernorm(self.projection(self.pooling(self.backbone(pixels, return_dict=True))))
+
+
+class EbJepaPreTrainedModel(JepaPreTrainedModel):
+    """Flags and initialisation of all EB-JEPA classes: what layers of torch start with, as officially."""
+
+    config: EbJepaConfig
+    base_model_prefix = "eb_jepa"
+    main_input_name = "pixel_values_videos"
+    input_modalities = ("video",)
+    supports_gradient_checkpointing = False
+    _supports_flash_attn = False
+    _supports_flex_attn = False
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d | nn.GRUCell):
+            module.reset_parameters()  # transformers keeps what is loaded
+            if std := getattr(module, "_init_std", None):
+                init.trunc_normal_(module.weight, std=std)
+                init.zeros_(module.bias)
+        else:
+            super()._init_weights(module)
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs
+    ) -> PreTrainedModel:
+        """As in transformers, but nothing is left at random weights, unless the loading info is asked for.
+
+        A checkpoint of the base model has no regulariser: a pretraining model gets a new one, and a message says so.
+
+        Raises:
+            ValueError: other weights are not in the checkpoint.
+        """
+        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        if output_loading_info:
+            return model, info
+        missing = set(info["missing_keys"])
+        regularizer = {key for key in model.state_dict() if key.startswith("regularizer.")}
+        if regularizer and regularizer <= missing:
+            missing -= regularizer
+            logger.warning(f"{pretrained_model_name_or_path} holds no regularizer: it starts from random weights")
+        if lost := sorted(missing):
+            raise ValueError(
+                f"{pretrained_model_name_or_path} lacks {len(lost)} weights of {cls.__name__}, among them "
+                f"{', '.join(lost[:5])}: check that it is a checkpoint of an EB-JEPA and not truncated"
+            )
+        return model
+
+
+class EbJepaModel(EbJepaPreTrainedModel):
+    """Encoder, action encoder and predictor: a world model (`hf_jepa.core.world_model.WorldModel`).
+
+    Example:
+        >>> from hf_jepa import VARIANTS, EbJepaConfig, EbJepaModel
+        >>> model = EbJepaModel(EbJepaConfig(**VARIANTS["eb_jepa"].tiny)).eval()
+        >>> state = model.encode(torch.randn(2, 1, 2, 17, 17))  # one frame in each of two environments
+        >>> model.unroll(state, torch.randn(2, 5, 3, 2)).shape  # five candidates of three actions each
+        torch.Size([2, 5, 3, 12])
+    """
+
+    _keys_to_ignore_on_load_unexpected = [r"^regularizer\."]
+
+    def __init__(self, config: EbJepaConfig):
+        super().__init__(config)
+        config = self.config
+        if config.encoder_type == "impala":
+            sizes, blocks = config.encoder_hidden_sizes, config.encoder_num_blocks
+            size = pair(config.image_size)
+            self.encoder = ImpalaEncoder(size, config.num_channels, sizes, blocks, config.hidden_size)
+        elif config.encoder_type == "resnet5":
+            self.encoder = ResNet5(config.num_channels, config.encoder_hidden_sizes, config.hidden_size)
+        else:
+            self.encoder = EbJepaBackboneEncoder(config)
+        self.action_encoder = nn.Identity()
+        if config.action_encoder_type == "mlp" and config.action_dim:
+            width = config.action_hidden_size
+            self.action_encoder = nn.Sequential(
+                nn.Linear(config.action_dim, width), nn.GELU(), nn.Linear(width, width)
+            )
+        self.predictor = new_predictor(config, self.encoder)
+        if hasattr(self.predictor, "layernorm"):
+            names = ("layernorm.weight", "layernorm.bias")
+            self._tied_weights_keys = {f"predictor.{name}": f"encoder.{name}" for name in names}
+        self.post_init()
+
+    def encode(
+        self,
+        pixel_values_videos: torch.Tensor,
+        actions: torch.Tensor | None = None,
+        states: torch.Tensor | None = None,
+    ) -> WorldState:
+        """The latents of frames, which are all encoded as one batch.
+
+        Args:
+            pixel_values_videos: (B, T, C, H, W)
+            actions: (B, T - 1, A), what was done between the frames; kept for predictors that read more than one.
+            states: not read; here because all world models are called alike.
+
+        Returns:
+            a state with latents (B, T, D) or (B, T, D, H, W).
+
+        Raises:
+            ValueError: frames or actions of another shape.
+        """
+        if pixel_values_videos.ndim != 5 or pixel_values_videos.shape[2] != self.config.num_channels:
+            raise ValueError(
+                f"pixel_values_videos of shape {tuple(pixel_values_videos.shape)} are not (B, T, "
+                f"{self.config.num_channels}, H, W)"
+            )
+        if self.config.encoder_type == "impala" and pixel_values_videos.shape[-2:] != pair(self.config.image_size):
+            raise ValueError(
+                f"frames of {tuple(pixel_values_videos.shape[-2:])} pixels, but the encoder is made for image_size "
+                f"{self.config.image_size}"
+            )
+        self._require_actions(actions)
+        shape, frames = pixel_values_videos.shape[:2], pixel_values_videos.flatten(0, 1)
+        latents = self.encoder(frames.contiguous(memory_format=torch.channels_last)).unflatten(0, shape)
+        return WorldState(latents, actions)
+
+    def unroll(self, state: WorldState, actions: torch.Tensor) -> torch.Tensor:
+        """The latents of the frames after each action, for several candidates at once.
+
+        Args:
+            state: of B environments, with `context_frames` frames or more, of which the newest are read.
+            actions: (B, S, H, A)
+
+        Returns:
+            (B, S, H, *L)
+
+        Raises:
+            ValueError: too few frames, actions of another shape, or no earlier actions where they are read.
+        """
+        length = self.config.context_frames
+        if actions.ndim != 4 or len(actions) != len(state) or actions.shape[-1] != self.config.action_dim:
+            raise ValueError(
+                f"actions of shape {tuple(actions.shape)} are not ({len(state)}, S, H, {self.config.action_dim})"
+            )
+        if state.latents.shape[1] < length:
+            raise ValueError(f"the state has {state.latents.shape[1]} frames, the predictor reads {length}")
+        samples, horizon = actions.shape[1:3]
+        if length > 1 and self.config.action_dim:
+            if state.actions is None:
+                raise ValueError(
+                    f"the predictor reads {length} frames with the actions between them: encode the frames with actions"
+                )
+            known = state.actions[:, state.actions.shape[1] - length + 1 :, None].transpose(1, 2)
+            actions = torch.cat([known.expand(-1, samples, -1, -1), actions], dim=2)
+        latents = state.latents[:, -length:]
+        latents = latents.unsqueeze(1).expand(-1, samples, *(-1 for _ in latents.shape[1:])).flatten(0, 1)
+        actions = actions.flatten(0, 1) if self.config.action_dim else None
+        return self.predict_autoregressive(latents, actions, horizon).unflatten(0, (len(state), samples))
+
+    def predict_autoregressive(
+        self, latents: torch.Tensor, actions: torch.Tensor | None, num_steps: int
+    ) -> torch.Tensor:
+        """Frames that follow from a window and from what was predicted before.
+
+        Args:
+            latents: (R, w, *L), where w is `context_frames`.
+            actions: (R, w - 1 + num_steps, A), from the first frame of the window on; None in a model without.
+            num_steps: H.
+
+        Returns:
+            (R, H, *L)
+        """
+        length, frames = self.config.context_frames, list(latents.unbind(1))
+        actions = None if actions is None else self.action_encoder(actions)
+        for step in range(num_steps):
+            window = torch.stack(frames[step:], dim=1)
+            known = None if actions is None else actions[:, step : step + length]
+            frames.append(self.predictor(window, known)[:, 0])
+        return torch.stack(frames[length:], dim=1)
+
+    def predict_parallel(
+        self, latents: torch.Tensor, actions: torch.Tensor | None, num_steps: int
+    ) -> list[torch.Tensor]:
+        """Every frame after the first window, predicted from the window before it, and again from such predictions.
+
+        Args:
+            latents: (B, T, *L), more than `context_frames`.
+            actions: (B, T - 1, A); None in a model without.
+            num_steps: how often.
+
+        Returns:
+            of each step (B, T - w, *L), the frames from number w = `context_frames` on.
+        """
+        length, total = self.config.context_frames, latents.shape[1]
+        actions = None if actions is None else self.action_encoder(actions)
+        frames, found = latents, []
+        for _ in range(num_steps):
+            # Without actions the last window has a prediction, too, which batch normalisation officially counts.
+            read = frames if actions is None else frames[:, :-1]
+            found.append(self.predictor(read, actions)[:, : total - length])
+            frames = torch.cat([latents[:, :length], found[-1]], dim=1)
+        return found
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values_videos: torch.Tensor,
+        actions: torch.Tensor | None = None,
+        states: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutput:
+        """The latents of frames as `last_hidden_state`, (B, T, D) or (B, T, D, H, W); see `encode`.
+
+        Raises:
+            TypeError: an argument that nothing would read.
+            ValueError: see `encode`.
+        """
+        runtime_options(self, kwargs)
+        return BaseModelOutput(last_hidden_state=self.encode(pixel_values_videos, actions, states).latents)
+
+    def _require_actions(self, actions: torch.Tensor | None) -> None:
+        if actions is not None and actions.shape[-1] != self.config.action_dim:
+            raise ValueError(f"actions of shape {tuple(actions.shape)}, but action_dim is {self.config.action_dim}")
+
+
+class EbJepaForPreTraining(EbJepaPreTrainedModel):
+    """An EB-JEPA with its objective: predictions of a clip's latents, and the regulariser of all its frames.
+
+    Example:
+        >>> from hf_jepa import VARIANTS, EbJepaConfig, EbJepaForPreTraining
+        >>> model = EbJepaForPreTraining(EbJepaConfig(**VARIANTS["eb_jepa"].tiny))
+        >>> out = model(torch.randn(4, 6, 2, 17, 17), actions=torch.randn(4, 5, 2))
+        >>> out.loss.backward()
+        >>> out.predictions.shape, out.context.shape
+        (torch.Size([4, 4, 12]), torch.Size([4, 6, 12]))
+    """
+
+    accepts_loss_kwargs = False  # for `Trainer`: the loss is the mean of a batch
+    fewest_samples = 2  # variances need as many
+
+    def __init__(self, config: EbJepaConfig):
+        super().__init__(config)
+        self.eb_jepa = EbJepaModel(self.config)
+        self.regularizer = EbJepaRegularizer(self.config)
+        self.post_init()
+
+    @property
+    def context_encoder(self) -> nn.Module:
+        """The encoder of frames, which both sides of a prediction train."""
+        return self.eb_jepa.encoder
+
+    @property
+    def predictor(self) -> nn.Module:
+        """What says the next frame."""
+        return self.eb_jepa.predictor
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values_videos: torch.Tensor,
+        actions: torch.Tensor | None = None,
+        states: torch.Tensor | None = None,
+        step: int | None = None,
+        **kwargs: Any,
+    ) -> EbJepaForPreTrainingOutput:
+        """Predict the latents of clips, and regularise them.
+
+        Args:
+            pixel_values_videos: (B, T, C, H, W)
+            actions: (B, T - 1, A); `actions[:, t]` leads from frame t to t + 1. None in a model without.
+            states, step: not read; here because all world models are trained alike.
+
+        Raises:
+            TypeError: an argument that nothing would read.
+            ValueError: clips that are too short, or actions of another shape.
+        """
+        runtime_options(self, kwargs)
+        config, model = self.config, self.eb_jepa
+        length = pixel_values_videos.shape[1]
+        if length < config.frames_needed:
+            raise ValueError(
+                f"clips of {length} frames, the objective needs {config.frames_needed}: give longer ones, or lower "
+                f"num_unroll_steps={config.num_unroll_steps}"
+            )
+        if config.action_dim == 0:
+            actions = None
+        elif actions is None:
+            raise ValueError(f"a model with action_dim={config.action_dim} learns from actions (B, T - 1, A): give them")
+        latents = model.encode(pixel_values_videos, actions, states).latents
+        terms = self.regularizer(latents, actions)
+        predict = self._parallel if config.unroll_mode == "parallel" else self._autoregressive
+        prediction, predictions, targets = predict(latents, actions)
+        return EbJepaForPreTrainingOutput(
+            loss=prediction + terms.loss,
+            prediction_loss=prediction,
+            regularization_loss=terms.loss,
+            predictions=_tokens(predictions),
+            targets=_tokens(targets).detach(),
+            context=_tokens(latents),
+            **{f"{name}_loss": term if term is None else term.detach() for name, term in _named(terms)},
+        )
+
+    def _parallel(self, latents: torch.Tensor, actions: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
+        """The loss counts the first window, too, as officially: its frames are equal, so it is a factor below 1."""
+        window = latents[:, : self.config.context_frames]
+        steps = self.eb_jepa.predict_parallel(latents, actions, self.config.num_unroll_steps)
+        losses = [self._distance(torch.cat([window, found], dim=1), latents) for found in steps]
+        return torch.stack(losses).mean(), steps[-1], latents[:, window.shape[1] :]
+
+    def _autoregressive(self, latents: torch.Tensor, actions: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
+        length, count = self.config.context_frames, self.config.num_unroll_steps
+        if actions is not None:
+            actions = actions[:, : length - 1 + count]
+        found = self.eb_jepa.predict_autoregressive(latents[:, :length], actions, count)
+        first = 1 if self.config.window_indexing == "official" else length
+        targets = latents[:, first : first + count]
+        pairs = zip(found.split(1, dim=1), targets.split(1, dim=1), strict=True)
+        return torch.stack([self._distance(*each) for each in pairs]).mean(), found, targets
+
+    def _distance(self, predictions: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The projector normalises over what it is given, so each step passes through it by itself."""
+        if self.config.project_predictions:
+            targets, predictions = self.regularizer.project(targets), self.regularizer.project(predictions)
+        return prediction_loss(predictions, targets, self.config.loss_type)
+
+
+def _tokens(latents: torch.Tensor) -> torch.Tensor:
+    """(B, T, D) as it is, (B, T, D, H, W) -> (B, T * H * W, D)."""
+    return latents if latents.ndim == 3 else latents.flatten(3).transpose(2, 3).flatten(1, 2)
+
+
+def _named(terms) -> list[tuple[str, torch.Tensor | None]]:
+    return [(name, term) for name, term in terms._asdict().items() if name != "loss"]
+
+
+__all__ = [
+    "EbJepaForPreTraining",
+    "EbJepaForPreTrainingOutput",
+    "EbJepaModel",
+    "EbJepaPreTrainedModel",
+]

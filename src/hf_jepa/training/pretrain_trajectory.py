@@ -1,0 +1,103 @@
+"""The program behind the scripts of world models: recipe and trajectories in, trained checkpoint out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from torch import nn
+from transformers.utils import logging
+
+from hf_jepa.registry import VARIANTS, Variant
+from hf_jepa.training.pretraining import StartArguments, continue_model
+from hf_jepa.training.program import begin, finish, resume_point, whole_models
+from hf_jepa.training.recipe import given_fields, parse_recipe
+from hf_jepa.training.trajectory import TrajectoryTrainer
+from hf_jepa.training.trajectory_arguments import TrajectoryTrainingArguments
+from hf_jepa.training.trajectory_data import TrajectoryDataArguments
+
+
+logger = logging.get_logger(__name__)
+
+
+@dataclass(kw_only=True)
+class WorldModelArguments(StartArguments):
+    """The model of a run: a checkpoint to continue, a fresh predictor on a trained encoder, or all of it fresh.
+
+    Of a checkpoint that is continued, `model_config` changes what its weights do not depend on, such as
+    `frames_per_clip`.
+    """
+
+    encoder_name_or_path: str | None = field(
+        default=None,
+        metadata={"help": "Checkpoint that a fresh model is built on: a V-JEPA 2 for V-JEPA 2-AC."},
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.model_name_or_path and self.encoder_name_or_path:
+            raise ValueError(
+                f"{self.model_name_or_path} brings its own encoder: leave out encoder_name_or_path="
+                f"{self.encoder_name_or_path}"
+            )
+        if self.encoder_name_or_path and self.model_size:
+            raise ValueError(f"{self.encoder_name_or_path} has a size: leave out model_size={self.model_size}")
+
+    def part(self) -> str | None:
+        return self.encoder_name_or_path
+
+    def build(self, variant: Variant) -> nn.Module:
+        """The model in float32.
+
+        Raises:
+            ValueError: an unknown field, a checkpoint that lacks weights, an encoder for a variant that takes none.
+        """
+        if self.model_name_or_path:
+            if self.model_size:
+                logger.warning(f"{self.model_name_or_path} has a size: model_size {self.model_size} is not used")
+            return continue_model(variant, self.model_name_or_path, self.model_config or {})
+        if not self.encoder_name_or_path:
+            return variant.model_class()(self.fresh_config(variant))
+        if not hasattr(variant.model_class(), "from_encoder"):
+            raise ValueError(f"encoder_name_or_path: {variant.title} trains an encoder of its own")
+        return variant.model_class().from_encoder(self.encoder_name_or_path, **(self.model_config or {}))
+
+
+def pretrain(
+    variant_name: str, argv: Sequence[str], description: str | None = None, prog: str | None = None
+) -> TrajectoryTrainer:
+    """Run a recipe.
+
+    Args:
+        variant_name: key of `VARIANTS`, a world model.
+        argv: `[recipe.yaml] [--field value ...]`, fields of `WorldModelArguments`, `TrajectoryDataArguments` and
+            `TrajectoryTrainingArguments`.
+        description, prog: for `--help`, see `parse_recipe`.
+
+    Returns:
+        the trainer, after training and saving.
+
+    Raises:
+        ValueError: as the parts do.
+    """
+    types = (WorldModelArguments, TrajectoryDataArguments, TrajectoryTrainingArguments)
+    arguments, data, training = parse_recipe(types, argv, description, prog)
+    begin(training)
+    with whole_models(training):
+        model = arguments.build(VARIANTS[variant_name])
+    opened = data.open(model.config, arguments.model_name_or_path, training.seed)
+    trainer = TrajectoryTrainer(
+        model,
+        training,
+        train_dataset=opened.train,
+        eval_dataset=opened.test,
+        data_collator=opened.collator,
+        processing_class=opened.processor,
+    )
+    trainer.recipe = given_fields(types, argv)
+    trainer.train(resume_from_checkpoint=resume_point(training))
+    if opened.test is not None:
+        trainer.evaluate()
+    finish(trainer, data.card() | arguments.card())
+    return trainer
+
+
+__all__ = ["WorldModelArguments", "pretrain"]
