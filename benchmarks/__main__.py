@@ -14,6 +14,7 @@ import bench_data
 import bench_losses
 import bench_masks
 import bench_model
+import bench_planning
 import bench_stream
 import bench_text
 import bench_train
@@ -36,6 +37,7 @@ PARTS = {
     "stream": bench_stream,
     "text": bench_text,
     "world_model": bench_world_model,
+    "planning": bench_planning,
     "data": bench_data,
     "train": bench_train,
 }
