@@ -20,6 +20,7 @@ import bench_text
 import bench_train
 import bench_video
 import bench_views
+import bench_world_model
 import torch
 import transformers
 from timing import HEADER
@@ -35,6 +36,7 @@ PARTS = {
     "views": bench_views,
     "stream": bench_stream,
     "text": bench_text,
+    "world_model": bench_world_model,
     "planning": bench_planning,
     "data": bench_data,
     "train": bench_train,
