@@ -27,8 +27,9 @@ WIDTH = 96  # of predictor, text encoder, decoder and language model
 def vision_config() -> VJEPA2Config:
     return VJEPA2Config(
         crop_size=32,  # a digit is 8 pixels high, as it was drawn
-        patch_size=8,
+        patch_size=4,
         frames_per_clip=FRAMES,
+        tubelet_size=FRAMES,  # a token sees how its patch moves
         hidden_size=96,
         num_hidden_layers=4,
         num_attention_heads=4,

@@ -4,7 +4,7 @@
 
 Needs no download. Two digits move over a canvas; captions, questions and answers are made with them. A VL-JEPA and a
 language model behind the same video encoder, of as many weights, are trained from scratch on the same clips and texts
-in as many steps, first on captions without a query, then on captions and questions, and asked
+in as many steps, first on clips of one digit and their captions, then of two, then with questions, too, and asked
   1. for the caption of clips whose digits move as they never did in training, among all such captions,
   2. for the caption of each of many clips, and for the clip of each caption,
   3. questions, with the possible answers beside,
@@ -24,6 +24,7 @@ import torch
 from digit_models import language_config, new_tokenizer, new_vl_jepa, pixels, vision_config
 from digit_questions import ask_baseline, ask_vl_jepa, stories, tests, watch
 from generative_baseline import GenerativeBaseline
+from safetensors.torch import load_model, save_model
 from torch import nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
@@ -37,12 +38,13 @@ from hf_jepa.data.digit_texts import story_captions
 from hf_jepa.data.vision_text import VLJepaDataCollator
 from hf_jepa.evaluation.vision_language import VisionLanguageTasks
 from hf_jepa.training.comparison import markdown_table
-from hf_jepa.training.kept import write_text
+from hf_jepa.training.kept import kept, write_text
 from hf_jepa.training.progress import ProgressBar
 from hf_jepa.training.vision_language import VLJepaTrainer, VLJepaTrainingArguments
 
 
 BATCH, LEARNING_RATE = 64, 1e-3
+WEIGHTS = "model.safetensors"
 COLUMNS = {
     "unseen": "caption of unseen moves",
     "text_to_video": "clip of a caption",
@@ -51,18 +53,19 @@ COLUMNS = {
     "what": "what it does",
     "is": "is it there",
     "written": "captions written",
-    "written_unseen": "of unseen moves",
+    "clauses": "clauses of them",
 }
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output-dir", type=Path, default=Path("runs/vl_jepa_digits"))
-    parser.add_argument("--steps", type=int, default=1500, help="of both models on captions, without queries")
-    parser.add_argument("--tuning-steps", type=int, default=500, help="of both on questions and captions")
-    parser.add_argument("--decoder-steps", type=int, default=800, help="of the decoder, on captions alone")
+    parser.add_argument("--one-digit-steps", type=int, default=600, help="of both models on clips of one digit")
+    parser.add_argument("--steps", type=int, default=1500, help="of both on clips of two, without queries")
+    parser.add_argument("--tuning-steps", type=int, default=600, help="of both on questions and captions")
+    parser.add_argument("--decoder-steps", type=int, default=1500, help="of the decoder, on captions alone")
     parser.add_argument("--clips", type=int, default=256, help="to test on")
-    parser.add_argument("--events", type=int, default=24, help="of the long video")
+    parser.add_argument("--events", type=int, default=60, help="of the long video")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args(argv)
 
@@ -72,9 +75,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def stages(args: argparse.Namespace) -> list[tuple[str, int, DigitStories]]:
     """Of both models: name, steps and clips."""
-    first = stories(args.steps * BATCH, "train", "seen", args.seed, caption_query="")
-    then = stories(args.tuning_steps * BATCH, "train", "seen", args.seed + 1, task="both")
-    return [("captions", args.steps, first), ("questions", args.tuning_steps, then)]
+    one = stories(args.one_digit_steps * BATCH, "train", "seen", args.seed + 2, caption_query="", num_digits=1)
+    two = stories(args.steps * BATCH, "train", "seen", args.seed, caption_query="")
+    both = stories(args.tuning_steps * BATCH, "train", "seen", args.seed + 1, task="both")
+    return [
+        ("one digit", args.one_digit_steps, one),
+        ("captions", args.steps, two),
+        ("questions", args.tuning_steps, both),
+    ]
 
 
 def train_vl_jepa(
@@ -154,16 +162,12 @@ def train_decoder(model: VLJepaForConditionalGeneration, processor: VLJepaProces
     optimize(model, losses(), args.decoder_steps, "decoder of VL-JEPA")
 
 
-def run(args: argparse.Namespace) -> dict:
-    """The experiment; writes the models, stream.png, table.md and results.json, and returns the results."""
-    start, folder = time.process_time(), args.output_dir
-    folder.mkdir(parents=True, exist_ok=True)
+def made_vl_jepa(args: argparse.Namespace) -> dict:
+    """Train a VL-JEPA and its decoder, save both; counts and CPU seconds."""
     set_seed(args.seed)
     tokenizer = new_tokenizer()
     model, processor = new_vl_jepa(tokenizer)
-    baseline = GenerativeBaseline(vision_config(), language_config(tokenizer, layers=4), tokenizer)
-    sizes = {"VL-JEPA": trained(model), "language model": trained(baseline)}
-    seconds: dict[str, float] = {}
+    sizes, seconds = {"VL-JEPA": trained(model)}, {}
     with timed(seconds, "VL-JEPA"):
         for stage in stages(args):
             train_vl_jepa(model, processor, *stage, args)
@@ -171,23 +175,50 @@ def run(args: argparse.Namespace) -> dict:
     sizes["decoder of VL-JEPA"] = trained(speaker)
     with timed(seconds, "decoder of VL-JEPA"):
         train_decoder(speaker, processor, args)
-    speaker.save_pretrained(folder / "vl_jepa")
-    processor.save_pretrained(folder / "vl_jepa")
+    speaker.save_pretrained(args.output_dir / "vl_jepa")
+    processor.save_pretrained(args.output_dir / "vl_jepa")
+    return {"parameters": sizes, "cpu_seconds": seconds}
+
+
+def made_baseline(args: argparse.Namespace, model: GenerativeBaseline, processor: VLJepaProcessor) -> dict:
+    """Train the language model and save it; counts and CPU seconds."""
+    seconds: dict[str, float] = {}
     with timed(seconds, "language model"):
         for stage in stages(args):
-            train_baseline(baseline, processor, *stage)
+            train_baseline(model, processor, *stage)
+    save_model(model, args.output_dir / "language_model" / WEIGHTS)
+    return {"parameters": {"language model": trained(model)}, "cpu_seconds": seconds}
+
+
+def run(args: argparse.Namespace) -> dict:
+    """The experiment; writes the models, stream.png, table.md and results.json, and returns the results.
+
+    Models that are there, trained with the same settings, are not trained again.
+    """
+    folder, settings = args.output_dir, {"batch": BATCH, "learning_rate": LEARNING_RATE}
+    settings |= {name: value for name, value in vars(args).items() if name.endswith("steps") or name == "seed"}
+    for name in ("vl_jepa", "language_model"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    found = kept(folder / "vl_jepa", settings, lambda: made_vl_jepa(args))
+    speaker = VLJepaForConditionalGeneration.from_pretrained(folder / "vl_jepa").eval()
+    processor = VLJepaProcessor.from_pretrained(folder / "vl_jepa")
+    tokenizer = new_tokenizer()
+    set_seed(args.seed)
+    baseline = GenerativeBaseline(vision_config(), language_config(tokenizer, layers=4), tokenizer)
+    other = kept(folder / "language_model", settings, lambda: made_baseline(args, baseline, processor))
+    load_model(baseline, folder / "language_model" / WEIGHTS)
+    baseline.eval()
 
     def prepare(frames: np.ndarray) -> torch.Tensor:
         return pixels(processor, frames)
 
-    tasks = VisionLanguageTasks(speaker.eval(), processor, batch_size=64)
+    tasks = VisionLanguageTasks(speaker, processor, batch_size=64)
     asked = tests(args.clips, prepare)
     scores = {"VL-JEPA": ask_vl_jepa(tasks, asked), "language model": ask_baseline(baseline, asked)}
     scores["chance"] = chance(asked)
     stream = watch(tasks, baseline, prepare, args.events, args.seed, folder)
-    seconds["all"] = round(time.process_time() - start, 1)
-    results = {"settings": {name: str(value) for name, value in vars(args).items() if name != "output_dir"}}
-    results |= {"scores": scores, "parameters": sizes, "stream": stream, "cpu_seconds": seconds}
+    results = {"settings": settings, "scores": scores, "stream": stream}
+    results |= {name: found[name] | other[name] for name in ("parameters", "cpu_seconds")}
     write_text(folder / "results.json", json.dumps(results, indent=2, default=float) + "\n")
     write_text(folder / "table.md", markdown_table(*rows_of(scores)))
     return results

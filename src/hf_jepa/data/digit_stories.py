@@ -1,6 +1,6 @@
 """Digit stories: moving digits with captions, questions and answers, all of which are true by construction.
 
-In every clip two different digits move in two different directions, straight ahead and without touching a border, so
+In every clip two different digits (or one) move in different directions, straight ahead and without touching a border, so
 that "a two moves up and a seven moves left" holds from the first frame to the last. What is tested need not have been
 trained: the splits share no digit image, and every digit has directions in which it never moves in training.
 """
@@ -29,10 +29,10 @@ class DigitStoryBatch(NamedTuple):
 
     Attributes:
         frames: uint8 (B, T, 64, 64), grey.
-        digits: int64 (B, 2), the classes, the smaller one first.
-        directions: int64 (B, 2), numbers of `DIRECTIONS`.
-        position: float32 (B, T, 2, 2), row and column of the upper left corner of each digit, in pixels, 0..48.
-        velocity: float32 (B, T, 2, 2), rows and columns per frame.
+        digits: int64 (B, n), the classes, the smaller one first.
+        directions: int64 (B, n), numbers of `DIRECTIONS`.
+        position: float32 (B, T, n, 2), row and column of the upper left corner of each digit, in pixels, 0..48.
+        velocity: float32 (B, T, n, 2), rows and columns per frame.
         captions: one for each clip.
         questions: one for each clip, drawn at random.
     """
@@ -81,7 +81,7 @@ def _speeds(num_frames: int) -> tuple[float, float]:
 
 
 def _velocity(directions: np.ndarray, uniform: np.ndarray, num_frames: int) -> np.ndarray:
-    """(B, 2, 2), rows and columns per frame, from directions and numbers in [0, 1), both (B, 2)."""
+    """(B, n, 2), rows and columns per frame, from directions and numbers in [0, 1), both (B, n)."""
     slowest, fastest = _speeds(num_frames)
     return (slowest + (fastest - slowest) * uniform)[..., None] * STEPS[directions]
 
@@ -98,13 +98,13 @@ def _glyphs_by_class(split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _glyphs(split: str, digits: np.ndarray, uniform: np.ndarray) -> np.ndarray:
-    """Images uint8 (B, 2, 16, 16) of digits (B, 2)."""
+    """Images uint8 (B, n, 16, 16) of digits (B, n)."""
     glyphs, first, count = _glyphs_by_class(split)
     return glyphs[first[digits] + (uniform * count[digits]).astype(np.int64)]
 
 
 class DigitStories(Dataset):
-    """Endless clips of two moving digits with texts: clip `index` of an epoch is a function of (seed, epoch, index).
+    """Endless clips of one or two moving digits with texts: clip `index` of an epoch is a function of (seed, epoch, index).
 
     A sample is what `VisionTextDataset` gives: "video" uint8 (T, 64, 64, 3), "query", "target", "sample_index".
 
@@ -115,6 +115,7 @@ class DigitStories(Dataset):
             "all" for any.
         num_frames: T; the more, the slower they move.
         num_directions: 4, or 8 with the diagonals.
+        num_digits: n, 1 or 2 in every clip.
         task: "caption", "question" with an answer as target, or "both", one of the two at random.
         caption_query: the query of a caption; "" for query-free training.
         seed: of the clips.
@@ -141,6 +142,7 @@ class DigitStories(Dataset):
         task: str = "caption",
         caption_query: str = "",
         seed: int = 0,
+        num_digits: int = 2,
     ):
         if length < 1:
             raise ValueError(f"an epoch needs at least one clip, got length={length}")
@@ -149,7 +151,7 @@ class DigitStories(Dataset):
         if task not in TASKS:
             raise ValueError(f"task {task!r} is not one of {', '.join(TASKS)}")
         glyph_numbers(split)  # raises where it is unknown
-        self.scenes = digit_scenes(combinations, num_directions)
+        self.scenes = digit_scenes(combinations, num_directions, num_digits)
         self.length, self.split, self.num_frames = length, split, num_frames
         self.num_directions, self.task, self.caption_query, self.seed = num_directions, task, caption_query, seed
         self._epoch = SharedEpoch(seed)
@@ -209,12 +211,13 @@ class DigitStories(Dataset):
         return np.stack([sample_rng(self.seed, epoch, int(index)).random(UNIFORM) for index in indices])
 
     def _render(self, uniform: np.ndarray) -> DigitStoryBatch:
-        scene = self.scenes[(uniform[:, 0] * len(self.scenes)).astype(np.int64)]  # (B, 2, 2)
+        scene = self.scenes[(uniform[:, 0] * len(self.scenes)).astype(np.int64)]  # (B, n, 2)
         digits, directions = scene[..., 0], scene[..., 1]
-        glyphs = _glyphs(self.split, digits, uniform[:, 1:3])
-        velocity = _velocity(directions, uniform[:, 3:5], self.num_frames)  # (B, 2, 2)
+        count = digits.shape[1]
+        glyphs = _glyphs(self.split, digits, uniform[:, 1 : 1 + count])
+        velocity = _velocity(directions, uniform[:, 3 : 3 + count], self.num_frames)  # (B, n, 2)
         travel = velocity * (self.num_frames - 1)
-        start = uniform[:, 5:9].reshape(-1, 2, 2) * (REACH - np.abs(travel)) + np.maximum(-travel, 0)
+        start = uniform[:, 5 : 5 + 2 * count].reshape(-1, count, 2) * (REACH - np.abs(travel)) + np.maximum(-travel, 0)
         position = start[:, None] + velocity[:, None] * np.arange(self.num_frames)[:, None, None]
         position = np.clip(position, 0, REACH)  # rounding may leave the last one a hair outside
         frames = paint_digits(glyphs, np.rint(position).astype(np.int64))

@@ -42,7 +42,7 @@ def story_caption(digits: Sequence[int], directions: Sequence[int]) -> str:
     """The caption of a clip, always with the smaller digit first, so that equal contents have equal captions.
 
     Args:
-        digits: two different ones, 0..9.
+        digits: different ones, 0..9, usually two.
         directions: numbers of `DIRECTIONS`, one for each.
 
     Example:
@@ -53,21 +53,21 @@ def story_caption(digits: Sequence[int], directions: Sequence[int]) -> str:
     return " and ".join(f"{_with_article(digit)} moves {DIRECTIONS[direction]}" for digit, direction in parts)
 
 
-def story_captions(combinations: str = "all", num_directions: int = 4) -> list[str]:
+def story_captions(combinations: str = "all", num_directions: int = 4, num_digits: int = 2) -> list[str]:
     """All captions there are, in a fixed order: the candidates of a zero-shot classification.
 
     Args:
-        combinations, num_directions: see `DigitStories`.
+        combinations, num_directions, num_digits: see `DigitStories`.
 
     Example:
         >>> len(story_captions("unseen")), story_captions("unseen")[0]
         (37, 'a zero moves left and a one moves right')
     """
-    return [story_caption(*scene.T) for scene in digit_scenes(combinations, num_directions)]
+    return [story_caption(*scene.T) for scene in digit_scenes(combinations, num_directions, num_digits)]
 
 
 def story_questions(digits: Sequence[int], directions: Sequence[int], num_directions: int = 4) -> list[DigitQuestion]:
-    """All questions about a clip: which digit moves so (2), what a digit does (2), whether a digit is there (10).
+    """All questions about a clip of n digits: which one moves so (n), what it does (n), whether one is there (10).
 
     Args:
         digits, directions: as for `story_caption`.
@@ -110,12 +110,12 @@ def choose_question(
         >>> choose_question((2, 7), (2, 0), (0.9, 0.0, 0.0)).question
         'is there a zero?'
     """
-    kind, which = int(uniform[0] * 4), int(uniform[1] * 2)
+    kind, which = int(uniform[0] * 4), int(uniform[1] * len(digits))
     questions = story_questions(digits, directions, num_directions)
     if kind < 2:
-        return questions[2 * kind + which]
+        return questions[len(digits) * kind + which]
     absent = sorted(set(range(len(DIGITS))) - {int(digit) for digit in digits})
-    return questions[4 + (int(digits[which]) if kind == 2 else absent[int(uniform[2] * len(absent))])]
+    return questions[2 * len(digits) + (int(digits[which]) if kind == 2 else absent[int(uniform[2] * len(absent))])]
 
 
 def _with_article(digit: int) -> str:
@@ -123,15 +123,16 @@ def _with_article(digit: int) -> str:
 
 
 @lru_cache
-def digit_scenes(combinations: str, num_directions: int) -> np.ndarray:
-    """All that may happen in a clip: two different digits in two different directions.
+def digit_scenes(combinations: str, num_directions: int, num_digits: int = 2) -> np.ndarray:
+    """All that may happen in a clip: one digit moves, or two different ones in two different directions.
 
     Args:
         combinations: "seen", "unseen" or "all" directions of a digit, see `is_unseen`.
         num_directions: 4 or 8.
+        num_digits: n, 1 or 2.
 
     Returns:
-        int64 (S, 2, 2), (digit, direction) of the smaller and of the larger digit; not to be written to.
+        int64 (S, n, 2), (digit, direction), of the smaller digit first; not to be written to.
 
     Raises:
         ValueError: other combinations, another number.
@@ -144,11 +145,15 @@ def digit_scenes(combinations: str, num_directions: int) -> np.ndarray:
         raise ValueError(f"combinations {combinations!r} is not one of {', '.join(COMBINATIONS)}")
     if num_directions not in (4, 8):
         raise ValueError(f"num_directions must be 4 or 8, got {num_directions}")
+    if num_digits not in (1, 2):
+        raise ValueError(f"num_digits must be 1 or 2, got {num_digits}")
     movers = [
         mover
         for mover in product(range(len(DIGITS)), range(num_directions))
         if combinations == "all" or is_unseen(*mover) == (combinations == "unseen")
     ]
+    if num_digits == 1:
+        return np.array(movers, np.int64)[:, None]
     return np.array([(a, b) for a, b in pairs_of(movers, 2) if a[0] != b[0] and a[1] != b[1]], np.int64)
 
 

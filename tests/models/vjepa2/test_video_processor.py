@@ -216,6 +216,8 @@ def test_frames_can_be_sampled():
         (torch.zeros(0, 3, 40, 60), ValueError, "video 0 is empty"),
         (torch.full((2, 3, 40, 60), float("nan")), ValueError, "not finite"),
         (torch.full((2, 3, 40, 60), float("inf")), ValueError, "not finite"),
+        (torch.full((2, 3, 40, 60), -0.5), ValueError, "values from -0.5 to -0.5, expected 0..255"),
+        (torch.full((2, 3, 40, 60), 256.0), ValueError, "goes to the model as it is"),
         (torch.rand(2, 3, 40, 60), ValueError, "pass do_rescale=False for values in 0..1"),
         (torch.zeros(2, 3, 40, 60, dtype=torch.int64), TypeError, "int64"),
         ([video(4), video(6)], ValueError, r"one shape \(T, C, H, W\), got .*\(4, 3, 32, 32\), \(6, 3, 32, 32\)"),

@@ -207,6 +207,11 @@ class VJepa2VideoProcessor(VideoProcessorMixin):
         low, high = (value.item() for value in frames.aminmax())
         if not np.isfinite([low, high]).all():
             raise ValueError(f"video {position} has values that are not finite")
+        if self.do_rescale and (low < 0 or high > 255):
+            raise ValueError(
+                f"video {position} has values from {low:.3g} to {high:.3g}, expected 0..255: what a processor has "
+                "prepared goes to the model as it is, as pixel_values_videos"
+            )
         if self.do_rescale and low >= 0 and 0 < high <= 1:
             raise ValueError(
                 f"video {position} has floating-point values up to {high:.3g}, which would be divided by 255 again: "
