@@ -1,8 +1,8 @@
 """Digit stories: moving digits with captions, questions and answers, all of which are true by construction.
 
-In every clip two different digits (or one) move in different directions, straight ahead and without touching a border, so
-that "a two moves up and a seven moves left" holds from the first frame to the last. What is tested need not have been
-trained: the splits share no digit image, and every digit has directions in which it never moves in training.
+In every clip two different digits (or one) move in different directions, straight ahead and without touching a
+border, so that "a two moves up and a seven moves left" holds from the first frame to the last. What is tested need not
+have been trained: the splits share no digit image, and every digit has directions in which it never moves in training.
 """
 
 from collections.abc import Sequence
@@ -104,7 +104,7 @@ def _glyphs(split: str, digits: np.ndarray, uniform: np.ndarray) -> np.ndarray:
 
 
 class DigitStories(Dataset):
-    """Endless clips of one or two moving digits with texts: clip `index` of an epoch is a function of (seed, epoch, index).
+    """Endless clips of moving digits with texts: clip `index` of an epoch is a function of (seed, epoch, index).
 
     A sample is what `VisionTextDataset` gives: "video" uint8 (T, 64, 64, 3), "query", "target", "sample_index".
 
