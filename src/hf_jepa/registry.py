@@ -27,9 +27,6 @@ class Variant:
             of each image), "in_place_masks" (what is hidden is replaced, not left out), "plain" (the samples alone),
             "text_pairs" (two views of a text, laid out in rows), "vision_text" (clips, queries and texts),
             "trajectory" (clips, what was done between their frames, where the agent was).
-        ),
-        Variant(
-            "trajectory" (clips and the actions between their frames).
         tiny: config fields of a model that trains in well under a second, for the behaviour suites; CONTRIBUTING.md
             says what they ask of it.
         program: the module of `hf_jepa.training` whose `finetune` trains it, where its modality has no program for it.

@@ -14,7 +14,7 @@ BOX = ActionSpace(2, low=[-1.0, -0.5], high=0.8, max_norm=0.9)
 SETTINGS = {
     "cem": {"num_samples": 100, "num_elites": 10, "num_iterations": 12},
     "icem": {"num_samples": 60, "num_iterations": 12},
-    "mppi": {"num_samples": 200, "num_elites": 40, "num_iterations": 12, "temperature": 0.05},
+    "mppi": {"num_samples": 200, "num_elites": 40, "num_iterations": 12, "temperature": 0.1, "update_std": True},
     "gradient": {"num_samples": 4, "num_iterations": 60},
     "random_shooting": {"num_samples": 2000, "num_iterations": 4},
     "categorical_cem": {"num_samples": 100, "num_elites": 10, "num_iterations": 12},

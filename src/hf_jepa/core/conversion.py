@@ -75,6 +75,7 @@ class OfficialLayout:
         required: entries that every file has; beside these one encoder is always needed.
         wrappers: what wrappers of the official training put before keys ("module." of data parallelism); they are
             removed wherever they stand, and all of them written back in this order.
+        more_wrappers: those that the official loader removes as well, and that are not written.
         read: (encoder, predictor or None) -> config fields, from the tensors.
         heads: config field -> how it is known, where it is not given.
         untold: config fields that are part of the model's training but leave no trace in the tensors.
@@ -92,6 +93,7 @@ class OfficialLayout:
     read: Callable[[State, State | None], dict[str, Any]]
     heads: Mapping[str, Heads]
     untold: tuple[str, ...] = ()
+    more_wrappers: tuple[str, ...] = ()
     foreign: Mapping[str, str] = field(default_factory=dict)
     check: Callable[[Mapping[str, State], PreTrainedConfig, frozenset[str]], None] | None = None
     released: Mapping[str, Release] = field(default_factory=dict)
@@ -296,7 +298,7 @@ class OfficialLayout:
 
     def _unwrapped(self, key: object) -> str:
         name = str(key)
-        for wrapper in self.wrappers:
+        for wrapper in (*self.wrappers, *self.more_wrappers):
             name = name.replace(wrapper, "")
         return name
 

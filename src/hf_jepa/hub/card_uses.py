@@ -79,22 +79,22 @@ print(torch.cosine_similarity(feature, model.encode_text(text)))  # the highest 
 
 With `hf_jepa`, `{pretraining_model}.from_pretrained("{repo}")` continues training with the same objective."""
 
-WORLD_MODEL_USE = """{loader} loads the world model:
+TRAJECTORY_USE = """{loader} loads the world model:
 
 ```python
 {imports}import torch
 from transformers import AutoModel
 
 model = AutoModel.from_pretrained("{repo}").eval()
-frames = torch.randn(1, {seen}, {channels}, {height}, {width})  # (B, T, C, H, W), from the processor
-with torch.no_grad():
-    state = model.encode(frames{told})
-    candidates = 0.1 * torch.randn(1, 16, 4, {actions})  # 16 sequences of 4 actions
-    imagined = model.unroll(state, candidates)  # (1, 16, 4, ...), latents of the frames after each action
+frames, goal = torch.randn(2, 1, {seen}, {channels}, {height}, {width})  # (B, T, C, H, W) each, from the processor
+state = model.encode(frames{told})
+actions = 0.1 * torch.randn(1, 16, 2, {action_dim})  # 16 sequences of two actions
+imagined = model.unroll(state, actions)[:, :, -1]  # what the last of them leads to
+distance = (imagined - model.encode(goal).last.unsqueeze(1)).abs().flatten(2).mean(dim=2)
+print(actions[0, distance.argmin()])  # hf_jepa.planning has planners that search on
 ```
 
-With `hf_jepa`, `{pretraining_model}.from_pretrained("{repo}")` continues training with the same objective, and
-`hf_jepa.planning` looks for the actions that lead to a goal."""
+With `hf_jepa`, `{pretraining_model}.from_pretrained("{repo}")` continues training with the same objective."""
 
 VIDEO_CLASSIFICATION_USE = """With `hf_jepa`:
 
@@ -168,7 +168,7 @@ ENCODER_USES = {
     "audio": AUDIO_FEATURES_USE,
     "text": TEXT_FEATURES_USE,
     "vision_text": VISION_TEXT_USE,
-    "trajectory": WORLD_MODEL_USE,
+    "trajectory": TRAJECTORY_USE,
 }
 USES = {
     "image-classification": CLASSIFICATION_USE,
@@ -216,6 +216,7 @@ SAMPLES = {
     "audio": "recordings",
     "text": "texts",
     "vision_text": "clips and texts",
+    "trajectory": "frames and of what actions lead to",
 }
 
 

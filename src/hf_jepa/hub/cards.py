@@ -79,8 +79,8 @@ def _world_model(config) -> dict[str, str | int]:
     """How a snippet calls a world model."""
     seen = getattr(config, "context_frames", None) or 1
     told = [f"actions=torch.zeros(1, {seen - 1}, {config.action_dim})"] if seen > 1 and config.action_dim else []
-    told += [f"states=torch.rand(1, {seen}, {config.state_dim})"] if config.state_dim else []
-    return {"seen": seen, "actions": config.action_dim, "told": "".join(f", {each}" for each in told)}
+    told += [f"states=torch.zeros(1, {seen}, {config.state_dim})"] if config.state_dim else []
+    return {"seen": seen, "action_dim": config.action_dim, "told": "".join(f", {each}" for each in told)}
 
 
 def _row(result: EvalResult, measured: str) -> str:

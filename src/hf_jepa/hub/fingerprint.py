@@ -73,7 +73,7 @@ def _answer(model: PreTrainedModel, drawn: torch.Tensor) -> torch.Tensor:
         extrinsics["extrinsics"] = torch.from_numpy(rng.random((rows, frames, config.extrinsics_dim))).to(drawn)
     state = model.encode(drawn, actions[:, :-1], states, **extrinsics)
     after = model.unroll(state, actions[:, None, -1:])  # (B, 1, 1, *L)
-    return torch.cat([state.latents, after[:, 0]], dim=1)
+    return torch.cat([after[:, 0], state.latents], dim=1)  # its first values need every part of the model
 
 
 def fixed_input(config: PreTrainedConfig) -> tuple[torch.Tensor, str]:

@@ -8,17 +8,19 @@ from accelerate import PartialState
 from torch.utils.data import Dataset
 from transformers import PreTrainedConfig
 
+from hf_jepa.data.gripper_scenes import GripperScenes
 from hf_jepa.data.moving_digits import CANVAS, MovingDigits
-from hf_jepa.data.trajectories import TrajectoryCollator, TrajectoryDataset, TrajectoryWindow
+from hf_jepa.data.trajectories import Recordings, TrajectoryCollator, TrajectoryDataset, TrajectoryWindow
 from hf_jepa.data.trajectory_sources import load_trajectories
 from hf_jepa.data.trajectory_transforms import CROPS, trajectory_transform
+from hf_jepa.data.two_rooms import TwoRooms, TwoRoomsCollator
 from hf_jepa.hub.processors import load_processor, pixel_statistics
 from hf_jepa.layers.patch_embedding import pair
 from hf_jepa.training.run_cards import dataset_names
 from hf_jepa.training.trajectory_poses import PoseActions
 
 
-MADE = ("two_rooms", "moving_digits")
+MADE = ("two_rooms", "moving_digits", "gripper_scenes")
 
 
 @dataclass(frozen=True)
@@ -45,11 +47,11 @@ class TrajectoryDataArguments:
     dataset: str | None = field(
         default=None,
         metadata={
-            "help": "'two_rooms' or 'moving_digits' (made on the way), a folder or .csv list of DROID-style "
-            "trajectories, a LeRobot data set (folder or Hub id), or a folder of .npz files (docs/trajectories.md)."
+            "help": "'two_rooms', 'moving_digits' or 'gripper_scenes' (made on the way), a folder or .csv list of "
+            "DROID-style trajectories, a LeRobot data set (folder or Hub id), or a folder of .npz files."
         },
     )
-    made_length: int = field(default=4096, metadata={"help": f"Samples per epoch of {' and '.join(MADE)}."})
+    made_length: int = field(default=4096, metadata={"help": f"Samples per epoch of {', '.join(MADE)}."})
     eval_length: int = field(
         default=0,
         metadata={"help": "Trajectories to measure on: another split, or the last recorded ones."},
@@ -97,8 +99,6 @@ class TrajectoryDataArguments:
         return {"dataset": self.dataset} if self.dataset in MADE else dataset_names(self.dataset)
 
     def _two_rooms(self, config: PreTrainedConfig, seed: int) -> TrajectoryData:
-        from hf_jepa.data.two_rooms import TwoRooms, TwoRoomsCollator
-
         self._require(config, actions=2, states=2, channels=2)
         height, width = pair(config.image_size)
         if height != width:
@@ -120,15 +120,10 @@ class TrajectoryDataArguments:
     def _recorded(self, config: PreTrainedConfig, checkpoint: str | None, seed: int) -> TrajectoryData:
         window = TrajectoryWindow(config.frames_per_clip, self.fps, self.frame_step, self.official_window)
         extrinsics = getattr(config, "use_extrinsics", False)
-        with PartialState().local_main_process_first():  # what is downloaded is downloaded once
-            recordings = load_trajectories(
-                self.dataset,
-                cameras=self.cameras,
-                extrinsics=extrinsics or self.camera_frame,
-                state_column=self.state_column if config.state_dim else None,
-                action_column=self.action_column,
-                revision=self.revision,
-            )
+        if self.dataset == "gripper_scenes":
+            recordings = GripperScenes(self.made_length + self.eval_length, pair(config.image_size), seed)
+        else:
+            recordings = self._load(extrinsics or self.camera_frame, config.state_dim > 0)
         derive, widths = None, dict(recordings.widths(window))
         if "actions" not in widths:
             derive = PoseActions(self.camera_frame, states=config.state_dim > 0, extrinsics=extrinsics)
@@ -147,6 +142,17 @@ class TrajectoryDataArguments:
             for drawn, rows in zip((True, False), parts, strict=True)
         )
         return TrajectoryData(train, test, TrajectoryCollator(), processor)
+
+    def _load(self, extrinsics: bool, states: bool) -> Recordings:
+        with PartialState().local_main_process_first():  # what is downloaded is downloaded once
+            return load_trajectories(
+                self.dataset,
+                cameras=self.cameras,
+                extrinsics=extrinsics,
+                state_column=self.state_column if states else None,
+                action_column=self.action_column,
+                revision=self.revision,
+            )
 
     def _require(self, config: PreTrainedConfig, **found: int) -> None:
         """Raise where the model takes others than the data has."""

@@ -212,7 +212,7 @@ class EbJepaModel(EbJepaPreTrainedModel):
         if length > 1 and self.config.action_dim:
             if state.actions is None:
                 raise ValueError(
-                    f"the predictor reads {length} frames with the actions between them: encode the frames with actions"
+                    f"the predictor reads {length} frames and the actions between them: give these to encode"
                 )
             known = state.actions[:, state.actions.shape[1] - length + 1 :, None].transpose(1, 2)
             actions = torch.cat([known.expand(-1, samples, -1, -1), actions], dim=2)
