@@ -7,6 +7,7 @@ from torch import nn
 from transformers.utils import logging
 
 from hf_jepa.registry import VARIANTS, Variant
+from hf_jepa.training.macro_actions import measure_macro_actions
 from hf_jepa.training.pretraining import StartArguments, continue_model
 from hf_jepa.training.program import begin, finish, resume_point, whole_models
 from hf_jepa.training.recipe import given_fields, parse_recipe
@@ -94,6 +95,7 @@ def pretrain(
     )
     trainer.recipe = given_fields(types, argv)
     trainer.train(resume_from_checkpoint=resume_point(training))
+    measure_macro_actions(model, opened.train, opened.collator, training.per_device_train_batch_size)
     if opened.test is not None:
         trainer.evaluate()
     finish(trainer, data.card() | arguments.card())
