@@ -14,11 +14,13 @@ import bench_data
 import bench_losses
 import bench_masks
 import bench_model
+import bench_planning
 import bench_stream
 import bench_text
 import bench_train
 import bench_video
 import bench_views
+import bench_world_model
 import torch
 import transformers
 from timing import HEADER
@@ -34,6 +36,8 @@ PARTS = {
     "views": bench_views,
     "stream": bench_stream,
     "text": bench_text,
+    "world_model": bench_world_model,
+    "planning": bench_planning,
     "data": bench_data,
     "train": bench_train,
 }

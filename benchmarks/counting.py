@@ -5,6 +5,8 @@ from collections.abc import Callable
 import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+from transformers.modeling_utils import PreTrainedModel
 
 
 class _Counter(TorchDispatchMode):
@@ -38,3 +40,14 @@ def peak_memory(function: Callable[[], object]) -> float:
         held += event.nbytes()
         most = max(most, held)
     return most / 2**20
+
+
+def floating_point_operations(function: Callable[[], object], model: PreTrainedModel) -> int:
+    """Of the matrix products of a call. The model's attention is made of them meanwhile: PyTorch does not count the
+    kernel that it has for CPUs."""
+    before = model.config._attn_implementation
+    model.set_attn_implementation("eager")
+    with FlopCounterMode(display=False) as counter:
+        function()
+    model.set_attn_implementation(before)
+    return counter.get_total_flops()

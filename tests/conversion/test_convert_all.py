@@ -27,7 +27,7 @@ QUICK = ("ijepa_vith14_1k", "vjepa_vitl16", "vjepa2_vitl_fpc64_256", "vjepa2_1_v
 
 
 def test_the_table_has_all_files_that_the_converters_know():
-    for name in ("ijepa", "vjepa", "vjepa2", "vjepa2_1"):
+    for name in ("ijepa", "vjepa", "vjepa2", "vjepa2_ac", "vjepa2_1"):
         variant = VARIANTS[name]
         models = [row.path for row in ROWS.values() if row.variant is variant and not row.probe]
         probes = [row.path for row in ROWS.values() if row.variant is variant and row.probe]

@@ -47,7 +47,7 @@ def encode_goal(model: WorldModel, *args: Any, **kwargs: Any) -> torch.Tensor:
         torch.Size([3, 2])
     """
     with torch.no_grad():
-        return model.encode(*args, **kwargs).last
+        return model.encode(*args, **kwargs).last.detach()  # a view of the pixels would keep theirs
 
 
 class LatentCost:

@@ -105,9 +105,7 @@ class GradientPlanner(Planner):
             (slope,) = torch.autograd.grad(costs.sum(), plans)
         if not slope.isfinite().all():
             rows = (~slope.isfinite()).flatten(1).any(dim=1).nonzero().flatten().tolist()
-            raise ValueError(
-                f"iteration {iteration}: the gradient of the cost is not finite, in the environments {rows}"
-            )
+            raise ValueError(f"iteration {iteration}: the gradient is not finite, in the environments {rows}")
         return costs.detach(), slope
 
 

@@ -16,7 +16,7 @@ class EnergyLandscape:
     Args:
         energies: (B, N, N), rows along the first axis, columns along the second.
         axes: the two axes of the actions.
-        values: (2, N), what the actions are there.
+        values: (B, 2, N), what the actions are there.
     """
 
     energies: torch.Tensor
@@ -25,9 +25,10 @@ class EnergyLandscape:
 
     def lowest(self) -> torch.Tensor:
         """(B, 2), the two numbers of the action that costs least."""
+        points = self.energies.shape[2]
         place = self.energies.flatten(1).argmin(dim=1)
-        rows = torch.stack([place // self.energies.shape[2], place % self.energies.shape[2]], dim=1)
-        return torch.stack([self.values[0][rows[:, 0]], self.values[1][rows[:, 1]]], dim=1)
+        chosen = torch.stack([place // points, place % points], dim=1)  # (B, 2)
+        return self.values.gather(2, chosen[:, :, None])[:, :, 0]
 
 
 @torch.no_grad()
@@ -51,7 +52,7 @@ def energy_landscape(
         points: N, along every axis.
 
     Returns:
-        `EnergyLandscape`. `values` are the actions of the first environment.
+        `EnergyLandscape`
 
     Raises:
         TypeError, ValueError: axes that do not exist or are not two or more, fewer than two points.
@@ -77,7 +78,7 @@ def energy_landscape(
     candidates = around[:, None].repeat(1, len(grid), 1, 1)
     candidates[:, :, 0, axes] += grid
     energies = cost(candidates).float().reshape(len(around), points, points, -1).mean(dim=-1)
-    return EnergyLandscape(energies.cpu(), (axes[0], axes[1]), (around[0, 0, axes[:2], None] + line).cpu())
+    return EnergyLandscape(energies.cpu(), (axes[0], axes[1]), (around[:, 0, axes[:2], None] + line).cpu())
 
 
 __all__ = ["EnergyLandscape", "energy_landscape"]

@@ -24,7 +24,8 @@ class MPPIPlanner(SamplingPlanner):
         temperature: lambda, in units of the cost.
         multiply_temperature: weigh exp(-cost * temperature) instead, as EB-JEPA and jepa-wms do.
         update_std: whether the deviation becomes the weighted one of the elites, as in TD-MPC (2203.04955); otherwise
-            it stays `initial_std`, as in MPPI.
+            it stays `initial_std`, as in MPPI. With a low temperature a few candidates weigh everything, and the
+            search ends where they are: then give `min_std`, too.
         min_std: for every axis, what an updated deviation never falls below.
         result: "mean", "best", or "sample": one elite of the last iteration, drawn with its weight.
 
@@ -48,7 +49,7 @@ class MPPIPlanner(SamplingPlanner):
     num_elites: int | None = None
     temperature: float = 0.5
     multiply_temperature: bool = False
-    update_std: bool = True
+    update_std: bool = False
     min_std: float | Sequence[float] = 0.0
 
     def __post_init__(self):

@@ -132,6 +132,8 @@ class Planner(ABC):
         """
         if num_environments is None:
             num_environments = getattr(cost, "num_environments", None)
+        if num_environments is None:
+            raise TypeError("the cost does not say for how many environments it is: give num_environments")
         check_count(num_environments, "num_environments")
         if dtype not in (torch.float32, torch.float64):
             raise TypeError(f"plans are made in float32 or float64, not in {dtype}; the cost may compute in any")

@@ -13,6 +13,7 @@ from hf_jepa.planning.mppi import MPPIPlanner
 
 _POSITION, _GRIPPER = (0, 1, 2), 6  # of the seven numbers of a DROID action; 3 to 5 turn the hand
 _GRIPPER_LIMIT, _GRIPPER_MOVES = 0.75, 0.25
+_MPPI_QUIRKS = {"multiply_temperature": True, "update_std": True, "result": "sample"}  # both repositories have them
 
 
 @dataclass(frozen=True)
@@ -122,8 +123,8 @@ def eb_jepa_planner(planner: str = "cem", **changes) -> CEMPlanner | MPPIPlanner
     if planner == "cem":
         return CEMPlanner(**({"space": ActionSpace(2, max_norm=2.45), "initial_std": 1.5} | shared | changes))
     if planner == "mppi":
-        quirks = {"temperature": 0.005, "multiply_temperature": True, "result": "sample"}
-        return MPPIPlanner(**({"space": ActionSpace(2), "initial_std": 2.0} | quirks | shared | changes))
+        fields = {"space": ActionSpace(2), "initial_std": 2.0, "temperature": 0.005}
+        return MPPIPlanner(**(fields | _MPPI_QUIRKS | shared | changes))
     raise ValueError(f"EB-JEPA plans with cem or mppi, not with {planner!r}")
 
 
@@ -171,7 +172,9 @@ def jepa_wms_planner(planner: str = "cem", *, world: str = "simulation", action_
         return CEMPlanner(**(shared | fields | {"initial_std": std, "include_mean": True} | changes))
     if planner == "mppi":
         fields = {"num_samples": 512, "num_elites": 64, "num_iterations": 6, "initial_std": 2.0, "temperature": 0.5}
-        return MPPIPlanner(**(shared | fields | {"multiply_temperature": True, "result": "sample"} | changes))
+        return MPPIPlanner(
+            **(shared | fields | {"multiply_temperature": True, "update_std": True, "result": "sample"} | changes)
+        )
     if planner == "gradient":
         fields = {"num_iterations": 500, "learning_rate": 1.0, "optimizer": "sgd", "noise_std": 0.003}
         return GradientPlanner(**(shared | fields | {"initial_std": std} | changes))

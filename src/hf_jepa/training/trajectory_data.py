@@ -13,6 +13,7 @@ from hf_jepa.data.moving_digits import CANVAS, MovingDigits
 from hf_jepa.data.trajectories import Recordings, TrajectoryCollator, TrajectoryDataset, TrajectoryWindow
 from hf_jepa.data.trajectory_sources import load_trajectories
 from hf_jepa.data.trajectory_transforms import CROPS, trajectory_transform
+from hf_jepa.data.two_rooms import TwoRooms, TwoRoomsCollator
 from hf_jepa.hub.processors import load_processor, pixel_statistics
 from hf_jepa.layers.patch_embedding import pair
 from hf_jepa.training.run_cards import dataset_names
@@ -98,8 +99,6 @@ class TrajectoryDataArguments:
         return {"dataset": self.dataset} if self.dataset in MADE else dataset_names(self.dataset)
 
     def _two_rooms(self, config: PreTrainedConfig, seed: int) -> TrajectoryData:
-        from hf_jepa.data.two_rooms import TwoRooms, TwoRoomsCollator
-
         self._require(config, actions=2, states=2, channels=2)
         height, width = pair(config.image_size)
         if height != width:

@@ -115,10 +115,12 @@ class VJepa2ACConfig(VJepa2Config):
     def validate_rollout(self):
         if self.rollout_start not in ROLLOUT_STARTS:
             raise ValueError(f"rollout_start={self.rollout_start!r} is not one of {', '.join(ROLLOUT_STARTS)}")
-        if self.auto_steps < 1 or self.fewest_frames > self.frames_per_clip:
+        if self.auto_steps < 1:
+            raise ValueError(f"auto_steps must be at least 1, got {self.auto_steps}")
+        if self.fewest_frames > self.frames_per_clip:
             raise ValueError(
-                f"auto_steps {self.auto_steps} must be at least 1, and with rollout_start={self.rollout_start!r} "
-                f"needs {self.fewest_frames} frames, but frames_per_clip is {self.frames_per_clip}"
+                f"auto_steps {self.auto_steps} with rollout_start={self.rollout_start!r} needs {self.fewest_frames} "
+                f"frames, but frames_per_clip is {self.frames_per_clip}"
             )
         if not 1 <= self.loss_exp < float("inf") or (self.loss_exp != 1 and self.loss_type != "l1"):
             raise ValueError(

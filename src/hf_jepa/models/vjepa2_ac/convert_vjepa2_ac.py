@@ -54,7 +54,8 @@ LAYOUT = ACLayout(
         "predictor": Entry(PREDICTOR, "vjepa2_ac.predictor"),
     },
     required=("predictor",),
-    wrappers=("module.", "backbone."),
+    wrappers=("module.",),
+    more_wrappers=("backbone.",),
     read=_read,
     heads={
         "num_attention_heads": VJEPA2_LAYOUT.heads["num_attention_heads"],

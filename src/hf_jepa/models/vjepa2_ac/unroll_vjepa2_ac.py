@@ -61,7 +61,7 @@ def unroll(
     environments, samples, horizon = actions.shape[:3]
     frames = state.latents.shape[1] - 1 + horizon
     cached = _uses_cache(config, frames, use_cache)
-    rows = max(1, memory_budget // _row_bytes(config, frames, horizon, cached, state.latents.element_size()))
+    rows = max(1, memory_budget // row_bytes(config, frames, horizon, cached, state.latents.element_size()))
     step = min(samples, rows)
     window, parts = None if cached else config.context_frames, []
     for part in _slices(environments, max(1, rows // step)):
@@ -143,8 +143,16 @@ def _uses_cache(config: VJepa2ACConfig, frames: int, use_cache: bool | None) -> 
     return config.is_frame_causal and not moves if use_cache is None else use_cache
 
 
-def _row_bytes(config: VJepa2ACConfig, frames: int, horizon: int, cached: bool, bytes_per_value: int) -> int:
-    """What a sample needs, about: keys and values kept and at hand, the activations of a layer, the frames."""
+def row_bytes(config: VJepa2ACConfig, frames: int, horizon: int, cached: bool, bytes_per_value: int) -> int:
+    """What a sample needs, about: keys and values kept and at hand, the activations of a layer, imagined frames.
+
+    Args:
+        config: of the model.
+        frames: that the last step sees.
+        horizon: steps.
+        cached: whether keys and values of past frames are kept.
+        bytes_per_value: of a number.
+    """
     width, patches = config.pred_hidden_size, config.grid_size[1] * config.grid_size[2]
     tokens = patches + config.num_condition_tokens
     activations = 6 * width + 2 * config.mlp_width(width, config.pred_mlp_ratio)
@@ -158,4 +166,4 @@ def _slices(count: int, step: int) -> Iterator[slice]:
     return (slice(start, min(start + step, count)) for start in range(0, count, step))
 
 
-__all__ = ["MEMORY_BUDGET", "CameraState", "unroll"]
+__all__ = ["MEMORY_BUDGET", "CameraState", "row_bytes", "unroll"]
