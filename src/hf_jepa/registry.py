@@ -60,7 +60,8 @@ class Variant:
 
     def public_names(self) -> dict[str, str]:
         """Public name -> module that defines it."""
-        kinds = {"configuration": (self.config,), **self.parts}
+        kinds = dict(self.parts)
+        kinds["configuration"] = (self.config, *kinds.get("configuration", ()))
         modeling = dict.fromkeys((self.base_model, self.pretraining_model, *self.heads.values()))
         modeling.pop(None, None)
         kinds["modeling"] = (*kinds.get("modeling", ()), *modeling)
@@ -581,6 +582,56 @@ VARIANTS = {
                 "encoder_hidden_sizes": [4, 6, 8],
                 "num_unroll_steps": 4,
                 "inverse_dynamics_hidden_size": 10,
+            },
+        ),
+        Variant(
+            name="lewm",
+            title="LeWorldModel",
+            paper="2603.19312",
+            modality="trajectory",
+            inputs="trajectory",
+            config="LeWorldModelConfig",
+            base_model="LeWorldModel",
+            pretraining_model="LeWorldModelForPreTraining",
+            parts={"modeling": ("LeWorldModelOutput",), "predictor": ("LeWorldModelPredictor",)},
+            convertible=True,
+            weights_license=None,
+            tiny={
+                "backbone_config": TINY_VIT,
+                "hidden_size": 24,
+                "proj_hidden_size": 64,
+                "action_dim": 4,
+                "frame_skip": 2,
+                "frames_per_clip": 4,
+                "pred_num_hidden_layers": 2,
+                "pred_num_attention_heads": 2,
+                "pred_head_dim": 8,
+                "pred_intermediate_size": 32,
+            },
+            processor_of="vjepa2",
+        ),
+        Variant(
+            name="h_jepa",
+            title="H-JEPA",
+            paper="2604.03208",
+            modality="trajectory",
+            inputs="trajectory",
+            config="HJepaConfig",
+            base_model="HJepaModel",
+            pretraining_model="HJepaForPreTraining",
+            parts={"configuration": ("HJepaLevel",), "modeling": ("HJepaForPreTrainingOutput",)},
+            tiny={
+                "world_model_config": {
+                    "model_type": "eb_jepa",
+                    "image_size": 17,
+                    "frames_per_clip": 6,
+                    "hidden_size": 12,
+                    "encoder_hidden_sizes": [4, 6, 8],
+                    "num_unroll_steps": 4,
+                    "inverse_dynamics_hidden_size": 10,
+                },
+                "levels": [{"stride": 2, "macro_action_dim": 3, "macro_hidden_size": 8, "pred_hidden_size": 16}],
+                "frames_per_clip": 7,
             },
         ),
     )

@@ -20,10 +20,13 @@ from hf_jepa.training.finetune_video import VideoClassificationArguments
 from hf_jepa.training.finetuning import FineTuningArguments
 from hf_jepa.training.llm_jepa import LlmJepaTrainingArguments
 from hf_jepa.training.pretrain_image import recipe_sections
+from hf_jepa.training.pretrain_trajectory import WorldModelArguments
 from hf_jepa.training.pretrain_video import VideoMaskArguments, VideoPretrainingArguments
 from hf_jepa.training.pretrain_vl_jepa import VLJepaModelArguments
 from hf_jepa.training.recipe import parse_recipe
 from hf_jepa.training.train_vl_jepa_decoder import DecoderArguments, VLJepaDecoderTrainingArguments
+from hf_jepa.training.trajectory_arguments import TrajectoryTrainingArguments
+from hf_jepa.training.trajectory_data import TrajectoryDataArguments
 from hf_jepa.training.vision_language_arguments import VLJepaTrainingArguments
 from hf_jepa.training.vision_text_data import VisionTextArguments
 
@@ -44,6 +47,7 @@ SECTIONS = {
     ),
     ("vision_text", False): lambda variant: VISION_TEXT,
     ("vision_text", True): lambda variant: VISION_TEXT,
+    ("trajectory", False): lambda variant: (WorldModelArguments, TrajectoryDataArguments, TrajectoryTrainingArguments),
 }
 VISION_TEXT = (VLJepaModelArguments, VisionTextArguments, VLJepaTrainingArguments)
 

@@ -351,11 +351,23 @@ def require_tensors(state: object, name: str) -> None:
     if not isinstance(state, Mapping) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise ConversionError(f"entry {name!r} of the checkpoint is not a state dict of tensors")
     for key, value in state.items():
+        if is_counter(key, value):
+            continue
         if value.layout != torch.strided or value.dtype not in FLOATS or not value.numel():
             raise ConversionError(
                 f"{key} of entry {name!r} is not a dense tensor of floating-point numbers, but of shape "
                 f"{tuple(value.shape)}, {value.dtype}, {value.layout}"
             )
+
+
+def is_counter(key: str, value: torch.Tensor) -> bool:
+    """Whether this is the number of batches that a batch normalisation has seen, the one integer among weights.
+
+    Example:
+        >>> is_counter("projector.1.num_batches_tracked", torch.tensor(7))
+        True
+    """
+    return key.rpartition(".")[2] == "num_batches_tracked" and value.dtype == torch.int64 and value.ndim == 0
 
 
 def sizes(state: State, key: str, names: str) -> tuple[int, ...]:
@@ -414,4 +426,15 @@ def _plain(value: Any) -> Any:
     return value[0] if len(set(value)) == 1 else tuple(value)
 
 
-__all__ = ["Entry", "Heads", "OfficialLayout", "Release", "count", "exact_ratio", "require_tensors", "side", "sizes"]
+__all__ = [
+    "Entry",
+    "Heads",
+    "OfficialLayout",
+    "Release",
+    "count",
+    "exact_ratio",
+    "is_counter",
+    "require_tensors",
+    "side",
+    "sizes",
+]

@@ -189,7 +189,11 @@ def revert_checkpoint(variant: Variant, folder: Path, output: Path) -> str:
     official = variant.layout.revert(state, config)
     with new_name(output.resolve()) as temporary:
         torch.save(official, temporary)
-    lines = [f"wrote {output}", *(f"  {key}: {len(part)} tensors" for key, part in official.items())]
+    lines = [f"wrote {output}"]
+    if all(isinstance(part, torch.Tensor) for part in official.values()):
+        lines.append(f"  {len(official)} tensors")
+    else:
+        lines += [f"  {key}: {len(part)} tensors" for key, part in official.items()]
     if lost := variant.layout.fields_not_in_layout(config, official):
         lines.append(f"not in this layout, to be given again by --config on the way back: {json.dumps(lost)}")
     return "\n".join(lines)

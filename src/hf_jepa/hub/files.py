@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers import PreTrainedConfig
 
+from hf_jepa.core.conversion import is_counter
 from hf_jepa.core.key_map import ConversionError, some
 from hf_jepa.hub.limits import (
     MAX_JSON_BYTES,
@@ -276,7 +277,7 @@ def is_finite(tensor: torch.Tensor) -> bool:
 
 def require_finite(state: Mapping[str, torch.Tensor]) -> None:
     """Refuse tensors with NaN or infinity, and those that are no weights: integers, whose bits say something else."""
-    if wrong := [key for key, value in state.items() if not value.is_floating_point()]:
+    if wrong := [key for key, value in state.items() if not (value.is_floating_point() or is_counter(key, value))]:
         kinds = ", ".join(sorted({str(state[key].dtype) for key in wrong}))
         raise ConversionError(f"{len(wrong)} tensors are not of floating-point numbers but {kinds}: {some(wrong)}")
     if broken := [key for key, value in state.items() if not is_finite(value)]:

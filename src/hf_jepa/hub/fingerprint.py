@@ -66,7 +66,7 @@ def _answer(model: PreTrainedModel, drawn: torch.Tensor) -> torch.Tensor:
         return model(drawn).last_hidden_state
     config, rng = model.config, np.random.default_rng(1)
     rows, frames = drawn.shape[:2]
-    actions = torch.from_numpy(0.1 * rng.standard_normal((rows, frames, config.action_dim))).to(drawn)
+    actions = torch.from_numpy(rng.standard_normal((rows, frames, config.action_dim))).to(drawn)
     states = torch.from_numpy(rng.random((rows, frames, config.state_dim))).to(drawn) if config.state_dim else None
     extrinsics = {}
     if getattr(config, "use_extrinsics", False):

@@ -75,9 +75,7 @@ class ImpalaEncoder(nn.Module):
     ):
         super().__init__()
         widths = [in_channels, *hidden_sizes]
-        self.stacks = nn.ModuleList(
-            ImpalaStack(*pair, num_blocks) for pair in zip(widths, hidden_sizes, strict=False)
-        )
+        self.stacks = nn.ModuleList(ImpalaStack(*pair, num_blocks) for pair in zip(widths, hidden_sizes, strict=False))
         height, width = image_size
         for _ in hidden_sizes:
             height, width = (height + 1) // 2, (width + 1) // 2

@@ -77,7 +77,7 @@ def poses_in_camera(poses: torch.Tensor, extrinsics: torch.Tensor) -> torch.Tens
     Example:
         >>> pose = torch.tensor([1.0, 0.0, 0.5, 0.0, 0.0, 0.0, 1.0])
         >>> camera = torch.tensor([1.0, -1.0, 0.5, 0.0, 0.0, torch.pi / 2])  # turned to the left
-        >>> [round(number, 2) for number in poses_in_camera(pose, camera).tolist()]
+        >>> [round(number, 2) + 0.0 for number in poses_in_camera(pose, camera).tolist()]
         [1.0, 0.0, 0.0, 0.0, 0.0, -1.57, 1.0]
     """
     _require_poses(poses=poses)

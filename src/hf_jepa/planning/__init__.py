@@ -6,6 +6,13 @@ from hf_jepa.planning.cem import CategoricalCEMPlanner, CEMPlanner, ICEMPlanner
 from hf_jepa.planning.control import ControlRecord, control_loop
 from hf_jepa.planning.costs import DISTANCES, LatentCost, WeightedCost, encode_goal
 from hf_jepa.planning.gradient import GradientPlanner
+from hf_jepa.planning.hierarchical import (
+    HierarchicalAgent,
+    HierarchicalPlan,
+    HierarchicalPlanner,
+    LevelPlan,
+    macro_settings,
+)
 from hf_jepa.planning.landscape import EnergyLandscape, energy_landscape
 from hf_jepa.planning.mppi import MPPIPlanner
 from hf_jepa.planning.noise import RecordedNoise, color_noise
@@ -35,8 +42,12 @@ __all__ = [
     "DiscreteActionSpace",
     "EnergyLandscape",
     "GradientPlanner",
+    "HierarchicalAgent",
+    "HierarchicalPlan",
+    "HierarchicalPlanner",
     "ICEMPlanner",
     "LatentCost",
+    "LevelPlan",
     "MPPIPlanner",
     "MpcAgent",
     "Plan",
@@ -51,5 +62,6 @@ __all__ = [
     "encode_goal",
     "energy_landscape",
     "jepa_wms_planner",
+    "macro_settings",
     "vjepa2_ac_planner",
 ]

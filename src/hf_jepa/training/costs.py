@@ -23,6 +23,7 @@ _FIRST_LAYER = re.compile(r"(?<!predictor)\.layers?\.0$")
 
 _PRODUCTS = (torch.matmul, torch.bmm, torch.mm, torch.Tensor.matmul, torch.Tensor.bmm, torch.Tensor.mm)
 _PRODUCTS += (torch.Tensor.__matmul__,)
+_TRANSPOSED = (nn.functional.conv_transpose1d, nn.functional.conv_transpose2d, nn.functional.conv_transpose3d)
 _CONVOLUTIONS = (nn.functional.conv1d, nn.functional.conv2d, nn.functional.conv3d)
 
 
@@ -33,9 +34,10 @@ class Counts:
     Args:
         tokens: that the first layers of encoders read; what a predictor reads is not counted. Of a target encoder
             these are those of whole images, of a context encoder those of the context.
-        flops: of linear layers, convolutions, products of matrices and attention: two for each multiplication and
-            addition, forward, and once more for each factor that gets a gradient. What is computed again for a
-            gradient (activation checkpointing, the scores of attention) is not model work and does not count.
+        flops: of linear layers, convolutions, cells of a GRU, products of matrices and attention: two for each
+            multiplication and addition, forward, and once more for each factor that gets a gradient. What is computed
+            again for a gradient (activation checkpointing, the scores of attention) is not model work and does not
+            count.
     """
 
     tokens: int = 0
@@ -69,6 +71,11 @@ class _Operations(TorchFunctionMode):
             self.add(2 * out.numel() * operands[0].shape[-1], *operands)
         elif func in _CONVOLUTIONS:
             self.add(2 * out.numel() * args[1].shape[1:].numel(), *args[:2])
+        elif func in _TRANSPOSED:
+            self.add(2 * args[0].numel() * args[1].shape[1:].numel(), *args[:2])
+        elif func is torch.gru_cell:
+            for x, weight in zip(args[:2], args[2:4], strict=True):  # of the input, of the hidden state
+                self.add(2 * len(x) * weight.numel(), x, weight)
         elif func in _PRODUCTS:
             self.add(2 * out.numel() * args[0].shape[-1], *args[:2])
         elif func is nn.functional.scaled_dot_product_attention:

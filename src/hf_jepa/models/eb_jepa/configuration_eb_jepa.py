@@ -20,6 +20,7 @@ CHOICES = {
     "predictor_type": ("gru", "conv", "transformer"),
     "unroll_mode": ("autoregressive", "parallel"),
     "window_indexing": ("corrected", "official"),
+    "projected_axes": ("corrected", "official"),
     "regularization_samples": VIDEO_SAMPLES,
     "pooling": POOLINGS,
     "target_normalization": ("none",),
@@ -85,6 +86,8 @@ class EbJepaConfig(JepaConfigMixin, PreTrainedConfig):
         regularization_samples: what the rows of variance and covariance are, see
             `hf_jepa.losses.vicreg.video_vc_terms`.
         similarity_after_projector, inverse_dynamics_after_projector: whether these terms see projected latents.
+        projected_axes: how they read them. "corrected": as clips of frames. "official": the official code takes the
+            axes (B, T, H, W, C) for (B, C, T, H, W) there, which mixes clips and times.
         inverse_dynamics_hidden_size: width of the network that reads actions off two frames.
         loss_type: how predictions are compared, see `JepaConfigMixin`; officially "mse".
         target_source, target_normalization: "shared", "none": the objective has no other form.
@@ -98,7 +101,9 @@ class EbJepaConfig(JepaConfigMixin, PreTrainedConfig):
 
     model_type = "eb_jepa"
     target_sources: ClassVar[tuple[str, ...]] = ("shared",)
-    sub_configs_defaults: ClassVar[dict] = {"backbone_config": SubConfigSpec(AutoConfig, model_type="vit", optional=True)}
+    sub_configs_defaults: ClassVar[dict] = {
+        "backbone_config": SubConfigSpec(AutoConfig, model_type="vit", optional=True)
+    }
 
     image_size: int | list[int] | tuple[int, ...] = 65
     num_channels: int = 2
@@ -131,6 +136,7 @@ class EbJepaConfig(JepaConfigMixin, PreTrainedConfig):
     regularization_samples: str = "all_t"
     similarity_after_projector: bool = False
     inverse_dynamics_after_projector: bool = False
+    projected_axes: str = "corrected"
     inverse_dynamics_hidden_size: int = 256
     target_source: str = "shared"
     target_normalization: str = "none"
@@ -208,8 +214,8 @@ class EbJepaConfig(JepaConfigMixin, PreTrainedConfig):
             )
         if (self.encoder_type == "backbone") != (self.backbone_config is not None):
             raise ValueError(
-                f"encoder_type={self.encoder_type!r} and backbone_config={type(self.backbone_config).__name__}: the config of a "
-                "backbone is for encoder_type='backbone', which needs one"
+                f"encoder_type={self.encoder_type!r} with a backbone_config of type "
+                f"{type(self.backbone_config).__name__}: encoder_type='backbone' needs one, and no other reads it"
             )
         if isinstance(self.backbone_config, PreTrainedConfig):
             backbone_width(self.backbone_config)

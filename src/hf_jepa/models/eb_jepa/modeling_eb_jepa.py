@@ -212,7 +212,7 @@ class EbJepaModel(EbJepaPreTrainedModel):
         if length > 1 and self.config.action_dim:
             if state.actions is None:
                 raise ValueError(
-                    f"the predictor reads {length} frames with the actions between them: encode the frames with actions"
+                    f"the predictor reads {length} frames and the actions between them: give these to encode"
                 )
             known = state.actions[:, state.actions.shape[1] - length + 1 :, None].transpose(1, 2)
             actions = torch.cat([known.expand(-1, samples, -1, -1), actions], dim=2)
@@ -349,7 +349,9 @@ class EbJepaForPreTraining(EbJepaPreTrainedModel):
         if config.action_dim == 0:
             actions = None
         elif actions is None:
-            raise ValueError(f"a model with action_dim={config.action_dim} learns from actions (B, T - 1, A): give them")
+            raise ValueError(
+                f"a model with action_dim={config.action_dim} learns from actions (B, T - 1, A): give them"
+            )
         latents = model.encode(pixel_values_videos, actions, states).latents
         terms = self.regularizer(latents, actions)
         predict = self._parallel if config.unroll_mode == "parallel" else self._autoregressive

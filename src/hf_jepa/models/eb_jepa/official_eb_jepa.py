@@ -122,9 +122,7 @@ def to_official(model: EbJepaForPreTraining) -> dict[str, dict[str, torch.Tensor
     table, copies = _layout(model.config)
     state = table.to_official(_once(model))
     for prefix, source in copies.items():
-        state |= {
-            prefix + key.removeprefix(source): value for key, value in state.items() if key.startswith(source)
-        }
+        state |= {prefix + key.removeprefix(source): value for key, value in state.items() if key.startswith(source)}
     return {"model_state_dict": state}
 
 

@@ -81,23 +81,32 @@ class EbJepaRegularizer(nn.Module):
             ValueError: fewer than two rows for the statistics, or no actions where they are needed.
         """
         config, projected = self.config, self.project(latents)
-        maps = projected.flatten(3) if projected.ndim > 3 else projected.unsqueeze(-1)
-        statistics = maps.unsqueeze(-1).transpose(1, 2)  # (B, P, T, H * W, 1)
+        maps = projected if projected.ndim == 5 else projected[..., None, None]
         variance, covariance = video_variance_covariance(
-            statistics, config.regularization_samples, config.variance_margin
+            maps.transpose(1, 2), config.regularization_samples, config.variance_margin
         )
         loss = config.variance_weight * variance + config.covariance_weight * covariance
         similarity = inverse = None
+        frames = {False: latents.flatten(2), True: self._frames(projected)}  # (B, T, F), after the projector or not
         if config.similarity_weight:
-            similarity = temporal_similarity(projected if config.similarity_after_projector else latents)
+            similarity = temporal_similarity(frames[config.similarity_after_projector])
             loss = loss + config.similarity_weight * similarity
         if self.inverse_dynamics is not None:
             if actions is None:
                 raise ValueError("the inverse dynamics need actions (B, T - 1, A), or inverse_dynamics_weight=0")
-            features = projected if config.inverse_dynamics_after_projector else latents
-            inverse = inverse_dynamics_loss(self.inverse_dynamics(features.flatten(2)), actions)
+            predicted = self.inverse_dynamics(frames[config.inverse_dynamics_after_projector])
+            inverse = inverse_dynamics_loss(predicted, actions)
             loss = loss + config.inverse_dynamics_weight * inverse
         return EbJepaTerms(loss, variance, covariance, similarity, inverse)
+
+    def _frames(self, projected: torch.Tensor) -> torch.Tensor:
+        """(B, T, P, ...) -> (B, T, F)"""
+        if self.config.projected_axes == "corrected":
+            return projected.flatten(2)
+        batch, times = projected.shape[:2]
+        maps = projected if projected.ndim == 5 else projected[..., None, None]
+        taken = maps.movedim(2, -1).permute(2, 0, 1, 3, 4)  # (B, T, H, W, P), taken for (B, C, T, H, W)
+        return taken.reshape(times, batch, -1).transpose(0, 1)
 
 
 __all__ = ["EbJepaRegularizer", "EbJepaTerms", "InverseDynamics"]

@@ -5,6 +5,7 @@ from transformers import PreTrainedConfig
 
 from hf_jepa.core.backbones import backbone_width
 from hf_jepa.core.multi_view_configuration import MultiViewConfigMixin
+from hf_jepa.losses.sigreg import INTERVALS
 
 
 CENTRES = ("global", "all")
@@ -27,7 +28,8 @@ class LeJepaConfig(MultiViewConfigMixin, PreTrainedConfig):
         invariance_centre: what views are drawn to: the mean of the "global" views, as in the paper, or of "all", as in
             the official example.
         sigreg_flattened: test the rows of all views as one sample, as stable-pretraining does, instead of each view.
-        sigreg_num_slices, sigreg_t_max, sigreg_num_points, sigreg_scale_by_n: see `hf_jepa.losses.sigreg.sigreg`.
+        sigreg_num_slices, sigreg_t_max, sigreg_num_points, sigreg_interval, sigreg_scale_by_n: see
+            `hf_jepa.losses.sigreg.sigreg`.
         target_source, target_normalization, loss_type: "shared", "none", "mse": the objective has no other form.
 
     Example:
@@ -49,6 +51,7 @@ class LeJepaConfig(MultiViewConfigMixin, PreTrainedConfig):
     sigreg_num_slices: int = 1024
     sigreg_t_max: float | int = 3.0
     sigreg_num_points: int = 17
+    sigreg_interval: str = "half"
     sigreg_scale_by_n: bool = True
 
     @property
@@ -57,7 +60,8 @@ class LeJepaConfig(MultiViewConfigMixin, PreTrainedConfig):
         return self.embedding_size or backbone_width(self.backbone_config)
 
     def validate_lejepa(self):
-        for field, allowed in {"combination": COMBINATIONS, "invariance_centre": CENTRES}.items():
+        choices = {"combination": COMBINATIONS, "invariance_centre": CENTRES, "sigreg_interval": INTERVALS}
+        for field, allowed in choices.items():
             if getattr(self, field) not in allowed:
                 raise ValueError(f"{field}={getattr(self, field)!r} is not one of {', '.join(allowed)}")
         if not 0 <= self.sigreg_weight <= (1 if self.combination == "convex" else float("inf")):

@@ -82,6 +82,7 @@ class LeJepaForPreTraining(MultiViewPreTrainingMixin, LeJepaPreTrainedModel):
             num_slices=config.sigreg_num_slices,
             t_max=config.sigreg_t_max,
             n_points=config.sigreg_num_points,
+            interval=config.sigreg_interval,
             scale_by_n=config.sigreg_scale_by_n,
             flattened=config.sigreg_flattened,
         )
