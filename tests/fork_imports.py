@@ -12,8 +12,8 @@ import torch  # noqa: E402  DeepSpeed looks for GPUs as it is imported
 if find_spec("deepspeed") is not None:
     import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401  which its engines import when they start
 import hf_jepa.training.llm_jepa  # noqa: E402
-import hf_jepa.training.pretrain_video  # noqa: E402
 import hf_jepa.training.pretrain_trajectory  # noqa: E402
+import hf_jepa.training.pretrain_video  # noqa: E402
 import hf_jepa.training.trainer  # noqa: E402
 import hf_jepa.training.vision_language  # noqa: E402, F401
 from hf_jepa.registry import VARIANTS  # noqa: E402

@@ -13,7 +13,7 @@ import sys
 from hf_jepa.training.pretrain_trajectory import pretrain
 
 
-VARIANTS = ("vjepa2_ac", "eb_jepa")
+VARIANTS = ("vjepa2_ac", "eb_jepa", "lewm", "h_jepa")
 
 if __name__ == "__main__":
     arguments = sys.argv[1:]

@@ -20,10 +20,13 @@ from hf_jepa.training.finetune_video import VideoClassificationArguments
 from hf_jepa.training.finetuning import FineTuningArguments
 from hf_jepa.training.llm_jepa import LlmJepaTrainingArguments
 from hf_jepa.training.pretrain_image import recipe_sections
+from hf_jepa.training.pretrain_trajectory import WorldModelArguments
 from hf_jepa.training.pretrain_video import VideoMaskArguments, VideoPretrainingArguments
 from hf_jepa.training.pretrain_vl_jepa import VLJepaModelArguments
 from hf_jepa.training.recipe import parse_recipe
 from hf_jepa.training.train_vl_jepa_decoder import DecoderArguments, VLJepaDecoderTrainingArguments
+from hf_jepa.training.trajectory_arguments import TrajectoryTrainingArguments
+from hf_jepa.training.trajectory_data import TrajectoryDataArguments
 from hf_jepa.training.vision_language_arguments import VLJepaTrainingArguments
 from hf_jepa.training.vision_text_data import VisionTextArguments
 
@@ -44,7 +47,9 @@ SECTIONS = {
     ),
     ("vision_text", False): lambda variant: VISION_TEXT,
     ("vision_text", True): lambda variant: VISION_TEXT,
+    ("trajectory", False): lambda variant: (WorldModelArguments, TrajectoryDataArguments, TrajectoryTrainingArguments),
 }
+SUB_CONFIGS = {"backbone_config", "text_config", "world_model_config"}
 VISION_TEXT = (VLJepaModelArguments, VisionTextArguments, VLJepaTrainingArguments)
 
 
@@ -141,7 +146,7 @@ def test_config_takes_ints_for_floats_and_pairs_for_sizes(variant, config):  # t
     assert variant.config_class()(**(variant.tiny | fields)).grid_size[-2:] == (8, 4)
 
 
-@pytest.mark.variants(condition=lambda variant: not {"backbone_config", "text_config"} & variant.tiny.keys())
+@pytest.mark.variants(condition=lambda variant: not SUB_CONFIGS & variant.tiny.keys())
 def test_aliases_of_fields_reach_what_is_derived_from_them(variant):  # trap T4
     config_class = variant.config_class()
     aliases = {f"other_{name}": name for name in variant.tiny}

@@ -216,6 +216,7 @@ SAMPLES = {
     "audio": "recordings",
     "text": "texts",
     "vision_text": "clips and texts",
+    "trajectory": "frames and of what actions lead to",
 }
 
 

@@ -1,9 +1,11 @@
 """The program behind the scripts of world models: recipe and trajectories in, trained checkpoint out."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import nn
+from torch.utils.data import DataLoader, Subset
 from transformers.utils import logging
 
 from hf_jepa.registry import VARIANTS, Variant
@@ -12,10 +14,12 @@ from hf_jepa.training.program import begin, finish, resume_point, whole_models
 from hf_jepa.training.recipe import given_fields, parse_recipe
 from hf_jepa.training.trajectory import TrajectoryTrainer
 from hf_jepa.training.trajectory_arguments import TrajectoryTrainingArguments
-from hf_jepa.training.trajectory_data import TrajectoryDataArguments
+from hf_jepa.training.trajectory_data import TrajectoryData, TrajectoryDataArguments
 
 
 logger = logging.get_logger(__name__)
+
+MEASURED = 2048  # trajectories of which levels above a world model measure their macro-actions
 
 
 @dataclass(kw_only=True)
@@ -28,7 +32,9 @@ class WorldModelArguments(StartArguments):
 
     encoder_name_or_path: str | None = field(
         default=None,
-        metadata={"help": "Checkpoint that a fresh model is built on: a V-JEPA 2 for V-JEPA 2-AC."},
+        metadata={
+            "help": "Checkpoint that a fresh model is built on: a V-JEPA 2 for V-JEPA 2-AC, a world model for H-JEPA."
+        },
     )
 
     def __post_init__(self):
@@ -94,10 +100,19 @@ def pretrain(
     )
     trainer.recipe = given_fields(types, argv)
     trainer.train(resume_from_checkpoint=resume_point(training))
+    if hasattr(model, "fit_macro_actions"):
+        model.fit_macro_actions(some_actions(opened, training.per_device_train_batch_size))
     if opened.test is not None:
         trainer.evaluate()
     finish(trainer, data.card() | arguments.card())
     return trainer
+
+
+def some_actions(data: TrajectoryData, batch_size: int) -> Iterator[torch.Tensor]:
+    """The actions of the first `MEASURED` training trajectories, (B, T - 1, A) each: the same in every process."""
+    count = min(MEASURED, len(data.train))
+    batches = DataLoader(Subset(data.train, range(count)), batch_size, collate_fn=data.collator)
+    return (batch["actions"] for batch in batches)
 
 
 __all__ = ["WorldModelArguments", "pretrain"]
