@@ -3,9 +3,18 @@
 import numpy as np
 import pytest
 import torch
-from toy_worlds import PointWorld
+from toy_worlds import MOVES, PointWorld
 
-from hf_jepa.planning import ActionSpace, CEMPlanner, ICEMPlanner, LatentCost, MpcAgent, control_loop
+from hf_jepa.planning import (
+    ActionSpace,
+    CategoricalCEMPlanner,
+    CEMPlanner,
+    DiscreteActionSpace,
+    ICEMPlanner,
+    LatentCost,
+    MpcAgent,
+    control_loop,
+)
 
 
 GOAL = torch.tensor([[4.0, 1.0], [-3.0, 2.0]])
@@ -150,6 +159,61 @@ def test_a_batch_of_agents_is_a_loop_of_agents():
     for row, seed in enumerate((3, 4)):
         alone = walk(GOAL[row : row + 1], start[row : row + 1], [torch.Generator().manual_seed(seed)])
         assert torch.equal(alone[0], both[row])
+
+
+def test_environments_of_gymnasium():
+    gymnasium = pytest.importorskip("gymnasium")
+
+    class Walk(gymnasium.Env):
+        observation_space = gymnasium.spaces.Box(-99, 99, (2,))
+        action_space = gymnasium.spaces.Box(-1, 1, (2,))
+
+        def __init__(self, goal):
+            self.goal = np.array(goal, np.float32)
+
+        def reset(self, *, seed=None, options=None):
+            super().reset(seed=seed)
+            self.at = self.np_random.normal(0, 0.1, 2).astype(np.float32)
+            return self.at, {}
+
+        def step(self, action):
+            assert self.action_space.contains(action)
+            self.at = self.at + action
+            there = bool(np.linalg.norm(self.at - self.goal) < 0.15)
+            return self.at, float(there), there, False, {}
+
+    environments = gymnasium.vector.SyncVectorEnv([lambda goal=goal: Walk(goal) for goal in GOAL.tolist()])
+    box = environments.single_action_space
+    planner = CEMPlanner(ActionSpace(2, low=box.low, high=box.high), horizon=5, num_samples=80, num_elites=8)
+
+    def prepare(position):
+        return {"pixel_values": torch.as_tensor(position)[:, :, None, None]}
+
+    record = control_loop(environments, agent(planner=planner, prepare=prepare), 20, seed=1, progress=False)
+    assert record.ended.all() and (record.returns == 1).all() and (record.lengths < 12).all()
+
+
+def test_environments_of_numbered_actions():
+    class Numbered(Points):
+        def step(self, actions):
+            assert actions.shape == (2,) and actions.dtype.kind == "i"
+            return super().step(MOVES[actions].numpy())
+
+        def reset(self, *, seed=None):
+            super().reset(seed=seed)
+            self.at = 0 * self.at
+            return self.at[:, :, None, None], {}
+
+    planner = CategoricalCEMPlanner(DiscreteActionSpace(5), horizon=5, num_samples=100, num_elites=10)
+    record = control_loop(
+        Numbered(),
+        agent(planner=planner),
+        num_steps=8,
+        as_action=lambda actions: actions.argmax(dim=1).cpu().numpy(),
+        progress=False,
+    )
+    assert record.lengths.tolist() == [5, 5] and record.ended.all()
+    assert record.actions.shape == (2, 5, 5) and (record.actions.sum(axis=-1) == 1).all()
 
 
 def test_settings_that_make_no_sense_are_refused():
