@@ -143,7 +143,7 @@ class Planner(ABC):
         if generator is not None:
             draws = GeneratedNoise(generator, num_environments, device, dtype)
         else:
-            draws = noise if isinstance(noise, RecordedNoise) else RecordedNoise(noise.to(device, dtype))
+            draws = (noise if isinstance(noise, RecordedNoise) else RecordedNoise(noise)).to(device, dtype)
         with torch.no_grad():
             search = Search(self, cost, draws, num_environments, device, dtype)
             planned = self._search(search, self._start(search, initial))
