@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from room_agents import Episodes, act, agents, new_rooms, prepare
-from room_model import Knowledge, encode, fit_macro_actions, new_hierarchy, new_model, train, trained_values
+from room_model import Knowledge, encode, fit_macro_actions, new_hierarchy, new_model, refine, train, trained_values
 from scipy.stats import spearmanr
 
 from hf_jepa import EbJepaForPreTraining, EbJepaModel
@@ -42,12 +42,13 @@ CURVES = {"loss": ["loss"], "prediction": ["prediction_loss"], "variance": ["var
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output-dir", type=Path, default=Path("runs/two_rooms"))
-    parser.add_argument("--steps", type=int, default=1500, help="of the world model")
-    parser.add_argument("--upper-steps", type=int, default=500, help="of the level above it")
+    parser.add_argument("--steps", type=int, default=700, help="of encoder and predictor together")
+    parser.add_argument("--predictor-steps", type=int, default=900, help="then of the predictor alone; 0 for none")
+    parser.add_argument("--upper-steps", type=int, default=200, help="of the level above it")
     parser.add_argument("--width", type=int, default=128, help="of its latents")
     parser.add_argument("--world-model", help="folder of a trained one, instead of training one")
     parser.add_argument("--episodes", type=int, default=40, help="rooms in which each agent acts")
-    parser.add_argument("--episode-steps", type=int, default=200)
+    parser.add_argument("--episode-steps", type=int, default=120)
     parser.add_argument("--clips", type=int, default=2000, help="to fit the probes on")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args(argv)
@@ -109,9 +110,13 @@ def learn(args: argparse.Namespace) -> tuple[EbJepaForPreTraining, dict[str, flo
         return EbJepaForPreTraining.from_pretrained(args.world_model).eval(), {}
     model, start = new_model(args.width, args.seed), time.process_time()
     log = train(model, args.steps, args.seed, args.output_dir / "world_model")
+    seconds = {"encoder and predictor": round(time.process_time() - start, 1)}
+    if args.predictor_steps:
+        refine(model, args.predictor_steps, args.seed)
+    seconds["predictor alone"] = round(time.process_time() - start - sum(seconds.values()), 1)
     model.save_pretrained(args.output_dir / "world_model")
     draw_training_curves(log, CURVES, args.output_dir / "training.png")
-    return model, {"world model": round(time.process_time() - start, 1)}
+    return model, seconds
 
 
 def run(args: argparse.Namespace) -> dict:

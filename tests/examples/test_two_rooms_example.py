@@ -86,7 +86,14 @@ def test_an_agent_that_sees_goes_straight_and_is_timed(examples):
 
 @pytest.mark.slow
 def test_the_example_leaves_its_table_models_and_pictures(examples, tmp_path, capsys):
-    options = {"--steps": 3, "--upper-steps": 3, "--episodes": 8, "--episode-steps": 12, "--clips": 100}
+    options = {
+        "--steps": 3,
+        "--predictor-steps": 3,
+        "--upper-steps": 3,
+        "--episodes": 8,
+        "--episode-steps": 12,
+        "--clips": 100,
+    }
     folder = tmp_path / "out"
     words = [str(word) for pair in (options | {"--output-dir": folder}).items() for word in pair]
     examples.two_rooms.main(words)
