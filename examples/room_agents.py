@@ -30,7 +30,7 @@ REPEAT = 4  # steps that go the same way, in plans and between decisions
 HORIZON = 15  # of such, in plans across the rooms
 SPACE = ActionSpace(2, max_norm=LONGEST, repeat=REPEAT)
 SEARCH = {"num_samples": 64, "num_iterations": 4, "num_elites": 8}
-TEMPERATURE = 0.05  # of MPPI: differences of the cost that count
+TEMPERATURE = 2.0  # of MPPI: differences of the cost that count
 
 # From goals (N, D) and random numbers.
 MakeAgent = Callable[[torch.Tensor, torch.Generator], MpcAgent]

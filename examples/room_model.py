@@ -164,6 +164,17 @@ class Knowledge:
         errors = {name: (guess - after).norm(dim=-1).mean(dim=0) for name, guess in guesses.items()}
         return {name: {n: float(error[n - 1]) for n in STEPS_AHEAD} for name, error in errors.items()}
 
+    def layout(self, clips: int = 1500) -> dict[str, float]:
+        """What a linear probe finds of the wall and the door in the latent of a frame: R^2, and errors in pixels."""
+        found = []
+        for split in ("train", "test"):
+            data = TwoRooms(clips, split, num_frames=2, seed=2).batch(range(clips))
+            latents = encode(self.model, data.positions[:, :1], data)[:, 0]
+            found += [latents, torch.stack([data.wall_x, data.door_y], dim=1).float()]
+        probe = ridge_probe(*found)
+        wall, door = (probe.predictions - found[-1]).abs().mean(dim=0).tolist()
+        return {"r2": probe.r2, "wall": wall, "door": door}
+
     def walls(self, rooms: int = 200, steps: int = 8) -> dict[str, float]:
         """Shares of dots that the model lets pass, which walk straight at the wall, or straight at the door."""
         rng = np.random.default_rng(0)

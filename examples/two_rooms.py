@@ -126,7 +126,8 @@ def run(args: argparse.Namespace) -> dict:
     model, seconds = learn(args)
     world = model.eb_jepa
     knows = Knowledge(world, args.clips)
-    known = {"r2": knows.r2, "error": knows.error, "ahead": knows.ahead(), "walls": knows.walls()}
+    known = {"r2": knows.r2, "error": knows.error, "layout": knows.layout()}
+    known |= {"ahead": knows.ahead(), "walls": knows.walls()}
     start = time.process_time()
     upper = new_hierarchy(model, args.seed)
     train(upper, args.upper_steps, args.seed, folder / "hierarchy")
@@ -183,6 +184,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     known = results["knowledge"]
     print("\n" + table(*rows_of(results["agents"])))
     print(f"\nposition of the dot: R2 {known['r2']:.3f}, {known['error']:.2f} pixels off")
+    print("wall and door: R2 {r2:.2f}, {wall:.1f} and {door:.1f} pixels off".format(**known["layout"]))
     for name, errors in known["ahead"].items():
         print(f"pixels off after steps, {name}: " + ", ".join(f"{n}: {error:.1f}" for n, error in errors.items()))
     print("passed, %: " + ", ".join(f"{name} {100 * share:.0f}" for name, share in known["walls"].items()))
