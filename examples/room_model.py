@@ -94,7 +94,7 @@ def refine(
     The paper trains all together for far longer. Here the encoder stays as it is; the loss is the prediction loss of
     the model, over the longer clips of the paper. Returns the losses.
     """
-    world = model.eb_jepa
+    world, clips = model.eb_jepa, min(clips, steps * batch)
     data = TwoRooms(clips, "train", REFINED_FRAMES, *layout, seed=seed + 1).batch(range(clips))
     latents, actions = encode(world, data.positions, data).clone(), data.actions
     shared = set(map(id, world.encoder.parameters()))  # its last LayerNorm is the predictor's, too
