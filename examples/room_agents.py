@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from room_model import ANY, Layout
 
 from hf_jepa import EbJepaModel, HJepaModel
 from hf_jepa.data.two_rooms_env import TwoRoomsVectorEnv
@@ -30,7 +31,7 @@ REPEAT = 4  # steps that go the same way, in plans and between decisions
 HORIZON = 15  # of such, in plans across the rooms
 SPACE = ActionSpace(2, max_norm=LONGEST, repeat=REPEAT)
 SEARCH = {"num_samples": 64, "num_iterations": 4, "num_elites": 8}
-TEMPERATURE = 0.05  # of MPPI: differences of the cost that count
+TEMPERATURE = 2.0  # of MPPI: differences of the cost that count
 
 # From goals (N, D) and random numbers.
 MakeAgent = Callable[[torch.Tensor, torch.Generator], MpcAgent]
@@ -94,11 +95,13 @@ def prepare(observation: np.ndarray) -> dict[str, torch.Tensor]:
     return {"pixel_values": normalise(torch.from_numpy(observation))}
 
 
-def new_rooms(model: EbJepaModel, episodes: int, steps: int) -> TwoRoomsVectorEnv:
-    return TwoRoomsVectorEnv(episodes, steps, image_size=model.config.image_size)
+def new_rooms(model: EbJepaModel, episodes: int, steps: int, layout: Layout = ANY) -> TwoRoomsVectorEnv:
+    return TwoRoomsVectorEnv(episodes, steps, *layout, image_size=model.config.image_size)
 
 
-def act(model: EbJepaModel, make_agent: MakeAgent, episodes: int, steps: int, seed: int) -> Episodes:
+def act(
+    model: EbJepaModel, make_agent: MakeAgent, episodes: int, steps: int, seed: int, layout: Layout = ANY
+) -> Episodes:
     """One episode in each of many rooms, which are planned for together.
 
     Args:
@@ -106,8 +109,9 @@ def act(model: EbJepaModel, make_agent: MakeAgent, episodes: int, steps: int, se
         make_agent: who acts.
         episodes, steps: of the rooms.
         seed: of the rooms.
+        layout: of all rooms, or any.
     """
-    rooms = new_rooms(model, episodes, steps)
+    rooms = new_rooms(model, episodes, steps, layout)
     rooms.reset(seed=seed)
     goal = encode_goal(model, prepare(rooms.target_observation())["pixel_values"][:, None])
     agent = make_agent(goal, torch.Generator().manual_seed(seed))

@@ -19,7 +19,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from room_agents import Episodes, act, agents, new_rooms, prepare
-from room_model import Knowledge, encode, fit_macro_actions, new_hierarchy, new_model, refine, train, trained_values
+from room_model import (
+    ANY,
+    Knowledge,
+    encode,
+    fit_macro_actions,
+    new_hierarchy,
+    new_model,
+    refine,
+    train,
+    trained_values,
+)
 from scipy.stats import spearmanr
 
 from hf_jepa import EbJepaForPreTraining, EbJepaModel
@@ -47,6 +57,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--upper-steps", type=int, default=200, help="of the level above it")
     parser.add_argument("--width", type=int, default=128, help="of its latents")
     parser.add_argument("--world-model", help="folder of a trained one, instead of training one")
+    parser.add_argument("--layout", type=int, nargs=2, metavar=("WALL_X", "DOOR_Y"), help="of all rooms, else any")
     parser.add_argument("--episodes", type=int, default=40, help="rooms in which each agent acts")
     parser.add_argument("--episode-steps", type=int, default=120)
     parser.add_argument("--clips", type=int, default=2000, help="to fit the probes on")
@@ -109,10 +120,10 @@ def learn(args: argparse.Namespace) -> tuple[EbJepaForPreTraining, dict[str, flo
     if args.world_model:
         return EbJepaForPreTraining.from_pretrained(args.world_model).eval(), {}
     model, start = new_model(args.width, args.seed), time.process_time()
-    log = train(model, args.steps, args.seed, args.output_dir / "world_model")
+    log = train(model, args.steps, args.seed, args.output_dir / "world_model", args.layout or ANY)
     seconds = {"encoder and predictor": round(time.process_time() - start, 1)}
     if args.predictor_steps:
-        refine(model, args.predictor_steps, args.seed)
+        refine(model, args.predictor_steps, args.seed, args.layout or ANY)
     seconds["predictor alone"] = round(time.process_time() - start - sum(seconds.values()), 1)
     model.save_pretrained(args.output_dir / "world_model")
     draw_training_curves(log, CURVES, args.output_dir / "training.png")
@@ -125,23 +136,25 @@ def run(args: argparse.Namespace) -> dict:
     folder.mkdir(parents=True, exist_ok=True)
     model, seconds = learn(args)
     world = model.eb_jepa
-    knows = Knowledge(world, args.clips)
-    known = {"r2": knows.r2, "error": knows.error, "ahead": knows.ahead(), "walls": knows.walls()}
+    layout = args.layout or ANY
+    knows = Knowledge(world, args.clips, layout)
+    known = {"r2": knows.r2, "error": knows.error, "layout": knows.layout()}
+    known |= {"ahead": knows.ahead(), "walls": knows.walls()}
     start = time.process_time()
     upper = new_hierarchy(model, args.seed)
-    train(upper, args.upper_steps, args.seed, folder / "hierarchy")
+    train(upper, args.upper_steps, args.seed, folder / "hierarchy", layout)
     fit_macro_actions(upper, args.seed)
     upper.save_pretrained(folder / "hierarchy")
     seconds["level above"] = round(time.process_time() - start, 1)
 
-    rooms = TwoRoomsVectorEnv(args.episodes, args.episode_steps, render_mode="rgb_array")
-    small = new_rooms(world, args.episodes, args.episode_steps)
+    rooms = TwoRoomsVectorEnv(args.episodes, args.episode_steps, *layout, render_mode="rgb_array")
+    small = new_rooms(world, args.episodes, args.episode_steps, layout)
     for each in (rooms, small):
         each.reset(seed=args.seed)  # those in which the agents act
     known["distance"] = measure_energy(world, small, folder)
     start, found = time.process_time(), {}
     for name, make in agents(world, upper.h_jepa).items():
-        found[name] = act(world, make, args.episodes, args.episode_steps, args.seed)
+        found[name] = act(world, make, args.episodes, args.episode_steps, args.seed, layout)
         print(f"{name}: {found[name].summary()}", flush=True)
     seconds["episodes"] = round(time.process_time() - start, 1)
     draw_episodes(found, rooms, folder)
@@ -183,6 +196,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     known = results["knowledge"]
     print("\n" + table(*rows_of(results["agents"])))
     print(f"\nposition of the dot: R2 {known['r2']:.3f}, {known['error']:.2f} pixels off")
+    print("wall and door: R2 {r2:.2f}, {wall:.1f} and {door:.1f} pixels off".format(**known["layout"]))
     for name, errors in known["ahead"].items():
         print(f"pixels off after steps, {name}: " + ", ".join(f"{n}: {error:.1f}" for n, error in errors.items()))
     print("passed, %: " + ", ".join(f"{name} {100 * share:.0f}" for name, share in known["walls"].items()))

@@ -52,6 +52,8 @@ def test_probes_find_what_a_world_model_knows_and_what_not(examples):
     ahead = knows.ahead(clips=100)
     assert ahead["model"][1] < ahead["no motion"][1]
     assert ahead["model"][48] > 0.8 * ahead["no walls"][48] > 2  # it does not know of walls
+    layout = knows.layout(clips=200)
+    assert layout["r2"] < 0.2 and layout["wall"] > 4 and layout["door"] > 8  # nor where they are
     walls = knows.walls(rooms=50)
     assert walls["wall"] == walls["door"] == walls["door, in truth"] == 1 and walls["wall, in truth"] == 0
 
