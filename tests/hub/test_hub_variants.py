@@ -38,6 +38,14 @@ def make_trainer(variant, folder, model=None, **arguments):
 
         arguments = VLJepaTrainingArguments(str(folder), **options)
         return VLJepaTrainer(model, arguments, train_dataset=rows, data_collator=default_collate)
+    if variant.inputs == "trajectory":
+        from hf_jepa.training.trajectory import TrajectoryTrainer, TrajectoryTrainingArguments
+
+        arguments = TrajectoryTrainingArguments(str(folder), **options)
+        processor = variant.processor(model.config) if variant.processor_class else None
+        return TrajectoryTrainer(
+            model, arguments, train_dataset=rows, data_collator=default_collate, processing_class=processor
+        )
     return JepaTrainer(
         model,
         JepaTrainingArguments(str(folder), **options),

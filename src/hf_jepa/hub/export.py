@@ -12,6 +12,7 @@ from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from hf_jepa import __version__
 from hf_jepa.core.key_map import ConversionError
+from hf_jepa.core.world_model import WorldModel
 from hf_jepa.hub.files import new_folder, read_config, read_json
 from hf_jepa.hub.fingerprint import (
     FILE_NAME,
@@ -261,7 +262,9 @@ def _check_copy(variant: Variant, encoder: PreTrainedModel, folder: Path) -> Non
     name = variant.base_model or variant.pretraining_model
     copied = get_class_from_dynamic_module(f"{_entry(variant.module_name('modeling'))}.{name}", str(folder))
     model = copied.from_pretrained(folder, dtype=torch.float32)
-    copy = variant.encoder_of(model) if variant.base_model else model.causal_lm.base_model
+    copy = model  # of a world model the whole, as `load_target_encoder` has it
+    if not isinstance(model, WorldModel):
+        copy = variant.encoder_of(model) if variant.base_model else model.causal_lm.base_model
     found, expected = compute_fingerprint(copy), compute_fingerprint(encoder)
     if found != expected:
         raise ConversionError(

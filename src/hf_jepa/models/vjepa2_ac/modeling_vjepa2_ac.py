@@ -5,90 +5,28 @@ and is told actions and states. There are no masks. With it a robot plans: of ma
 after which the predicted tokens are those of a goal image.
 """
 
-from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
 import torch
-from transformers.modeling_utils import PreTrainedModel
-from transformers.utils import ModelOutput, can_return_tuple
+from transformers.utils import can_return_tuple
 
 from hf_jepa.core.configuration import require_model_fields
 from hf_jepa.core.modeling import runtime_options
-from hf_jepa.core.outputs import JepaForPreTrainingOutput
 from hf_jepa.core.world_model import WorldState
 from hf_jepa.layers.patch_embedding import pair
 from hf_jepa.losses.prediction import normalize_targets, power_loss, prediction_loss
 from hf_jepa.models.encoders import load_encoder
 from hf_jepa.models.vjepa2.configuration_vjepa2 import VJepa2Config
-from hf_jepa.models.vjepa2.modeling_vjepa2 import VJepa2Encoder, VJepa2PreTrainedModel
+from hf_jepa.models.vjepa2.modeling_vjepa2 import VJepa2Encoder
+from hf_jepa.models.vjepa2_ac.base_vjepa2_ac import (
+    VJepa2ACForPreTrainingOutput,
+    VJepa2ACOutput,
+    VJepa2ACPreTrainedModel,
+)
 from hf_jepa.models.vjepa2_ac.configuration_vjepa2_ac import ENCODER_FIELDS, VJepa2ACConfig
 from hf_jepa.models.vjepa2_ac.predictor_vjepa2_ac import VJepa2ACPredictor
 from hf_jepa.models.vjepa2_ac.unroll_vjepa2_ac import MEMORY_BUDGET, CameraState, unroll
-
-
-@dataclass
-class VJepa2ACOutput(ModelOutput):
-    """Output of `VJepa2ACModel`.
-
-    Args:
-        last_hidden_state: (B, T, N, D), the normalised tokens of the frames.
-        predictions: (B, t, N, D), those of the frames after each action, normalised; None without actions.
-    """
-
-    last_hidden_state: torch.FloatTensor | None = None
-    predictions: torch.FloatTensor | None = None
-
-
-@dataclass
-class VJepa2ACForPreTrainingOutput(JepaForPreTrainingOutput):
-    """Output of `VJepa2ACForPreTraining`.
-
-    Args:
-        prediction_loss: the sum of the two terms below.
-        teacher_forcing_loss: of frames that are predicted from true ones.
-        rollout_loss: of frames that are predicted from predicted ones.
-        predictions: (B, T - 1, N, D), frames 1 to T - 1 predicted from true ones.
-        rollout: (B, auto_steps, N, D), frames from 1 on predicted from predicted ones, but the first.
-        targets: (B, T - 1, N, D), what the frozen encoder says of frames 1 to T - 1.
-        context: (B, T, N, D), what it says of all frames.
-        others: see `JepaForPreTrainingOutput`.
-    """
-
-    teacher_forcing_loss: torch.FloatTensor | None = None
-    rollout_loss: torch.FloatTensor | None = None
-    rollout: torch.FloatTensor | None = None
-
-
-class VJepa2ACPreTrainedModel(VJepa2PreTrainedModel):
-    """Flags and freezing of all V-JEPA 2-AC classes."""
-
-    config: VJepa2ACConfig
-    base_model_prefix = "vjepa2_ac"
-    _no_split_modules = ["VJepa2Embeddings", "VJepa2ACEmbeddings", "PackedTransformerLayer", "FrameCausalLayer"]
-
-    @classmethod
-    def from_pretrained(
-        cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs
-    ) -> PreTrainedModel:
-        """As in transformers, but nothing is left at random weights, unless the loading info is asked for.
-
-        What is never trained is frozen again: loading makes every parameter trainable.
-
-        Raises:
-            ValueError: weights are not in the checkpoint, as where it is one of V-JEPA 2.
-        """
-        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
-        model.base_model.freeze_parts()
-        if output_loading_info:
-            return model, info
-        if lost := sorted(info["missing_keys"]):
-            raise ValueError(
-                f"{pretrained_model_name_or_path} lacks {len(lost)} weights of {cls.__name__}, among them "
-                f"{', '.join(lost[:5])}: it is not a whole checkpoint of a V-JEPA 2-AC. To train a predictor on an "
-                "encoder, start from VJepa2ACForPreTraining.from_encoder"
-            )
-        return model
 
 
 class VJepa2ACModel(VJepa2ACPreTrainedModel):
@@ -395,10 +333,4 @@ def _before_last(values: torch.Tensor | None, frames: int, name: str) -> torch.T
     return None if values is None else values[:, :-1]
 
 
-__all__ = [
-    "VJepa2ACForPreTraining",
-    "VJepa2ACForPreTrainingOutput",
-    "VJepa2ACModel",
-    "VJepa2ACOutput",
-    "VJepa2ACPreTrainedModel",
-]
+__all__ = ["VJepa2ACForPreTraining", "VJepa2ACModel"]
