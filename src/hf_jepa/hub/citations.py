@@ -47,6 +47,9 @@ PAPERS = {
         "LeJEPA: Provable and Scalable Self-Supervised Learning Without the Heuristics",
     ),
     "2602.01456": Paper("Kuang et al.", 2026, "Rectified LpJEPA"),
+    "2602.03604": Paper(
+        "Terver et al.", 2026, "A Lightweight Library for Energy-Based Joint-Embedding Predictive Architectures"
+    ),
     "2105.04906": Paper(
         "Bardes, Ponce and LeCun",
         2021,
