@@ -91,6 +91,11 @@ def test_the_snippet_of_a_card_runs(folder, monkeypatch, capsys):
     assert capsys.readouterr().out.count("[") > 2 and "states=torch.zeros(1, 1, 7)" in snippet
 
 
+def test_frames_are_shown_whole(folder):
+    fields = json.loads((folder / "video_preprocessor_config.json").read_text())
+    assert fields["size"] == {"shortest_edge": 12} and fields["crop_size"] == {"height": 12, "width": 12}
+
+
 def test_round_trip_is_exact_but_for_the_encoder_that_nothing_used(tmp_path, folder):
     revert_checkpoint(VARIANT, folder, tmp_path / "back.pt")
     official, back = read_torch_checkpoint(OFFICIAL), read_torch_checkpoint(tmp_path / "back.pt")

@@ -18,6 +18,7 @@ from transformers import AutoImageProcessor, AutoModel
 from hf_jepa.hub.export import auto_map, export_remote_code
 from hf_jepa.hub.export_encoder import export_encoder
 from hf_jepa.hub.fingerprint import fixed_input
+from hf_jepa.hub.processors import VIDEOS
 from hf_jepa.registry import VARIANTS
 
 
@@ -112,7 +113,7 @@ def processor_items(variant, folder: Path) -> list[dict]:
     written = folder / variant.pretraining_model / "exported"
     pixels = torch.randint(256, (4, 40, 50, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8).numpy()
     processor = variant.processor_class.from_pretrained(written)
-    if variant.modality == "video":
+    if variant.modality in VIDEOS:
         fields = json.loads((written / "video_preprocessor_config.json").read_text())
         item = {"auto": fields["auto_map"]["AutoVideoProcessor"], "code": True, "loaded": type(processor).__name__}
         inputs = {"videos": torch.from_numpy(pixels)}

@@ -24,6 +24,7 @@ from hf_jepa.hub.files import (
     save_weights,
 )
 from hf_jepa.hub.fingerprint import load_target_encoder, write_fingerprint
+from hf_jepa.hub.processors import load_processor
 from hf_jepa.hub.publish import publish
 from hf_jepa.registry import VARIANTS, Variant
 
@@ -120,7 +121,7 @@ def convert_checkpoint(
         )
         config.save_pretrained(folder)
         if variant.processor_class is not None and config.num_channels == 3:
-            variant.processor(config).save_pretrained(folder)
+            load_processor(None, config).save_pretrained(folder)
         # Loading what was written checks the files, not the tensors in memory.
         encoder = load_target_encoder(variant, folder)
         fingerprint = write_fingerprint(encoder, folder)

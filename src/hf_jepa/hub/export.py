@@ -22,6 +22,7 @@ from hf_jepa.hub.fingerprint import (
     write_fingerprint,
 )
 from hf_jepa.hub.inspect import variant_of_folder
+from hf_jepa.hub.processors import VIDEOS
 from hf_jepa.hub.remote_code import Package, bundle, require_loadable
 from hf_jepa.registry import VARIANTS, Variant
 
@@ -197,7 +198,7 @@ def _modules(
 
 
 def _video_processor_files(variant: Variant, folder: Path) -> list[str]:
-    if variant.modality != "video":
+    if variant.modality not in VIDEOS or variant.processor_class is None:
         return []
     return [name for name in VIDEO_PROCESSOR_FILES if (folder / name).is_file()]
 
