@@ -3,9 +3,18 @@
 import numpy as np
 import pytest
 import torch
-from toy_worlds import PointWorld
+from toy_worlds import MOVES, PointWorld
 
-from hf_jepa.planning import ActionSpace, CEMPlanner, ICEMPlanner, LatentCost, MpcAgent, control_loop
+from hf_jepa.planning import (
+    ActionSpace,
+    CategoricalCEMPlanner,
+    CEMPlanner,
+    DiscreteActionSpace,
+    ICEMPlanner,
+    LatentCost,
+    MpcAgent,
+    control_loop,
+)
 
 
 GOAL = torch.tensor([[4.0, 1.0], [-3.0, 2.0]])
@@ -182,6 +191,29 @@ def test_environments_of_gymnasium():
 
     record = control_loop(environments, agent(planner=planner, prepare=prepare), 20, seed=1, progress=False)
     assert record.ended.all() and (record.returns == 1).all() and (record.lengths < 12).all()
+
+
+def test_environments_of_numbered_actions():
+    class Numbered(Points):
+        def step(self, actions):
+            assert actions.shape == (2,) and actions.dtype.kind == "i"
+            return super().step(MOVES[actions].numpy())
+
+        def reset(self, *, seed=None):
+            super().reset(seed=seed)
+            self.at = 0 * self.at
+            return self.at[:, :, None, None], {}
+
+    planner = CategoricalCEMPlanner(DiscreteActionSpace(5), horizon=5, num_samples=100, num_elites=10)
+    record = control_loop(
+        Numbered(),
+        agent(planner=planner),
+        num_steps=8,
+        as_action=lambda actions: actions.argmax(dim=1).cpu().numpy(),
+        progress=False,
+    )
+    assert record.lengths.tolist() == [5, 5] and record.ended.all()
+    assert record.actions.shape == (2, 5, 5) and (record.actions.sum(axis=-1) == 1).all()
 
 
 def test_settings_that_make_no_sense_are_refused():

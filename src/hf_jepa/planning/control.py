@@ -1,6 +1,7 @@
 """An agent in environments, step by step, and what was recorded of it."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -19,7 +20,7 @@ class VectorEnvironment(Protocol):
         """What they show at the start of an episode, and further information."""
         ...
 
-    def step(self, actions: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict]:
+    def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict]:
         """What they show after actions (B, A), rewards, terminated, truncated (B,), further information."""
         ...
 
@@ -66,12 +67,23 @@ class ControlRecord:
         return self.rewards.sum(axis=1)
 
 
+def as_array(actions: torch.Tensor) -> np.ndarray:
+    """Actions as environments of continuous actions take them: float32, on the CPU.
+
+    Example:
+        >>> as_array(torch.zeros(2, 3, dtype=torch.float64)).dtype
+        dtype('float32')
+    """
+    return actions.float().cpu().numpy()
+
+
 def control_loop(
     environments: VectorEnvironment,
     agent: MpcAgent,
     num_steps: int,
     *,
     seed: int | None = None,
+    as_action: Callable[[torch.Tensor], Any] = as_array,
     keep_observations: bool = False,
     progress: bool = True,
 ) -> ControlRecord:
@@ -83,6 +95,8 @@ def control_loop(
         agent: forgets what it knew before.
         num_steps: budget; the agent is told how many are left, and plans no further.
         seed: of `environments.reset`.
+        as_action: actions (B, A) -> what `environments.step` takes. For numbered actions, of which a plan has vectors
+            with a single 1: `lambda actions: actions.argmax(dim=1).cpu().numpy()`.
         keep_observations: keep all observations in the record; they may be large.
         progress: show a bar.
 
@@ -122,28 +136,28 @@ def control_loop(
     check_count(num_steps, "num_steps")
     agent.reset()
     observation, info = environments.reset(seed=seed)
-    observations, infos = [observation], [info]
+    observations, infos = [observation] if keep_observations else [], [info]
     steps: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # actions, rewards, costs
     ended = lengths = None
     seconds: list[float] = []
     for step in tqdm(range(num_steps), desc="control", unit="step", disable=not progress):
         decisions, start = agent.decisions, time.perf_counter()
-        actions = _array(agent.act(observation, steps_left=num_steps - step))
+        chosen = agent.act(observation, steps_left=num_steps - step)
         if agent.decisions > decisions:
             seconds.append(time.perf_counter() - start)
-        observation, reward, terminated, truncated, info = environments.step(actions)
+        observation, reward, terminated, truncated, info = environments.step(as_action(chosen))
         if ended is None:
-            ended, lengths = np.zeros(len(actions), bool), np.full(len(actions), num_steps)
-        steps.append((actions, np.where(ended, 0.0, reward), _array(agent.plan.cost)))
+            ended, lengths = np.zeros(len(chosen), bool), np.full(len(chosen), num_steps)
+        steps.append((as_array(chosen), np.where(ended, 0.0, reward), as_array(agent.plan.cost)))
         over = np.asarray(terminated, bool) | np.asarray(truncated, bool)
         lengths[over & ~ended] = step + 1
         ended |= over
         infos.append(info)
-        observations = [*observations, observation] if keep_observations else []
+        if keep_observations:
+            observations.append(observation)
         if ended.all():
             break
-    stacked = [np.stack(rows, axis=1) for rows in zip(*steps, strict=True)]
-    actions, rewards, costs = stacked
+    actions, rewards, costs = (np.stack(rows, axis=1) for rows in zip(*steps, strict=True))
     return ControlRecord(
         actions=actions,
         rewards=rewards,
@@ -154,10 +168,6 @@ def control_loop(
         observations=observations,
         infos=infos,
     )
-
-
-def _array(tensor: torch.Tensor) -> np.ndarray:
-    return tensor.float().cpu().numpy()
 
 
 __all__ = ["ControlRecord", "VectorEnvironment", "control_loop"]

@@ -63,6 +63,7 @@ class GradientPlanner(Planner):
         plans = self._first(search, mean)
         optimizer = self._optimizer(plans)
         noise_std = self.space.per_planned(self.noise_std, "noise_std", mean)
+        noisy = any(self.space.per_axis(self.noise_std, "noise_std"))
         best = None
         for iteration in range(self.num_iterations):
             costs, plans.grad = self._slope(search, plans, iteration)
@@ -71,7 +72,7 @@ class GradientPlanner(Planner):
             before = plans.detach().clone()
             optimizer.step()
             moved = plans.detach()
-            if noise_std.any():
+            if noisy:
                 noise = search.draws.normal(iteration + 1, *moved.shape, active=search.active)
                 moved = moved + noise_std * noise
             plans.data.copy_(search.keep_stopped(self.space.project(moved), before))

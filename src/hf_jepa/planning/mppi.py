@@ -18,7 +18,8 @@ class MPPIPlanner(SamplingPlanner):
 
     Args:
         space: which actions are allowed.
-        horizon, num_samples, num_iterations, initial_std, initial_mean, tolerance, finish: see `Planner`.
+        horizon, num_samples, num_iterations, initial_std, initial_mean, finish: see `Planner`.
+        tolerance: see `Planner`; without `update_std` candidates differ as much at the end as at the start.
         num_elites: candidates with a weight; None for all.
         include_mean, keep_elites, limit_mean: see `SamplingPlanner`.
         temperature: lambda, in units of the cost.

@@ -141,6 +141,7 @@ def jepa_wms_planner(planner: str = "cem", *, world: str = "simulation", action_
 
     Actions of the simulated worlds are standardised, so they have no limits there; those of robots are metres and
     radians. Its "Adam" never calls the optimizer and is gradient descent: `optimizer="adam"` gives a real one.
+    Gradients start at the mean here, and at a random plan there.
     Action groups of Robocasa are taken to be three numbers of position, three of rotation, and the gripper.
 
     Args:
