@@ -12,7 +12,7 @@ TEST = OMP_NUM_THREADS=1 DS_ACCELERATOR=cpu $(BIN)/python -m pytest -q
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help install quickstart example-video example-objectives example-text example-vl test test-commands test-hub test-distributed test-slow quality style bench bench-train models-table clean
+.PHONY: help install quickstart example-video example-objectives example-text example-vl example-rooms test test-commands test-hub test-distributed test-slow quality style bench bench-train models-table clean
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## / - /'
@@ -43,6 +43,9 @@ example-text: $(STAMP)  ## a tiny language model with and without the JEPA term;
 
 example-vl: $(STAMP)  ## a tiny VL-JEPA beside a language model on moving digits; table and picture in runs/vl_jepa_digits
 	$(BIN)/python examples/vl_jepa_digits.py --output-dir runs/vl_jepa_digits
+
+example-rooms: $(STAMP)  ## a tiny EB-JEPA plans its way through a door; table, pictures and animations in runs/two_rooms
+	$(BIN)/python examples/two_rooms.py --output-dir runs/two_rooms
 
 test: $(STAMP) quality  ## code quality, the default test-suite and the docstring examples
 	$(TEST) -n 2 --dist loadfile --doctest-modules src/hf_jepa tests
@@ -83,4 +86,4 @@ benchmarks/.site/timm:
 	$(BIN)/python -m pip install --quiet --no-deps --target benchmarks/.site timm torchvision==0.28.0
 
 clean:           ## remove what the targets above created
-	rm -rf $(VENV) benchmarks/.site runs/quickstart runs/video_digits runs/compare_objectives runs/regex_pairs runs/vl_jepa_digits build .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) benchmarks/.site runs/quickstart runs/video_digits runs/compare_objectives runs/regex_pairs runs/vl_jepa_digits runs/two_rooms build .pytest_cache .ruff_cache .import_linter_cache

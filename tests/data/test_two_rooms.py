@@ -167,14 +167,20 @@ def test_a_third_of_the_walks_is_laid_through_the_door(walks):
 
 
 def test_both_parts_of_a_walk_through_the_door_lead_away_from_it():
+    """The first is taken backwards; the second starts with its second step, after its first turn."""
     layouts, turns = Layouts(np.full(2, 32), np.full(2, 30)), np.zeros((2, 2, STEPS - 1))
+    turns[:, 1] = 0.01
     uniform = np.full((2, UNIFORM), 0.5)
     uniform[:, 3:10] = 0.0, 0.5, 0.0, 0.1, 0.9, 0.5, 0.5  # laid through the middle of the door after 10 steps
     uniform[1, 7] = 0.1  # the same, walked backwards
     start, actions = wander(uniform, turns, layouts)
-    np.testing.assert_allclose(actions[0], np.tile([1.0, 0.0], (STEPS, 1)), atol=1e-9)
-    np.testing.assert_allclose(actions[1], np.tile([-1.0, 0.0], (STEPS, 1)), atol=1e-9)
-    np.testing.assert_allclose(start, [[22.0, 30.0], [BORDER[1] - 0.01, 30.0]], atol=1e-9)
+    angle = 0.01 * np.clip(np.arange(STEPS) - 9, 0, None)
+    wanted = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    np.testing.assert_allclose(actions[0], wanted, atol=1e-9)
+    np.testing.assert_allclose(actions[1], -wanted[::-1], atol=1e-9)
+    np.testing.assert_allclose(start[0], [22.0, 30.0], atol=1e-9)
+    backwards = np.array([32.0, 30.0]) + wanted[10:].sum(axis=0)
+    np.testing.assert_allclose(start[1], backwards.clip(4.01, 59.99), atol=1e-9)
 
 
 def test_truncated_normals_stay_between_their_ends():

@@ -89,3 +89,13 @@ def test_wrong_input_is_named_and_leaves_nothing(draw, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         draw(tmp_path / "picture")
     assert not list(tmp_path.iterdir())
+
+
+def test_an_animation_that_cannot_be_written_leaves_nothing(monkeypatch, tmp_path):
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(two_rooms.os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save_episodes([np.zeros((1, 9, 9, 3), np.uint8)], tmp_path / "e.gif")
+    assert not list(tmp_path.iterdir())
