@@ -47,6 +47,13 @@ PAPERS = {
         "LeJEPA: Provable and Scalable Self-Supervised Learning Without the Heuristics",
     ),
     "2602.01456": Paper("Kuang et al.", 2026, "Rectified LpJEPA"),
+    "2602.03604": Paper(
+        "Terver et al.", 2026, "A Lightweight Library for Energy-Based Joint-Embedding Predictive Architectures"
+    ),
+    "2603.19312": Paper(
+        "Maes et al.", 2026, "LeWorldModel: Stable End-to-End Joint-Embedding Predictive Architecture from Pixels"
+    ),
+    "2604.03208": Paper("Zhang et al.", 2026, "Hierarchical Planning with Latent World Models"),
     "2105.04906": Paper(
         "Bardes, Ponce and LeCun",
         2021,
