@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+import hf_jepa.visualization.planning as pictures
 from hf_jepa.planning import ActionSpace, CEMPlanner, MPPIPlanner, energy_landscape
 from hf_jepa.visualization.planning import draw_energy_landscape, draw_searches
 
@@ -77,9 +78,10 @@ def test_the_picture_shows_where_the_lowest_point_and_the_marks_are(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["landscape.png"]
 
 
-def test_searches_are_drawn_until_they_stop(tmp_path):
+def test_searches_are_drawn_until_they_stop(tmp_path, monkeypatch):
     def bowl(actions):
-        return actions.square().sum(dim=(2, 3))
+        costs = actions.square().sum(dim=(2, 3))
+        return torch.cat([costs[:2], actions[2:, :, 0, 0].square()])  # the last one does not care, and goes on
 
     planners = [CEMPlanner(ActionSpace(2), horizon=2, tolerance=0.05), MPPIPlanner(ActionSpace(2), horizon=2)]
     plans = [planner.plan(bowl, 3, generator=torch.Generator().manual_seed(0)) for planner in planners]
@@ -87,5 +89,14 @@ def test_searches_are_drawn_until_they_stop(tmp_path):
     both = draw_searches(dict(zip(("CEM", "MPPI"), plans, strict=True)), tmp_path / "both.png", title="two")
     red = (209, 73, 91)
     assert len(places(both, red)) > 200 and not len(places(one, red))
+    early = plans[0].iterations.argmin()
+    assert plans[0].iterations[early] < plans[0].iterations[2] == len(plans[0].history)
+    figures = []
+    monkeypatch.setattr(pictures, "save_figure", lambda figure, path: figures.append(figure))
+    draw_searches({"CEM": plans[0]}, tmp_path / "kept.png", environment=int(early))
+    lines = [line for panel in figures[0].axes for line in panel.get_lines()]
+    assert {len(line.get_xdata()) for line in lines} == {int(plans[0].iterations[early])}
+    spread = [float(entry.elite_spread[early]) for entry in plans[0].history[: plans[0].iterations[early]]]
+    np.testing.assert_allclose(lines[-1].get_ydata(), spread)
     with pytest.raises(ValueError, match="no plan"):
         draw_searches({}, tmp_path / "none.png")
