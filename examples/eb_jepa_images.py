@@ -40,8 +40,8 @@ from hf_jepa.visualization.curves import draw_training_curves
 
 
 PROJECTOR, EMBEDDING = 256, 128
-# What is done to a view after it was cropped: to the pictures of CIFAR, officially, and to digits, which have no colours
-# and would be others if they were mirrored.
+# What is done to a view after it was cropped: to the pictures of CIFAR, officially, and to digits, which have no
+# colours and would be others if they were mirrored.
 AUGMENTATION = {
     False: {"blur_probability": 0.0, "solarize_probability": 0.1},
     True: {

@@ -593,7 +593,11 @@ VARIANTS = {
             config="LeWorldModelConfig",
             base_model="LeWorldModel",
             pretraining_model="LeWorldModelForPreTraining",
-            parts={"modeling": ("LeWorldModelOutput",), "predictor": ("LeWorldModelPredictor",)},
+            parts={
+                "modeling": ("LeWorldModelOutput",),
+                "predictor": ("LeWorldModelPredictor",),
+                "trajectory_processing": ("LeWorldModelVideoProcessor",),
+            },
             convertible=True,
             weights_license=None,
             tiny={
@@ -608,7 +612,6 @@ VARIANTS = {
                 "pred_head_dim": 8,
                 "pred_intermediate_size": 32,
             },
-            processor_of="vjepa2",
         ),
         Variant(
             name="h_jepa",

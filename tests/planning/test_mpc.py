@@ -152,6 +152,38 @@ def test_a_batch_of_agents_is_a_loop_of_agents():
         assert torch.equal(alone[0], both[row])
 
 
+def test_environments_of_gymnasium():
+    gymnasium = pytest.importorskip("gymnasium")
+
+    class Walk(gymnasium.Env):
+        observation_space = gymnasium.spaces.Box(-99, 99, (2,))
+        action_space = gymnasium.spaces.Box(-1, 1, (2,))
+
+        def __init__(self, goal):
+            self.goal = np.array(goal, np.float32)
+
+        def reset(self, *, seed=None, options=None):
+            super().reset(seed=seed)
+            self.at = self.np_random.normal(0, 0.1, 2).astype(np.float32)
+            return self.at, {}
+
+        def step(self, action):
+            assert self.action_space.contains(action)
+            self.at = self.at + action
+            there = bool(np.linalg.norm(self.at - self.goal) < 0.15)
+            return self.at, float(there), there, False, {}
+
+    environments = gymnasium.vector.SyncVectorEnv([lambda goal=goal: Walk(goal) for goal in GOAL.tolist()])
+    box = environments.single_action_space
+    planner = CEMPlanner(ActionSpace(2, low=box.low, high=box.high), horizon=5, num_samples=80, num_elites=8)
+
+    def prepare(position):
+        return {"pixel_values": torch.as_tensor(position)[:, :, None, None]}
+
+    record = control_loop(environments, agent(planner=planner, prepare=prepare), 20, seed=1, progress=False)
+    assert record.ended.all() and (record.returns == 1).all() and (record.lengths < 12).all()
+
+
 def test_settings_that_make_no_sense_are_refused():
     planner = CEMPlanner(ActionSpace(2, repeat=2), horizon=3)
     for every in (3, 8):

@@ -1,6 +1,7 @@
 """The program of world models: recipes and trajectories in, checkpoints out."""
 
 import json
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from tiny_trajectories import largest_difference, weights
 from trajectory_folders import write_droid, write_lerobot
 from transformers import AutoModel
 
+from hf_jepa.cli.checkpoints import Embedder
 from hf_jepa.core.world_model import WorldModel
 from hf_jepa.hub.fingerprint import differences, load_target_encoder
 from hf_jepa.models.vjepa2.video_processing_vjepa2 import VJepa2VideoProcessor
@@ -59,12 +61,17 @@ def test_the_tiny_recipe_leaves_a_world_model_with_processor_and_card(trained):
 def test_the_fingerprint_notices_every_part_of_a_world_model(trained):
     model = load_target_encoder(VARIANTS["vjepa2_ac"], trained)
     assert not differences(model, trained)
-    parts = ("encoder.layer.0", "predictor.embeddings.action_encoder", "predictor.embeddings.state_encoder")
+    parts = ("encoder.layer.0", "predictor.embeddings.action_encoder")
     for name in (*parts, "predictor.layer"):
         found = [each for each in model.state_dict() if each.startswith(name) and each.endswith("weight")]
         changed = load_target_encoder(VARIANTS["vjepa2_ac"], trained)
         changed.state_dict()[found[-1]].mul_(1.5)
         assert differences(changed, trained), found[-1]
+
+
+def test_commands_of_images_and_videos_refuse_a_world_model(trained):
+    with pytest.raises(ValueError, match="V-JEPA 2-AC is no encoder of images or videos alone"):
+        Embedder(str(trained), Namespace())
 
 
 def test_the_snippet_of_a_card_runs(trained, monkeypatch):

@@ -58,13 +58,17 @@ class Embedder:
 
     Raises:
         OSError: no such checkpoint.
-        ValueError: a model of no variant of this package, options of videos for a model of images, or a clip that no
-            video has.
+        ValueError: a model of no variant of this package, or of neither images nor videos, options of videos for a
+            model of images, or a clip that no video has.
     """
 
     def __init__(self, checkpoint: str, args: argparse.Namespace):
         self.checkpoint, self.args = checkpoint, args
         self.variant = variant_of(checkpoint)
+        if self.variant.modality not in BATCH_SIZE:
+            raise ValueError(
+                f"{self.variant.title} is no encoder of images or videos alone: call the model itself (see its card)"
+            )
         self.samples = f"{self.variant.modality}s"
         given = {name: getattr(args, name) for name in CLIP_OPTIONS if name in args}
         if self.variant.modality == "video":

@@ -39,7 +39,13 @@ def write_droid_trajectory(
         ValueError: numbers of frames that differ, poses without 7 numbers, cameras without video.
         ImportError: h5py or PyAV is not installed.
 
-    Example: see `DroidRecordings`.
+    Example:
+        >>> from hf_jepa.data.gripper_scenes import GripperScenes, draw_grippers
+        >>> poses = GripperScenes(1).poses(0)
+        >>> folder = Path(tempfile.mkdtemp()) / "run"
+        >>> written = write_droid_trajectory(folder, {"left": draw_grippers(poses, (32, 48))}, poses)
+        >>> sorted(path.name for path in written.iterdir())
+        ['metadata_run.json', 'recordings', 'trajectory.h5']
     """
     folder, extrinsics = Path(folder), extrinsics or {}
     lengths = {f"{name} has": len(frames) for name, frames in videos.items()} | {"poses have": len(poses)}

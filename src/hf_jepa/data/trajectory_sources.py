@@ -33,6 +33,14 @@ def load_trajectories(
     Raises:
         FileNotFoundError: a path that does not exist, or a folder without trajectories.
         ValueError: a camera or column that does not exist, extrinsics of other data than DROID's.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> folder = tempfile.mkdtemp()
+        >>> np.savez(f"{folder}/0.npz", video=np.zeros((9, 4, 4, 3), np.uint8), actions=np.zeros((8, 2)))
+        >>> len(load_trajectories(folder, state_column=None))
+        1
     """
     path = Path(name_or_path).expanduser()
     lerobot = (path / INFO).is_file() or (not path.exists() and is_hub_id(str(name_or_path)))

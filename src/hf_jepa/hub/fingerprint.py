@@ -19,6 +19,7 @@ from hf_jepa.registry import Variant
 FRAMES = 8  # of a clip: enough for positions in time to count, few enough for a large model
 FILE_NAME = "fingerprint.json"
 TOLERANCE = 1e-3  # relative to the spread of the output; kernels differ by about 1e-6
+EFFECT_TOLERANCE = 0.01  # of what an action changes, relative to itself
 
 
 def compute_fingerprint(model: PreTrainedModel) -> dict:
@@ -46,7 +47,8 @@ def compute_fingerprint(model: PreTrainedModel) -> dict:
     drawn, kind = fixed_input(model.config)
     training = model.training
     with torch.no_grad():
-        output = _answer(model.eval(), drawn.to(model.device)).double().cpu()
+        output, more = _answer(model.eval(), drawn.to(model.device))
+        output = output.double().cpu()
     model.train(training)
     if not output.isfinite().all():
         raise ValueError("the encoder's output is not finite: the weights are damaged or hold NaN or infinity")
@@ -58,22 +60,28 @@ def compute_fingerprint(model: PreTrainedModel) -> dict:
         "std": output.std().item(),
         "mean_abs": output.abs().mean().item(),
         "first_values": output.flatten()[:8].tolist(),
+        **more,
     }
 
 
-def _answer(model: PreTrainedModel, drawn: torch.Tensor) -> torch.Tensor:
+def _answer(model: PreTrainedModel, drawn: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
+    """What an encoder says of an input; of a world model with the frame that follows, and how far an action counts."""
     if not isinstance(model, WorldModel):
-        return model(drawn).last_hidden_state
+        return model(drawn).last_hidden_state, {}
     config, rng = model.config, np.random.default_rng(1)
     rows, frames = drawn.shape[:2]
     actions = torch.from_numpy(rng.standard_normal((rows, frames, config.action_dim))).to(drawn)
-    states = torch.from_numpy(rng.random((rows, frames, config.state_dim))).to(drawn) if config.state_dim else None
-    extrinsics = {}
+    told = {}
+    if config.state_dim:
+        told["states"] = torch.from_numpy(rng.random((rows, frames, config.state_dim))).to(drawn)
     if getattr(config, "use_extrinsics", False):
-        extrinsics["extrinsics"] = torch.from_numpy(rng.random((rows, frames, config.extrinsics_dim))).to(drawn)
-    state = model.encode(drawn, actions[:, :-1], states, **extrinsics)
-    after = model.unroll(state, actions[:, None, -1:])  # (B, 1, 1, *L)
-    return torch.cat([after[:, 0], state.latents], dim=1)  # its first values need every part of the model
+        told["extrinsics"] = torch.from_numpy(rng.random((rows, frames, config.extrinsics_dim))).to(drawn)
+    state = model.encode(drawn, actions[:, :-1], **told)
+    candidates = torch.stack([actions[:, -1:], torch.zeros_like(actions[:, -1:])], dim=1)  # (B, 2, 1, A)
+    after, still = model.unroll(state, candidates).unbind(1)  # (B, 1, *L) each
+    # The first values need encoder and predictor; one token in hundreds, an action, is hardly seen in them.
+    effect = {"action_effect": (after - still).abs().mean().item()}
+    return torch.cat([after, state.latents], dim=1), effect
 
 
 def fixed_input(config: PreTrainedConfig) -> tuple[torch.Tensor, str]:
@@ -154,18 +162,19 @@ def differences(model: PreTrainedModel, folder: str | Path) -> list[str]:
         raise ValueError(f"{path} is not a fingerprint: it lacks {', '.join(lost)}")
     if expected["shape"] != found["shape"]:
         return [f"shape is {found['shape']}, the fingerprint says {expected['shape']}"]
-    for name in ("mean", "std", "mean_abs", "first_values"):
+    for name in ("mean", "std", "mean_abs", "first_values", *({"action_effect"} & found.keys())):
         if not _alike(expected[name], found[name]):
             raise ValueError(f"{path} is not a fingerprint: {name} is {expected[name]!r}")
     scale = TOLERANCE * found["std"]
     values = {name: (expected[name], found[name]) for name in ("mean", "std", "mean_abs")}
     pairs = zip(expected["first_values"], found["first_values"], strict=True)
     values |= {f"value {i}": pair for i, pair in enumerate(pairs)}
-    return [
-        f"{name} is {now:.6g}, the fingerprint says {then:.6g}"
-        for name, (then, now) in values.items()
-        if not math.isclose(then, now, rel_tol=0.0, abs_tol=scale)
-    ]
+    unlike = {name: pair for name, pair in values.items() if not math.isclose(*pair, rel_tol=0.0, abs_tol=scale)}
+    if "action_effect" in found:
+        pair = expected["action_effect"], found["action_effect"]
+        if not math.isclose(*pair, rel_tol=EFFECT_TOLERANCE):
+            unlike["action_effect"] = pair
+    return [f"{name} is {now:.6g}, the fingerprint says {then:.6g}" for name, (then, now) in unlike.items()]
 
 
 def _alike(then, now) -> bool:

@@ -131,10 +131,8 @@ class ActionSpace:
             (..., H * repeat, A).
         """
         if self.planned != tuple(range(self.action_dim)):
-            held = _table(self, range(self.action_dim), planned.shape[-2]).nan_to_num(0.0)
-            full = held.to(planned).expand(*planned.shape[:-1], -1)
-            columns = torch.tensor(self.planned, device=planned.device)
-            planned = full.index_copy(-1, columns, planned)
+            rest, columns = _rest(self, planned.shape[-2], planned.device, planned.dtype)
+            planned = rest.expand(*planned.shape[:-1], -1).index_copy(-1, columns, planned)
         return planned if self.repeat == 1 else planned.repeat_interleave(self.repeat, dim=-2)
 
     def contract(self, actions: torch.Tensor) -> torch.Tensor:
@@ -254,9 +252,8 @@ def _table(space: ActionSpace, axes: Sequence[int], horizon: int) -> torch.Tenso
     for axis, values in held.items():
         if 1 < len(values) < horizon:
             raise ValueError(f"axis {axis} has held values for {len(values)} steps, but the plan has {horizon}")
-    rows = [[held.get(axis, (nan,))[: horizon if len(held.get(axis, (nan,))) > 1 else 1] for axis in axes]]
-    columns = [torch.tensor(values, dtype=torch.float64).expand(horizon) for values in rows[0]]
-    return torch.stack(columns, dim=-1)
+    columns = [torch.tensor(held.get(axis, (nan,))[:horizon], dtype=torch.float64) for axis in axes]
+    return torch.stack([column.expand(horizon) for column in columns], dim=-1)
 
 
 @lru_cache(maxsize=64)
@@ -273,6 +270,15 @@ def _limits(space: ActionSpace, horizon: int, device: torch.device, dtype: torch
         norms.append(_Norm(columns, here(left)))
     low, high = ([limits[axis] for axis in space.planned] for limits in (space.low, space.high))
     return _Limits(here(low), here(high), here(_table(space, space.planned, horizon)), tuple(norms))
+
+
+@lru_cache(maxsize=64)
+def _rest(
+    space: ActionSpace, horizon: int, device: torch.device, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Full actions (H, A) without what is planned, and where that goes (P,)."""
+    held = _table(space, range(space.action_dim), horizon).nan_to_num(0.0)
+    return held.to(device, dtype), torch.tensor(space.planned, device=device)
 
 
 __all__ = ["ActionSpace", "DiscreteActionSpace"]

@@ -37,6 +37,18 @@ class ControlRecord:
         seconds: of every decision, wall clock.
         observations: T + 1 of them as the environments gave them; empty unless asked for.
         infos: T + 1 of them.
+
+    Example:
+        >>> record = ControlRecord(
+        ...     actions=np.zeros((1, 3, 2)),
+        ...     rewards=np.array([[0.0, -1.0, 5.0]]),
+        ...     lengths=np.array([3]),
+        ...     ended=np.array([True]),
+        ...     costs=np.zeros((1, 3)),
+        ...     seconds=[0.1, 0.1, 0.1],
+        ... )
+        >>> record.returns
+        array([4.])
     """
 
     actions: np.ndarray

@@ -17,6 +17,11 @@ class EnergyLandscape:
         energies: (B, N, N), rows along the first axis, columns along the second.
         axes: the two axes of the actions.
         values: (B, 2, N), what the actions are there.
+
+    Example:
+        >>> energies = torch.tensor([[[3.0, 2.0], [1.0, 4.0]]])
+        >>> EnergyLandscape(energies, (0, 1), torch.tensor([[[-1.0, 1.0], [-2.0, 2.0]]])).lowest()
+        tensor([[ 1., -2.]])
     """
 
     energies: torch.Tensor

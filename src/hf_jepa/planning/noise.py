@@ -22,6 +22,11 @@ class RecordedNoise:
     normals: torch.Tensor
     uniforms: torch.Tensor | None = None
 
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> "RecordedNoise":
+        """As `Tensor.to`, of both."""
+        uniforms = None if self.uniforms is None else self.uniforms.to(device, dtype)
+        return RecordedNoise(self.normals.to(device, dtype), uniforms)
+
     def normal(self, iteration: int, *shape: int, active: Sequence[bool] | None = None) -> torch.Tensor:
         return _recorded(self.normals, "normals", iteration, shape)
 

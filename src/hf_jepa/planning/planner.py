@@ -24,6 +24,14 @@ class PlanIteration:
         elite_cost_mean, elite_cost_std: (B,) over the elites of this iteration; the deviation is unbiased.
         elite_spread: (B,), the largest standard deviation of any number of the elites' actions.
         mean, std: (B, H, P), from which the next iteration draws.
+
+    Example:
+        >>> from hf_jepa.planning import ActionSpace, CEMPlanner
+        >>> plan = CEMPlanner(ActionSpace(2), horizon=3).plan(
+        ...     lambda actions: actions.square().sum(dim=(2, 3)), 1, generator=torch.Generator().manual_seed(0)
+        ... )
+        >>> plan.history[-1].mean.shape, bool(plan.history[-1].elite_spread < plan.history[0].elite_spread)
+        (torch.Size([1, 3, 2]), True)
     """
 
     best_cost: torch.Tensor
@@ -65,7 +73,10 @@ class Plan:
 
 @dataclass(frozen=True)
 class Planner(ABC):
-    """Settings that all planners have.
+    """Settings that all planners have, and what they do with costs, limits and noise.
+
+    A planner of one's own defines `_search`: it may `evaluate` candidates (B, S, H, P) that lie within `self.space`,
+    draw `search.normal(...)`, and `record` its iterations.
 
     Args:
         space: which actions are allowed.
@@ -76,6 +87,19 @@ class Planner(ABC):
         initial_mean: where they lie without an initial plan, a number or one for every axis.
         tolerance: an environment stops when the elites differ by less, in units of actions; None to run to the end.
         finish: changes the plan at the end, (B, H * repeat, A) -> the same shape; not bound to the limits.
+
+    Raises:
+        TypeError, ValueError: settings that make no sense.
+
+    Example:
+        >>> @dataclass(frozen=True)
+        ... class Still(Planner):  # stays where it starts
+        ...     def _search(self, search, mean):
+        ...         return self.space.project(mean)
+        >>> still = Still(ActionSpace(2, max_norm=1.0), horizon=3, initial_mean=[3.0, 4.0])
+        >>> plan = still.plan(lambda actions: actions.sum(dim=(2, 3)), 1, generator=torch.Generator())
+        >>> plan.actions[0, 0], plan.cost
+        (tensor([0.6000, 0.8000]), tensor([4.2000]))
     """
 
     space: ActionSpace | DiscreteActionSpace
@@ -143,7 +167,7 @@ class Planner(ABC):
         if generator is not None:
             draws = GeneratedNoise(generator, num_environments, device, dtype)
         else:
-            draws = noise if isinstance(noise, RecordedNoise) else RecordedNoise(noise.to(device, dtype))
+            draws = (noise if isinstance(noise, RecordedNoise) else RecordedNoise(noise)).to(device, dtype)
         with torch.no_grad():
             search = Search(self, cost, draws, num_environments, device, dtype)
             planned = self._search(search, self._start(search, initial))

@@ -107,7 +107,7 @@ def _program(variant: Variant, given: set[str]) -> tuple[Variant, tuple[type, ..
         return variant, recipe_sections(variant), _images
     if variant.modality == "video":
         return variant, (VideoPretrainingArguments, VideoMaskArguments, JepaTrainingArguments), _videos
-    raise ValueError(f"{variant.title} has no training program, so there is no recipe to estimate")
+    raise ValueError(f"recipes of {variant.title} cannot be estimated: only those of images, videos and text pairs")
 
 
 # --- pretraining ------------------------------------------------------------------------------------------------

@@ -46,6 +46,22 @@ class TrajectoryTrainer(StepWeightsMixin, SkippedSamplesMixin, ScheduleMixin, Cl
     Raises:
         ValueError: batches without "sample_index", a model with nothing to train.
         FloatingPointError, ValueError: see also `GuardMixin`, `SkippedSamplesMixin` and `ClippingMixin`.
+
+    Example:
+        >>> import tempfile
+        >>> from hf_jepa import VARIANTS, EbJepaConfig, EbJepaForPreTraining
+        >>> from hf_jepa.data.two_rooms import TwoRooms, TwoRoomsCollator
+        >>> model = EbJepaForPreTraining(EbJepaConfig(**VARIANTS["eb_jepa"].tiny))
+        >>> options = {"max_steps": 2, "per_device_train_batch_size": 4, "use_cpu": True, "save_strategy": "no"}
+        >>> trainer = TrajectoryTrainer(
+        ...     model,
+        ...     TrajectoryTrainingArguments(tempfile.mkdtemp(), report_to="none", disable_tqdm=True, **options),
+        ...     train_dataset=TwoRooms(8, num_frames=model.config.frames_per_clip),
+        ...     data_collator=TwoRoomsCollator(model.config.image_size),
+        ... )
+        >>> trainer.train().global_step  # doctest: +ELLIPSIS
+        {'train_runtime...
+        2
     """
 
     samples = "trajectories"

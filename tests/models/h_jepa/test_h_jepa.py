@@ -221,7 +221,7 @@ def test_a_lewm_will_do_as_world_model():
     assert_close(out.context, frames[:, ::2], rtol=1e-5, atol=1e-5)
 
 
-# --- statistics of macro-actions --------------------------------------------------------------------------------------
+# --- statistics of macro-actions ------------------------------------------------------------------------------------
 
 
 def test_macro_actions_are_measured_at_every_level():

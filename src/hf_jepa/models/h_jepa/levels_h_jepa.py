@@ -143,9 +143,7 @@ class HJepaUpperLevel(nn.Module):
         """
         rows = torch.cat([each.detach().cpu().double() for each in macro_actions])
         if len(rows) < 2 or not rows.isfinite().all():
-            raise ValueError(
-                f"{len(rows)} macro-actions, or some that are not finite: statistics take two, all finite"
-            )
+            raise ValueError(f"{len(rows)} macro-actions: statistics take two or more, and all of them finite")
         low, high = (torch.stack([column.quantile(q) for column in rows.unbind(1)]) for q in PERCENTILES)
         found = {"mean": rows.mean(dim=0), "std": rows.std(dim=0), "low": low, "high": high}
         for name, value in found.items():

@@ -95,7 +95,8 @@ class HJepaPreTrainedModel(JepaPreTrainedModel):
 
         Args:
             world_model: Hub id or folder of a world model of this package, or such a model, which becomes level 0.
-            fields: of `HJepaConfig`.
+            fields: of `HJepaConfig`. The `world_model_config` is that of the world model; another is left out, with a
+                warning.
 
         Raises:
             ValueError: an unknown field, a world model whose weights are not all there.
@@ -110,6 +111,8 @@ class HJepaPreTrainedModel(JepaPreTrainedModel):
         if not isinstance(world_model, PreTrainedModel):
             world_model = _load_world_model(world_model)
         world_model = world_model.base_model
+        if fields.pop("world_model_config", None) is not None:
+            logger.warning("world_model_config is not used: the world model that is given has its own")
         return cls(cls.config_class(**fields, world_model_config=without_path(world_model.config)), world_model)
 
 

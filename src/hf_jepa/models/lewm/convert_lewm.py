@@ -92,6 +92,20 @@ class _WeightsFile(OfficialLayout):
             raise ConversionError(f"not an official {self.title}: its encoder has names of two versions of ViT")
         return super().parts(entry)
 
+    def fits(self, checkpoint: object) -> None:
+        known = ("backbone_config", "pred_num_attention_heads", "pred_head_dim")  # one head suits every width
+        read = _read(self.parts(checkpoint)["target_encoder"], None)
+        self.convert(checkpoint, self.infer_config(checkpoint, **{name: read[name] for name in known}))
+
+    def fields_not_in_layout(self, config: PreTrainedConfig, official: object) -> dict[str, Any]:
+        default = self.config_class()
+        lost = {name: getattr(config, name) for name in (*self.untold, "pred_num_attention_heads", "pred_head_dim")}
+        lost = {name: value for name, value in lost.items() if value != getattr(default, name)}
+        encoder = {name: getattr(config.backbone_config, name) for name in ENCODER_FIELDS}
+        if encoder != {name: getattr(default.backbone_config, name) for name in ENCODER_FIELDS}:
+            lost["backbone_config"] = {"model_type": "vit"} | encoder
+        return lost
+
     def unused(self, checkpoint: Mapping) -> list[str]:
         return []
 
@@ -137,6 +151,7 @@ def _read(state: State, predictor: State | None) -> dict[str, Any]:
     action_hidden, _ = sizes(state, "action_encoder.embed.0.weight", "hidden smoothed")
     known = {sizes_[0]: sizes_[2] for sizes_ in VIT_SIZES.values()}
     inner = qkv // 3
+    heads, head_dim = (inner // HEAD_DIM, HEAD_DIM) if inner % HEAD_DIM == 0 else (1, inner)  # see `_check`
     return {
         "backbone_config": PUBLISHED_ENCODER
         | {
@@ -158,8 +173,8 @@ def _read(state: State, predictor: State | None) -> dict[str, Any]:
         "action_smoothed_size": smoothed,
         "action_mlp_ratio": action_hidden // size,
         "pred_num_hidden_layers": count(state, PREDICTOR_BLOCK.replace("{i}", "")),
-        "pred_num_attention_heads": max(1, inner // HEAD_DIM),
-        "pred_head_dim": HEAD_DIM,
+        "pred_num_attention_heads": heads,
+        "pred_head_dim": head_dim,
         "pred_intermediate_size": mlp,
     }
 
@@ -182,7 +197,7 @@ def _check(parts: Mapping[str, State], config: PreTrainedConfig, given: frozense
         )
 
 
-UNTOLD = ("frame_skip", "frames_per_clip", "pred_dropout", "pooling", "sigreg_weight")
+UNTOLD = ("frame_skip", "frames_per_clip", "pooling", "pred_dropout", "sigreg_weight", "sigreg_num_slices")
 LAYOUT = _WeightsFile(
     title="LeWorldModel checkpoint",
     config_class=LeWorldModelConfig,

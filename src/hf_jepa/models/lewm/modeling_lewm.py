@@ -22,7 +22,7 @@ from hf_jepa.layers.projector import Projector
 from hf_jepa.losses.prediction import prediction_loss
 from hf_jepa.losses.sigreg import sigreg
 from hf_jepa.models.lewm.configuration_lewm import LeWorldModelConfig
-from hf_jepa.models.lewm.predictor_lewm import LeWorldModelActionEncoder, LeWorldModelLayer, LeWorldModelPredictor
+from hf_jepa.models.lewm.predictor_lewm import LeWorldModelActionEncoder, LeWorldModelPredictor
 
 
 @dataclass
@@ -53,6 +53,9 @@ class LeWorldModelPreTrainedModel(JepaPreTrainedModel):
     def _init_weights(self, module: nn.Module):
         if isinstance(module, LeWorldModelPredictor):
             init.normal_(module.position_embeddings)
+        elif getattr(module, "starts_at_zero", False):
+            init.zeros_(module.weight)
+            init.zeros_(module.bias)
         elif isinstance(module, nn.Linear | nn.Conv1d):  # as torch does, like the official code
             init.kaiming_uniform_(module.weight, a=5**0.5)
             if module.bias is not None:
@@ -60,9 +63,6 @@ class LeWorldModelPreTrainedModel(JepaPreTrainedModel):
                 init.uniform_(module.bias, -bound, bound)
         else:
             super()._init_weights(module)
-        if isinstance(module, LeWorldModelLayer):
-            init.zeros_(module.modulation.weight)
-            init.zeros_(module.modulation.bias)
 
 
 class LeWorldModel(LeWorldModelPreTrainedModel):

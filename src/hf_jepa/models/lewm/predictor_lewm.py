@@ -88,6 +88,7 @@ class LeWorldModelLayer(GradientCheckpointingLayer):
         self.layernorm_after = nn.LayerNorm(width, eps=MODULATION_EPS, elementwise_affine=False)
         self.mlp = LeWorldModelMLP(config)
         self.modulation = nn.Linear(width, 6 * width)
+        self.modulation.starts_at_zero = True  # transformers initialises no module without weights of its own
 
     def forward(
         self, hidden_states: torch.Tensor, conditions: torch.Tensor, attention_mask: torch.Tensor | None
