@@ -21,6 +21,11 @@ class CameraState(WorldState):
 
     Args:
         extrinsics: (B, F, E), of each frame. Imagined frames are seen from where the newest one is.
+
+    Example:
+        >>> state = CameraState(torch.zeros(2, 1, 16, 32), poses=torch.zeros(2, 1, 7), extrinsics=torch.zeros(2, 1, 6))
+        >>> state[:1].extrinsics.shape
+        torch.Size([1, 1, 6])
     """
 
     extrinsics: torch.Tensor | None = None
