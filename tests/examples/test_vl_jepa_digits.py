@@ -89,9 +89,19 @@ def test_both_are_of_one_size_and_are_asked_the_same(examples):
 
 @pytest.mark.slow
 def test_the_example_leaves_its_table_and_picture(examples, tmp_path, capsys):
-    options = {"--steps": 3, "--tuning-steps": 3, "--decoder-steps": 3, "--clips": 16, "--events": 3}
+    options = {
+        "--one-digit-steps": 3,
+        "--steps": 3,
+        "--tuning-steps": 3,
+        "--decoder-steps": 3,
+        "--clips": 16,
+        "--events": 3,
+    }
     words = [str(word) for pair in (options | {"--output-dir": tmp_path / "out"}).items() for word in pair]
     examples["vl_jepa_digits"].main(words)
+    first = (tmp_path / "out/results.json").read_text()
+    examples["vl_jepa_digits"].main(words)  # of the models that are there
+    assert (tmp_path / "out/results.json").read_text() == first
     printed = capsys.readouterr().out
     assert "language model" in printed and "caption of unseen moves" in printed and "A video of 3 events" in printed
     results = json.loads((tmp_path / "out/results.json").read_text())
@@ -104,3 +114,12 @@ def test_the_example_leaves_its_table_and_picture(examples, tmp_path, capsys):
         assert min(picture.size) > 200 and len(picture.convert("L").getcolors()) > 50
     assert (tmp_path / "out/table.md").read_text().startswith("| right, %")
     assert (tmp_path / "out/vl_jepa/processor_config.json").is_file()
+
+
+def test_clauses_of_a_caption_count(examples):
+    right = examples["digit_questions"].clauses_right
+    caption = "a two moves up and a seven moves left"
+    assert right(caption, caption) == 1 and right("a two moves up", caption) == 0.5
+    assert right("a seven moves up and a two moves left", caption) == 0
+    found = examples["digit_questions"].written_right([caption, "a two moves up"], [caption, caption])
+    assert found == {"written": 0.5, "clauses": 0.75}
