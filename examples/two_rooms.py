@@ -44,6 +44,7 @@ from hf_jepa.visualization.curves import draw_training_curves
 from hf_jepa.visualization.two_rooms import draw_room_energy, draw_room_paths, save_episodes
 
 
+FIXED = (32, 18)  # where the wall and the door are in the variant of the paper that fixes them
 SHOWN = 8  # rooms in the pictures of paths and in the animations
 PICTURED = ("greedy", "CEM", "hierarchical")
 CURVES = {"loss": ["loss"], "prediction": ["prediction_loss"], "variance": ["variance_loss"]}
@@ -52,12 +53,15 @@ CURVES = {"loss": ["loss"], "prediction": ["prediction_loss"], "variance": ["var
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output-dir", type=Path, default=Path("runs/two_rooms"))
-    parser.add_argument("--steps", type=int, default=700, help="of encoder and predictor together")
-    parser.add_argument("--predictor-steps", type=int, default=900, help="then of the predictor alone; 0 for none")
+    parser.add_argument("--steps", type=int, default=2500, help="of encoder and predictor together")
+    parser.add_argument("--predictor-steps", type=int, default=3000, help="then of the predictor alone; 0 for none")
     parser.add_argument("--upper-steps", type=int, default=200, help="of the level above it")
     parser.add_argument("--width", type=int, default=128, help="of its latents")
     parser.add_argument("--world-model", help="folder of a trained one, instead of training one")
-    parser.add_argument("--layout", type=int, nargs=2, metavar=("WALL_X", "DOOR_Y"), help="of all rooms, else any")
+    parser.add_argument(
+        "--layout", type=int, nargs=2, default=FIXED, metavar=("WALL_X", "DOOR_Y"), help="of all rooms"
+    )
+    parser.add_argument("--any-layout", action="store_const", const=ANY, dest="layout", help="another in every clip")
     parser.add_argument("--episodes", type=int, default=40, help="rooms in which each agent acts")
     parser.add_argument("--episode-steps", type=int, default=120)
     parser.add_argument("--clips", type=int, default=2000, help="to fit the probes on")
@@ -120,10 +124,10 @@ def learn(args: argparse.Namespace) -> tuple[EbJepaForPreTraining, dict[str, flo
     if args.world_model:
         return EbJepaForPreTraining.from_pretrained(args.world_model).eval(), {}
     model, start = new_model(args.width, args.seed), time.process_time()
-    log = train(model, args.steps, args.seed, args.output_dir / "world_model", args.layout or ANY)
+    log = train(model, args.steps, args.seed, args.output_dir / "world_model", args.layout)
     seconds = {"encoder and predictor": round(time.process_time() - start, 1)}
     if args.predictor_steps:
-        refine(model, args.predictor_steps, args.seed, args.layout or ANY)
+        refine(model, args.predictor_steps, args.seed, args.layout)
     seconds["predictor alone"] = round(time.process_time() - start - sum(seconds.values()), 1)
     model.save_pretrained(args.output_dir / "world_model")
     draw_training_curves(log, CURVES, args.output_dir / "training.png")
@@ -136,7 +140,7 @@ def run(args: argparse.Namespace) -> dict:
     folder.mkdir(parents=True, exist_ok=True)
     model, seconds = learn(args)
     world = model.eb_jepa
-    layout = args.layout or ANY
+    layout = args.layout
     knows = Knowledge(world, args.clips, layout)
     known = {"r2": knows.r2, "error": knows.error, "layout": knows.layout()}
     known |= {"ahead": knows.ahead(), "walls": knows.walls()}

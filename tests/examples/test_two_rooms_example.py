@@ -86,6 +86,12 @@ def test_an_agent_that_sees_goes_straight_and_is_timed(examples):
     assert summary["cpu_seconds_per_decision"] == pytest.approx(found.cpu_seconds / 450) and found.cpu_seconds > 0
 
 
+def test_rooms_have_the_layout_that_is_asked_for(examples):
+    parse = examples.two_rooms.parse
+    layouts = [parse(words).layout for words in ([], ["--any-layout"], ["--layout", "30", "20"])]
+    assert [tuple(each) for each in layouts] == [(32, 18), (None, None), (30, 20)]
+
+
 @pytest.mark.slow
 def test_the_example_leaves_its_table_models_and_pictures(examples, tmp_path, capsys):
     options = {
