@@ -220,7 +220,7 @@ def test_the_monitor_takes_the_mean_over_the_processes(make_trainer, monkeypatch
 
     trainer = make_trainer(max_steps=1, logging_steps=1)
     trainer.train()
-    monkeypatch.setattr("hf_jepa.training.trainer.gather_object", with_another)
+    monkeypatch.setattr("hf_jepa.training.collapse.gather_object", with_another)
     both = make_trainer(max_steps=1, logging_steps=1)
     both.train()
     assert both.summary()["rankme"] == pytest.approx(trainer.summary()["rankme"] + 1.0)

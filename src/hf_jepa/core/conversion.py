@@ -351,7 +351,7 @@ def require_tensors(state: object, name: str) -> None:
     if not isinstance(state, Mapping) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise ConversionError(f"entry {name!r} of the checkpoint is not a state dict of tensors")
     for key, value in state.items():
-        if is_counter(key, value):
+        if is_counter(str(key), value):
             continue
         if value.layout != torch.strided or value.dtype not in FLOATS or not value.numel():
             raise ConversionError(

@@ -42,6 +42,13 @@ class EbJepaForPreTrainingOutput(JepaForPreTrainingOutput):
         context: (B, K', D), the latents of all frames, laid out alike.
         variance_loss, covariance_loss, similarity_loss, inverse_dynamics_loss: scalars, the terms of the regulariser
             before their weights, without gradient; None where the weight is 0.
+
+    Example:
+        >>> from hf_jepa import VARIANTS, EbJepaConfig, EbJepaForPreTraining
+        >>> model = EbJepaForPreTraining(EbJepaConfig(**VARIANTS["eb_jepa"].tiny))
+        >>> out = model(torch.randn(4, 6, 2, 17, 17), actions=torch.randn(4, 5, 2))
+        >>> bool(out.loss == out.prediction_loss + out.regularization_loss), out.covariance_loss.requires_grad
+        (True, False)
     """
 
     variance_loss: torch.FloatTensor | None = None

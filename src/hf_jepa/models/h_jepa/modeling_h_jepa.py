@@ -41,6 +41,13 @@ class HJepaForPreTrainingOutput(JepaForPreTrainingOutput):
         context: (B, n + 1, D), the states of the top level.
         teacher_forced_loss, autoregressive_loss: scalars without gradient, the two parts of `prediction_loss`: each
             state from the true one before it, and all from the first one.
+
+    Example:
+        >>> from hf_jepa import VARIANTS, HJepaConfig, HJepaForPreTraining
+        >>> model = HJepaForPreTraining(HJepaConfig(**VARIANTS["h_jepa"].tiny))
+        >>> out = model(torch.randn(2, 7, 2, 17, 17), actions=torch.randn(2, 6, 2))
+        >>> out.predictions.shape, out.teacher_forced_loss.requires_grad  # three steps of two frames
+        (torch.Size([2, 3, 12]), False)
     """
 
     teacher_forced_loss: torch.FloatTensor | None = None

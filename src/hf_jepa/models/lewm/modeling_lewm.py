@@ -32,6 +32,10 @@ class LeWorldModelOutput(ModelOutput):
     Args:
         last_hidden_state: (B, T, D), an embedding of every frame.
         predictions: (B, T - 1, D), what is predicted of every frame but the first; None where no actions were given.
+
+    Example:
+        >>> LeWorldModelOutput(last_hidden_state=torch.zeros(2, 4, 8)).predictions is None
+        True
     """
 
     last_hidden_state: torch.FloatTensor | None = None

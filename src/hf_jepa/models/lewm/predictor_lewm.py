@@ -102,7 +102,17 @@ class LeWorldModelLayer(GradientCheckpointingLayer):
 
 
 class LeWorldModelPredictor(nn.Module):
-    """A causal transformer over a window of frame vectors, with learnt positions, conditioned on actions."""
+    """A causal transformer over a window of frame vectors, with learnt positions, conditioned on actions.
+
+    Args:
+        config: its `pred_*` fields size the predictor.
+
+    Example:
+        >>> from hf_jepa import VARIANTS, LeWorldModel, LeWorldModelConfig
+        >>> predictor = LeWorldModel(LeWorldModelConfig(**VARIANTS["lewm"].tiny)).predictor
+        >>> predictor(torch.randn(2, 3, 24), torch.randn(2, 3, 24)).shape
+        torch.Size([2, 3, 24])
+    """
 
     def __init__(self, config: LeWorldModelConfig):
         super().__init__()
