@@ -81,6 +81,7 @@ def test_outputs_equal_the_official_ones(converted):
     torch.testing.assert_close(target, IO["target_last_hidden_state"], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.hub  # a process of its own
 def test_stock_automodel_in_a_process_without_the_package_gives_the_target_encoder(converted, tmp_path):
     torch.save(IO["images"], tmp_path / "images.pt")
     code = (

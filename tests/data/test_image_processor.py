@@ -41,6 +41,7 @@ def test_same_function_as_the_evaluation_transform(size, crop_pct):
         assert torch.allclose(result[0], transform(image), atol=tolerance)
 
 
+@pytest.mark.hub  # a process of its own
 def test_stock_transformers_loads_it_bit_for_bit(tmp_path):
     processors = {str(size): IJepaImageProcessor.from_config(config(image_size=size)) for size in (32, (24, 40))}
     for name, processor in processors.items():

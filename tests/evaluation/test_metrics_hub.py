@@ -66,6 +66,7 @@ def run_python(code, tmp_path, **environment):
     return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.hub  # a process of its own
 def test_offline_in_a_process_that_cannot_connect(tmp_path):
     result = run_python(OFFLINE, tmp_path, HF_HUB_OFFLINE="1", HF_EVALUATE_OFFLINE="1")
     assert result.returncode == 0, result.stderr

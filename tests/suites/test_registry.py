@@ -197,6 +197,7 @@ print([name for name, variant in VARIANTS.items() if variant.model_class() not i
 """
 
 
+@pytest.mark.hub  # processes of their own
 @pytest.mark.parametrize(
     "imports", [*IMPORT_ORDERS, *(pytest.param(order, marks=pytest.mark.slow) for order in MORE_ORDERS)]
 )
@@ -204,6 +205,7 @@ def test_auto_registration_works_in_any_import_order(imports):
     assert run(imports + ALL_REGISTERED).strip() == "[]"
 
 
+@pytest.mark.hub  # a process of its own
 def test_what_users_register_stays():
     code = """
 import hf_jepa

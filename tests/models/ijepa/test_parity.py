@@ -146,6 +146,7 @@ def test_prediction_rows_are_ordered_target_context_image():
 # --- stock transformers ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.hub  # a process of its own
 def test_stock_classes_load_our_checkpoint_without_this_package(tmp_path):
     torch.manual_seed(0)
     model = IJepaForPreTraining(IJepaConfig(**TINY)).eval()

@@ -145,6 +145,7 @@ def test_ours_loads_in_stock_automodel(inputs, tmp_path, shard):
     torch.testing.assert_close(native_prediction(stock, *inputs), our_prediction(ours.vjepa2, *inputs), **CLOSE)
 
 
+@pytest.mark.hub  # a process of its own
 def test_ours_loads_in_a_process_without_the_package(inputs, tmp_path):
     ours = generic(VJepa2ForPreTraining(VJepa2Config(**TINY)))
     ours.save_pretrained(tmp_path / "model", max_shard_size="30KB")
