@@ -161,6 +161,12 @@ class EbJepaModel(EbJepaPreTrainedModel):
             self._tied_weights_keys = {f"predictor.{name}": f"encoder.{name}" for name in names}
         self.post_init()
 
+    def get_input_embeddings(self) -> nn.Module:
+        """The layer that reads the pixels."""
+        if self.config.encoder_type == "backbone":
+            return self.encoder.backbone.get_input_embeddings()
+        return next(module for module in self.encoder.modules() if isinstance(module, nn.Conv2d))
+
     def encode(
         self,
         pixel_values_videos: torch.Tensor,
@@ -314,6 +320,9 @@ class EbJepaForPreTraining(EbJepaPreTrainedModel):
         self.eb_jepa = EbJepaModel(self.config)
         self.regularizer = EbJepaRegularizer(self.config)
         self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.eb_jepa.get_input_embeddings()
 
     @property
     def context_encoder(self) -> nn.Module:
