@@ -77,6 +77,11 @@ PROGRAMS: dict[str, tuple[str, list[str], dict]] = {
         [],
         {"model_name_or_path": "text", "dataset": "pairs.jsonl", "eval_split": "train", "learning_rate": 1e-3},
     ),
+    "pretrain_world_model": (
+        "pretrain_world_model.py",
+        ["vjepa2_ac", str(RECIPES / "vjepa2_ac/tiny.yaml")],
+        {"made_length": 16, "eval_length": 4, "warmup_steps": 0, "learning_rate_decay_steps": 1},
+    ),
     "pretrain_vl_jepa": ("pretrain_vl_jepa.py", [str(RECIPES / "vl_jepa/tiny.yaml")], SHORT_STORIES),
     "finetune_vl_jepa": (
         "finetune_vl_jepa.py",
@@ -98,6 +103,7 @@ COVER = {
     ("finetune_video_classification", "zero2"),
     ("finetune_action_anticipation", "fsdp2"),
     ("finetune_llm_jepa", "zero1"),
+    ("pretrain_world_model", "zero2"),
     ("pretrain_vl_jepa", "fsdp2"),
     ("finetune_vl_jepa", "zero2"),
     ("train_vl_jepa_decoder", "ddp"),
