@@ -59,6 +59,7 @@ class JepaPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
+    _may_be_missing = ("predictor.",)  # parts of a base model that a checkpoint may lack: they start at random
 
     def __init__(self, config, *args, **kwargs):
         # `AutoModelForPreTraining` hands over the native config where the model type is native; ours adds fields.
@@ -82,9 +83,10 @@ class JepaPreTrainedModel(PreTrainedModel):
             return model, info
         prefix = "" if model.base_model is model else f"{model.base_model_prefix}."
         inside = [key.removeprefix(prefix) for key in info["missing_keys"] if key.startswith(prefix)]
-        if lost := sorted(key for key in inside if not key.startswith("predictor.")):
+        if lost := sorted(key for key in inside if not key.startswith(model._may_be_missing)):
+            part = "the encoder" if model._may_be_missing else cls.__name__
             raise ValueError(
-                f"{pretrained_model_name_or_path} lacks {len(lost)} weights of the encoder, among them "
+                f"{pretrained_model_name_or_path} lacks {len(lost)} weights of {part}, among them "
                 f"{', '.join(lost[:5])}. {_REMEDY}"
             )
         return model

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 from transformers import AutoModel, AutoModelForPreTraining
 
@@ -125,6 +126,16 @@ def test_a_checkpoint_comes_back(tmp_path):
     assert state.keys() == found.keys() and all(torch.equal(state[key], found[key]) for key in state)
     base = AutoModel.from_pretrained(tmp_path)
     assert type(base) is LeWorldModel and torch.equal(base.embed_frames(clips), model.lewm.embed_frames(clips))
+
+
+def test_a_checkpoint_without_a_weight_of_the_predictor_is_refused(tmp_path):
+    made().save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["lewm.predictor.layernorm.weight"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    for model in (LeWorldModel, LeWorldModelForPreTraining):
+        with pytest.raises(ValueError, match="lacks 1 weights of .*predictor.layernorm.weight"):
+            model.from_pretrained(tmp_path)
 
 
 def test_any_vision_model_will_do():

@@ -52,6 +52,7 @@ class LeWorldModelPreTrainedModel(JepaPreTrainedModel):
     _supports_flex_attn = False  # of windows of three vectors
     _can_compile_fullgraph = False  # the encoder may be any model
     _no_split_modules = ["LeWorldModelLayer"]
+    _may_be_missing = ()  # nobody plans with a random predictor
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
