@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.utils import logging
 
 from hf_jepa.core.key_map import ConversionError, some
 from hf_jepa.core.probe_conversion import EPSILON, Probe, Protocol, head_tensors
+from hf_jepa.core.quiet import quiet_loading
 from hf_jepa.core.video_classification import QUESTIONS
 from hf_jepa.hub.conversion import architecture
 from hf_jepa.hub.files import (
@@ -22,6 +22,7 @@ from hf_jepa.hub.files import (
     read_json,
     read_torch_checkpoint,
     require_finite,
+    require_new_file,
     save_weights,
 )
 from hf_jepa.hub.fingerprint import load_target_encoder, write_fingerprint
@@ -166,8 +167,7 @@ def revert_probe(folder: Path, output: Path) -> str:
         ConversionError: the folder has no heads, or official code would compute something else with them.
         FileExistsError: the output exists.
     """
-    if output.exists():
-        raise FileExistsError(f"output {output} exists: choose another name or remove it")
+    require_new_file(output)
     variant = variant_of_folder(folder)
     if variant.probes is None:
         raise ConversionError(f"{folder} is a model of {variant.title}, which has no official probes")
@@ -210,8 +210,8 @@ def _encoder(source: str | Path) -> tuple[Variant, PreTrainedConfig, dict[str, t
             config, names, notes = architecture(variant.layout, official, path.name, {})
         except ConversionError as error:
             raise ConversionError(
-                f"encoder {path}: {error}. An encoder of no released size is converted first, by "
-                f"conversion/convert_{variant.name}.py: then give its folder"
+                f"encoder {path}: {error}. An encoder of no released size is converted first, by hf-jepa convert: "
+                "then give its folder"
             ) from error
         target_key = variant.layout.sources(official)[variant.layout.target_part]
         config.official_target_key = target_key
@@ -306,15 +306,11 @@ def _weights(
     state: dict[str, torch.Tensor] | None,
 ) -> tuple[dict[str, torch.Tensor], bool]:
     """The tensors of encoder and predictor in a model with heads, and whether the predictor is missing."""
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # that the heads are missing is as it should be
-    try:
+    with quiet_loading():  # that the heads are missing is as it should be
         model, report = model_class.from_pretrained(
             source, config=config, state_dict=state, output_loading_info=True, ignore_mismatched_sizes=True,
             dtype=torch.float32,
         )  # fmt: skip
-    finally:
-        logging.set_verbosity(verbosity)
     heads = {*head_tensors(model_class, config)}
     weights = {key: value for key, value in model.state_dict().items() if key not in heads}
     missing = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])} - heads
