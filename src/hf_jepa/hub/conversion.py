@@ -24,7 +24,7 @@ from hf_jepa.hub.files import (
     require_new_file,
     save_weights,
 )
-from hf_jepa.hub.fingerprint import load_target_encoder, told, write_fingerprint
+from hf_jepa.hub.fingerprint import in_words, load_target_encoder, write_fingerprint
 from hf_jepa.hub.processors import load_processor
 from hf_jepa.hub.publish import publish
 from hf_jepa.registry import VARIANTS, Variant
@@ -130,7 +130,7 @@ def convert_checkpoint(
             "Converted from": f"`{checkpoint.name}`, entry `{target_key}` as target encoder",
             "Architecture of": " or ".join(f"`{known}`" for known in names) if names else "no released file",
             "Parameters of the encoder": f"{encoder.num_parameters():,}",
-            "Fingerprint": told(fingerprint),
+            "Fingerprint": in_words(fingerprint),
         }
         unverified = "Published accuracies were not measured again with these files."
         name = output.resolve().name

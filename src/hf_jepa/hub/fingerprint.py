@@ -140,11 +140,11 @@ def write_fingerprint(model: PreTrainedModel, folder: str | Path) -> dict:
     return fingerprint
 
 
-def told(fingerprint: dict) -> str:
+def in_words(fingerprint: dict) -> str:
     """A fingerprint in the facts of a card.
 
     Example:
-        >>> told({"mean": 0.25, "std": 1.0})
+        >>> in_words({"mean": 0.25, "std": 1.0})
         'mean 0.250000, std 1.000000 (`fingerprint.json`)'
     """
     return f"mean {fingerprint['mean']:.6f}, std {fingerprint['std']:.6f} (`{FILE_NAME}`)"
@@ -195,8 +195,8 @@ __all__ = [
     "compute_fingerprint",
     "differences",
     "fixed_input",
+    "in_words",
     "input_shape",
     "load_target_encoder",
-    "told",
     "write_fingerprint",
 ]

@@ -105,23 +105,16 @@ def convert_probe(
     """
     with new_folder(output) as folder:
         variant, config, state, lines = _encoder(encoder)
-        layout = variant.probes
-        if layout is None:
+        if variant.probes is None:
             raise ConversionError(f"{encoder} is a model of {variant.title}, which has no official probes")
         official = read_torch_checkpoint(probe_file)
-        probe = layout.read(official, index or 0)
-        usual = layout.num_attention_heads or config.num_attention_heads
-        heads = usual if num_attention_heads is None else num_attention_heads
-        config.classifier_layers = list(layers) if layers else None
-        _set(config, probe.fields | {"pooler_num_attention_heads": heads, "pooler_layer_norm_eps": EPSILON})
-        layout.require_fit(probe, config)
-        released, protocol = layout.protocol(probe_file, probe, config)
-        notes = _apply_protocol(variant, config, protocol, layers, layout.needs_layers(probe_file), probe_file)
-        layout.require_fit(probe, config)
+        probe = variant.probes.read(official, index or 0)
+        several = len(official[variant.probes.entry]) if variant.probes.several else 1
+        released, protocol, notes = _configure(variant, config, probe, probe_file, layers, num_attention_heads)
         if labels is not None:
             _name_classes(config, probe, labels)
 
-        model_class = layout.model_class(probe.task)
+        model_class = variant.probes.model_class(probe.task)
         weights, absent = _weights(model_class, None if state else encoder, config, state)
         if absent and probe.task == "anticipation":
             raise ConversionError(f"{encoder} has no predictor, whose features a probe of anticipation reads")
@@ -133,7 +126,6 @@ def convert_probe(
         if config.num_channels == 3:
             variant.processor(config).save_pretrained(folder)
         fingerprint = write_fingerprint(load_target_encoder(variant, folder), folder)
-        several = len(official[layout.entry]) if layout.several else 1
         card = build_probe_card(
             variant,
             config,
@@ -246,6 +238,27 @@ def _set(config: PreTrainedConfig, fields: dict[str, Any]) -> None:
     if "num_labels" in fields:
         config.id2label = {index: f"LABEL_{index}" for index in range(fields["num_labels"])}
         config.label2id = {name: index for index, name in config.id2label.items()}
+
+
+def _configure(
+    variant: Variant,
+    config: PreTrainedConfig,
+    probe: Probe,
+    path: Path,
+    layers: Sequence[int] | None,
+    num_attention_heads: int | None,
+) -> tuple[str | None, Protocol | None, list[str]]:
+    """Put a probe into the config of its encoder: the released file that it is, its official evaluation, and notes."""
+    layout = variant.probes
+    usual = layout.num_attention_heads or config.num_attention_heads
+    heads = usual if num_attention_heads is None else num_attention_heads
+    config.classifier_layers = list(layers) if layers else None
+    _set(config, probe.fields | {"pooler_num_attention_heads": heads, "pooler_layer_norm_eps": EPSILON})
+    layout.require_fit(probe, config)
+    released, protocol = layout.protocol(path, probe, config)
+    notes = _apply_protocol(variant, config, protocol, layers, layout.needs_layers(path), path)
+    layout.require_fit(probe, config)
+    return released, protocol, notes
 
 
 def _apply_protocol(
