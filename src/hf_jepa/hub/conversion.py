@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--license", help="of the weights, for the card; released files have their own")
     parser.add_argument(
-        "--push-to-hub", "--to", metavar="REPO", help="publish the result as this Hub repository, as hf-jepa push does"
+        "--push-to-hub", metavar="REPO", help="publish the result as this Hub repository, as hf-jepa push does"
     )
 
 
