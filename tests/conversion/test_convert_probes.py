@@ -575,7 +575,7 @@ def test_encoders_that_are_not_whole_are_refused(vjepa2, tmp_path):
         save_file(broken, folder / "model.safetensors", metadata={"format": "pt"})
         with pytest.raises(ConversionError, match=message):
             convert_probe(SECOND, folder, tmp_path / "m", num_attention_heads=4)
-    with pytest.raises(ConversionError, match="no released size is converted first, by conversion/convert_vjepa2.py"):
+    with pytest.raises(ConversionError, match="no released size is converted first, by hf-jepa convert: then"):
         convert_probe(EK100, EK100, tmp_path / "m", num_attention_heads=4)
     for missing in ("none.pt", "folder"):
         with pytest.raises(OSError, match=missing):
