@@ -16,6 +16,7 @@ from hf_jepa.core.configuration import JepaConfigMixin
 from hf_jepa.core.ema import Average
 from hf_jepa.core.modeling import JepaPreTrainingMixin
 from hf_jepa.core.outputs import JepaForPreTrainingOutput
+from hf_jepa.core.validation import require_at_least, require_choices, require_heads, require_positive
 from hf_jepa.losses.layer_targets import LAYER_NORMALIZATIONS, data2vec_loss, layer_targets
 
 
@@ -39,20 +40,11 @@ class Data2VecConfigMixin(JepaConfigMixin):
         6
     """
 
-    sizes: ClassVar[dict[str, dict[str, Any]]] = {}
-
     top_k_layers: int = 6
     layer_target_normalization: str = "none"
     loss_beta: float | int = 2.0
     loss_scale: float | int | None = None
     pred_num_layers: int = 0
-
-    @classmethod
-    def from_size(cls, size: str, **overrides):
-        """The config of a named size ("base", "large"), any field of which can be overridden."""
-        if size not in cls.sizes:
-            raise ValueError(f"size {size!r} is not one of {', '.join(cls.sizes)}")
-        return cls(**(cls.sizes[size] | overrides))
 
     def validate_layer_targets(self):
         if self.loss_type != "smooth_l1":
@@ -63,25 +55,14 @@ class Data2VecConfigMixin(JepaConfigMixin):
             raise ValueError(
                 f"top_k_layers {self.top_k_layers} must lie between 1 and num_hidden_layers {self.num_hidden_layers}"
             )
-        if self.layer_target_normalization not in LAYER_NORMALIZATIONS:
-            raise ValueError(
-                f"layer_target_normalization={self.layer_target_normalization!r} is not one of "
-                f"{', '.join(LAYER_NORMALIZATIONS)}"
-            )
-        if not self.loss_beta >= 0:  # NaN as well
-            raise ValueError(f"loss_beta must not be negative, got {self.loss_beta}")
-        if self.loss_scale is not None and not self.loss_scale > 0:
-            raise ValueError(f"loss_scale must be above 0, got {self.loss_scale}")
-        if self.pred_num_layers < 0:
-            raise ValueError(f"pred_num_layers must not be negative, got {self.pred_num_layers}")
+        require_choices(self, layer_target_normalization=LAYER_NORMALIZATIONS)
+        require_at_least(self, 0, ("loss_beta", "pred_num_layers"))
+        require_positive(self, "loss_scale")
 
     def validate_transformer(self):
-        heads, width = self.num_attention_heads, self.hidden_size
-        if heads < 1 or width < 1 or width % heads:
-            raise ValueError(f"hidden_size {width} must be a multiple of its {heads} attention heads")
-        for name in ("num_hidden_layers", "intermediate_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        require_heads(self)
+        require_at_least(self, 1, ("num_hidden_layers", "intermediate_size"))
+        require_positive(self, "layer_norm_eps", "initializer_range")
 
 
 def regression_head(width: int, num_layers: int) -> nn.Sequential:

@@ -2,6 +2,7 @@
 
 from huggingface_hub.dataclasses import strict
 
+from hf_jepa.core.validation import require_at_least, require_choices
 from hf_jepa.models.ijepa.configuration_ijepa import IJepaConfig
 
 
@@ -57,18 +58,10 @@ class CJepaConfig(IJepaConfig):
             self.projector_size = self.hidden_size
 
     def validate_vicreg(self):
-        choices = {"vicreg_source": VICREG_SOURCES, "vicreg_statistics": VICREG_STATISTICS}
-        for field, allowed in choices.items():
-            if getattr(self, field) not in allowed:
-                raise ValueError(f"{field}={getattr(self, field)!r} is not one of {', '.join(allowed)}")
-        for term in ("", "invariance_", "variance_", "covariance_"):
-            if not getattr(self, f"vicreg_{term}weight") >= 0:
-                raise ValueError(
-                    f"vicreg_{term}weight must be at least 0, got {getattr(self, f'vicreg_{term}weight')}"
-                )
-        for field in ("projector_hidden_size", "projector_size"):
-            if (width := getattr(self, field)) is not None and width < 1:
-                raise ValueError(f"{field} must be at least 1, got {width}")
+        require_choices(self, vicreg_source=VICREG_SOURCES, vicreg_statistics=VICREG_STATISTICS)
+        terms = ("", "invariance_", "variance_", "covariance_")
+        require_at_least(self, 0, (f"vicreg_{term}weight" for term in terms))
+        require_at_least(self, 1, ("projector_hidden_size", "projector_size"))
 
 
 __all__ = ["VICREG_SOURCES", "VICREG_STATISTICS", "CJepaConfig"]

@@ -1,12 +1,12 @@
 """Configuration of data2vec for speech: native transformers' `Data2VecAudioConfig` plus the objective."""
 
 from huggingface_hub.dataclasses import strict
-from transformers.activations import ACT2FN
 from transformers.models.data2vec.configuration_data2vec_audio import (
     Data2VecAudioConfig as NativeData2VecAudioConfig,
 )
 
 from hf_jepa.core.data2vec import Data2VecConfigMixin
+from hf_jepa.core.validation import require_activations, require_rates
 
 
 SIZES = {
@@ -68,15 +68,9 @@ class Data2VecAudioConfig(Data2VecConfigMixin, NativeData2VecAudioConfig):
                 f"hidden_size {self.hidden_size} must be a multiple of num_conv_pos_embedding_groups "
                 f"{self.num_conv_pos_embedding_groups}"
             )
-        for name in ("layer_norm_eps", "initializer_range"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
-        for name in ("hidden_dropout", "activation_dropout", "attention_dropout", "feat_proj_dropout", "layerdrop"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
-        for name in ("hidden_act", "feat_extract_activation"):
-            if getattr(self, name) not in ACT2FN:
-                raise ValueError(f"{name}={getattr(self, name)!r} is not one of {', '.join(ACT2FN)}")
+        dropouts = ("hidden_dropout", "activation_dropout", "attention_dropout", "feat_proj_dropout", "layerdrop")
+        require_rates(self, *dropouts)
+        require_activations(self, "hidden_act", "feat_extract_activation")
 
 
 __all__ = ["SIZES", "Data2VecAudioConfig"]

@@ -1,12 +1,13 @@
 """Configuration of data2vec for images: native transformers' `Data2VecVisionConfig` plus the objective."""
 
 from huggingface_hub.dataclasses import strict
-from transformers.activations import ACT2FN
 from transformers.models.data2vec.configuration_data2vec_vision import (
     Data2VecVisionConfig as NativeData2VecVisionConfig,
 )
 
 from hf_jepa.core.data2vec import Data2VecConfigMixin
+from hf_jepa.core.image_configuration import ImageConfigMixin
+from hf_jepa.core.validation import require_activations, require_at_least, require_rates
 
 
 SIZES = {
@@ -16,7 +17,7 @@ SIZES = {
 
 
 @strict
-class Data2VecVisionConfig(Data2VecConfigMixin, NativeData2VecVisionConfig):
+class Data2VecVisionConfig(Data2VecConfigMixin, ImageConfigMixin, NativeData2VecVisionConfig):
     """Configuration of data2vec for images: native fields for the encoder, and the objective.
 
     `model_type` stays "data2vec-vision", so a checkpoint also loads in stock transformers (as its student). Defaults
@@ -65,29 +66,15 @@ class Data2VecVisionConfig(Data2VecConfigMixin, NativeData2VecVisionConfig):
         for name in ("out_indices", "pool_scales"):  # lists in JSON, tuples by default in the native class
             setattr(self, name, tuple(getattr(self, name)))
 
-    @property
-    def grid_size(self) -> tuple[int, int]:
-        """(rows, columns) of the patches at `image_size`."""
-        return self.image_size // self.patch_size, self.image_size // self.patch_size
-
     def validate_geometry(self):
         for name in ("image_size", "patch_size"):
             if not isinstance(getattr(self, name), int):
                 raise ValueError(
                     f"{name} {getattr(self, name)} must be one number: the native encoder takes square images"
                 )
-        if self.patch_size < 1 or self.image_size < 1 or self.image_size % self.patch_size:
-            raise ValueError(f"image_size {self.image_size} does not divide into patches of {self.patch_size} pixels")
-        if self.num_channels < 1:
-            raise ValueError(f"num_channels must be at least 1, got {self.num_channels}")
-        for name in ("layer_norm_eps", "initializer_range"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
-        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
-        if self.hidden_act not in ACT2FN:
-            raise ValueError(f"hidden_act={self.hidden_act!r} is not one of {', '.join(ACT2FN)}")
+        require_at_least(self, 1, ("num_channels",))
+        require_rates(self, "hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate")
+        require_activations(self, "hidden_act")
 
 
 __all__ = ["SIZES", "Data2VecVisionConfig"]

@@ -4,6 +4,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from hf_jepa.core.regularization import SigRegConfigMixin
+from hf_jepa.core.validation import require_at_least, require_choices
 from hf_jepa.core.video_configuration import VideoConfigMixin
 
 
@@ -55,6 +56,7 @@ class VJepaConfig(SigRegConfigMixin, VideoConfigMixin, PreTrainedConfig):
 
     model_type = "vjepa"
     target_sources = ("ema", "frozen", "shared", "shared_stopgrad")
+    sizes = SIZES
 
     crop_size: int | list[int] | tuple[int, int] = 224
     patch_size: int | list[int] | tuple[int, int] = 16
@@ -94,21 +96,13 @@ class VJepaConfig(SigRegConfigMixin, VideoConfigMixin, PreTrainedConfig):
         if self.pooler_num_attention_heads is None:
             self.pooler_num_attention_heads = self.num_attention_heads
 
-    @classmethod
-    def from_size(cls, size: str, **overrides) -> "VJepaConfig":
-        """The config of a named size (`vit_tiny` ... `vit_giant`), any field of which can be overridden."""
-        if size not in SIZES:
-            raise ValueError(f"size {size!r} is not one of {', '.join(SIZES)}")
-        return cls(**(SIZES[size] | overrides))
-
     @property
     def is_image_model(self) -> bool:
         """Whether clips are single images."""
         return self.frames_per_clip == 1
 
     def validate_positions(self):
-        if self.position_resize not in POSITION_RESIZES:
-            raise ValueError(f"position_resize={self.position_resize!r} is not one of {', '.join(POSITION_RESIZES)}")
+        require_choices(self, position_resize=POSITION_RESIZES)
         multiple = 4 if self.is_image_model else 1 if self.uniform_power else 8
         for name in ("hidden_size", "pred_hidden_size"):
             if getattr(self, name) % multiple:
@@ -117,8 +111,7 @@ class VJepaConfig(SigRegConfigMixin, VideoConfigMixin, PreTrainedConfig):
                 )
 
     def validate_variance(self):
-        if not self.variance_coefficient >= 0:
-            raise ValueError(f"variance_coefficient must be at least 0, got {self.variance_coefficient}")
+        require_at_least(self, 0, ("variance_coefficient",))
 
 
 __all__ = ["SIZES", "VJepaConfig"]
