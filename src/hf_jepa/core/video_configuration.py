@@ -1,5 +1,7 @@
 """What the configs of all video variants have in common: sizes of clips, tokens and networks."""
 
+from typing import Any
+
 from hf_jepa.core.clips import Grid
 from hf_jepa.core.configuration import JepaConfigMixin
 from hf_jepa.core.validation import (
@@ -39,6 +41,16 @@ class VideoConfigMixin(JepaConfigMixin):
     def mlp_width(self, dim: int, ratio: float) -> int:
         """Hidden width of a feed-forward network on tokens of width `dim`."""
         return int(dim * ratio)
+
+    def layer_options(self, index: int, depth: int) -> dict[str, Any]:
+        """Options of layer `index` of the `depth` ones of encoder or predictor, see `PackedTransformerLayer`."""
+        return {
+            "layer_norm_eps": self.layer_norm_eps,
+            "qkv_bias": self.qkv_bias,
+            "hidden_act": self.hidden_act,
+            "attention_dropout": self.attention_probs_dropout_prob,
+            "residual_init_divisor": (2.0 * (index + 1)) ** 0.5 if self.rescale_residual_init else 1.0,
+        }
 
     def validate_geometry(self):
         require_patches(self, "crop_size")

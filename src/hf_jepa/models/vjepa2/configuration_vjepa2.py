@@ -1,5 +1,7 @@
 """V-JEPA 2 configuration: native transformers' `VJEPA2Config` plus the objective and what the native class lacks."""
 
+from typing import Any
+
 from huggingface_hub.dataclasses import strict
 from transformers.models.vjepa2.configuration_vjepa2 import VJEPA2Config as NativeVJepa2Config
 
@@ -79,6 +81,11 @@ class VJepa2Config(SigRegConfigMixin, VideoConfigMixin, NativeVJepa2Config):
         """Hidden width of a feed-forward network on tokens of width `dim`."""
         width = super().mlp_width(dim, ratio)
         return (int(width * 2 / 3) + 7) // 8 * 8 if self.use_silu and self.wide_silu else width
+
+    def layer_options(self, index: int, depth: int) -> dict[str, Any]:
+        """Options of layer `index` of the `depth` ones of encoder or predictor; stochastic depth rises along them."""
+        own = {"swiglu": self.use_silu, "drop_path": self.drop_path_rate * index / max(1, depth - 1)}
+        return super().layer_options(index, depth) | own
 
     def validate_rotary(self):
         require_at_least(self, 1, ("rope_grid_size",))

@@ -171,7 +171,7 @@ class VJepa21Predictor(VJepa2Predictor):
             self.embeddings(tokens, mask.shape[1], index, image)
             for tokens, mask, index, image in zip(context, target_mask, mask_index, is_image, strict=True)
         ]
-        x, packing, kept = self._transform(parts, context_mask, target_mask, grid_sizes, predict_context)
+        x, packing, kept = self.transform(parts, context_mask, target_mask, grid_sizes, predict_context)
         if not predict_context:
             return tuple(kept.split(self.proj(x))), None
         visible = zip(packing.split(x), context_mask, strict=True)
