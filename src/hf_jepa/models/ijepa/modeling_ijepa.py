@@ -11,11 +11,12 @@ from transformers.conversion_mapping import (
     get_checkpoint_conversion_mapping,
     register_checkpoint_conversion_mapping,
 )
-from transformers.modeling_outputs import BaseModelOutput, ImageClassifierOutput
+from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from hf_jepa.core.image_classification import ImageClassificationMixin
 from hf_jepa.core.modeling import JepaPreTrainedModel, JepaPreTrainingMixin, runtime_options
 from hf_jepa.core.outputs import JepaForPreTrainingOutput
 from hf_jepa.core.regularization import sigreg_term
@@ -338,7 +339,7 @@ class IJepaForPreTraining(JepaPreTrainingMixin, IJepaPreTrainedModel):
         return normalize_targets(hidden_states, self.config.target_normalization)
 
 
-class IJepaForImageClassification(IJepaPreTrainedModel):
+class IJepaForImageClassification(ImageClassificationMixin, IJepaPreTrainedModel):
     """The encoder with a linear classifier on the mean of its tokens, under the names of the native class.
 
     Unlike in the native class, position tables stay frozen and images may have any size.
@@ -360,27 +361,6 @@ class IJepaForImageClassification(IJepaPreTrainedModel):
         self.ijepa = self.encoder_class(self.config)
         self.classifier = nn.Linear(self.config.hidden_size, self.config.num_labels)
         self.post_init()
-
-    @can_return_tuple
-    @merge_with_config_defaults
-    def forward(
-        self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs
-    ) -> ImageClassifierOutput:
-        """Classify images.
-
-        Args:
-            pixel_values: (B, C, H, W).
-            labels: LongTensor (B,) of class indices; the loss is computed when they are given.
-
-        Returns:
-            `loss` (scalar or None) and `logits` (B, num_labels).
-        """
-        outputs = self.ijepa(pixel_values, **kwargs, return_dict=True)
-        logits = self.classifier(outputs.last_hidden_state.mean(dim=1))
-        loss = self.loss_function(labels, logits, self.config, **kwargs) if labels is not None else None
-        return ImageClassifierOutput(
-            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
-        )
 
 
 __all__ = [
