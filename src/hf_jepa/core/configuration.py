@@ -13,7 +13,6 @@ from hf_jepa.core.validation import require_choices
 from hf_jepa.losses.prediction import LOSSES, NORMALIZATIONS
 
 
-TARGET_SOURCES = ("ema", "frozen", "shared", "shared_stopgrad", "input_embedding")
 OWN_TARGETS = ("shared", "shared_stopgrad", "input_embedding")  # without an encoder that only makes targets
 
 
@@ -117,7 +116,6 @@ def without_path(config: PreTrainedConfig) -> PreTrainedConfig:
 
 __all__ = [
     "OWN_TARGETS",
-    "TARGET_SOURCES",
     "JepaConfigMixin",
     "model_fields",
     "require_model_fields",

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from hf_jepa.core.configuration import JepaConfigMixin
 from hf_jepa.core.ema import Average
@@ -18,6 +19,12 @@ from hf_jepa.core.modeling import JepaPreTrainingMixin
 from hf_jepa.core.outputs import JepaForPreTrainingOutput
 from hf_jepa.core.validation import require_at_least, require_choices, require_heads, require_positive
 from hf_jepa.losses.layer_targets import LAYER_NORMALIZATIONS, data2vec_loss, layer_targets
+
+
+SIZES = {
+    "base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
+    "large": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096},
+}
 
 
 @dataclass(kw_only=True, repr=False)
@@ -39,6 +46,8 @@ class Data2VecConfigMixin(JepaConfigMixin):
         >>> Data2VecVisionConfig().top_k_layers
         6
     """
+
+    sizes = SIZES
 
     top_k_layers: int = 6
     layer_target_normalization: str = "none"
@@ -156,8 +165,8 @@ class Data2VecPreTrainingMixin(JepaPreTrainingMixin):
     """The contract of a data2vec: the student is the base model, the teacher a copy of its transformer alone.
 
     The teacher shares what stands before the student's transformer (patches, features, embeddings), without gradient
-    and without dropout. It stays in float32 beside a 16-bit student. A class that mixes this in names the parts of
-    the student that make the transformer, and gives `encode_targets`.
+    and without dropout. It stays in float32 beside a 16-bit student. A class that mixes this in names its
+    `encoder_class` and the parts of it that make the transformer, and gives `encode_targets`.
 
     Example:
         >>> from hf_jepa import Data2VecVisionConfig, Data2VecVisionForPreTraining
@@ -168,10 +177,18 @@ class Data2VecPreTrainingMixin(JepaPreTrainingMixin):
         >>> model.update_target_encoder(0.999)  # after every optimizer step
     """
 
+    encoder_class: ClassVar[type[PreTrainedModel]]  # of the student
     target_encoder_name = "teacher"
     transformer_parts: ClassVar[tuple[str, ...]] = ("encoder",)  # of the student, that the teacher has too
     copied_parts: ClassVar[tuple[str, ...]] = ()  # of the teacher, that are never averaged
     _keep_in_fp32_modules_strict = ["teacher"]
+
+    def __init__(self, config: Data2VecConfigMixin):
+        super().__init__(config)
+        setattr(self, self.base_model_prefix, self.encoder_class(self.config))
+        self.teacher = self.transformer_of(self.encoder_class(self.config))
+        self.predictor = regression_head(self.config.hidden_size, self.config.pred_num_layers)
+        self.post_init()
 
     def transformer_of(self, encoder: nn.Module) -> nn.ModuleDict:
         """The parts of an encoder that a teacher has, as they are, not copied."""

@@ -9,12 +9,6 @@ from hf_jepa.core.data2vec import Data2VecConfigMixin
 from hf_jepa.core.validation import require_activations, require_rates
 
 
-SIZES = {
-    "base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
-    "large": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096},
-}
-
-
 @strict
 class Data2VecAudioConfig(Data2VecConfigMixin, NativeData2VecAudioConfig):
     """Configuration of data2vec for speech: native fields for the encoder, and the objective.
@@ -40,8 +34,6 @@ class Data2VecAudioConfig(Data2VecConfigMixin, NativeData2VecAudioConfig):
         >>> config.top_k_layers, config.layer_target_normalization, config.loss_beta
         (8, 'instance_norm', 0.0)
     """
-
-    sizes = SIZES
 
     activation_dropout: float | int = 0.0
     layerdrop: float | int = 0.05
@@ -73,4 +65,4 @@ class Data2VecAudioConfig(Data2VecConfigMixin, NativeData2VecAudioConfig):
         require_activations(self, "hidden_act", "feat_extract_activation")
 
 
-__all__ = ["SIZES", "Data2VecAudioConfig"]
+__all__ = ["Data2VecAudioConfig"]

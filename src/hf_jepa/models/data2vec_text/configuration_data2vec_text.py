@@ -7,12 +7,6 @@ from hf_jepa.core.data2vec import Data2VecConfigMixin
 from hf_jepa.core.validation import require_activations, require_rates
 
 
-SIZES = {
-    "base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
-    "large": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096},
-}
-
-
 @strict
 class Data2VecTextConfig(Data2VecConfigMixin, NativeData2VecTextConfig):
     """Configuration of data2vec for text: native fields for the encoder, and the objective.
@@ -35,8 +29,6 @@ class Data2VecTextConfig(Data2VecConfigMixin, NativeData2VecTextConfig):
         >>> config.top_k_layers, config.layer_target_normalization, config.loss_beta, config.pred_num_layers
         (10, 'layer_norm', 4.0, 2)
     """
-
-    sizes = SIZES
 
     vocab_size: int = 50265
     max_position_embeddings: int = 514
@@ -68,4 +60,4 @@ class Data2VecTextConfig(Data2VecConfigMixin, NativeData2VecTextConfig):
         require_activations(self, "hidden_act")
 
 
-__all__ = ["SIZES", "Data2VecTextConfig"]
+__all__ = ["Data2VecTextConfig"]

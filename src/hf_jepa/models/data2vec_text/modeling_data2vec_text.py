@@ -20,7 +20,6 @@ from transformers.utils.generic import merge_with_config_defaults
 from hf_jepa.core.data2vec import (
     Data2VecPreTrainingMixin,
     recorded,
-    regression_head,
     require_mask,
     without_dropout,
 )
@@ -108,14 +107,8 @@ class Data2VecTextForPreTraining(Data2VecPreTrainingMixin, Data2VecTextPreTraine
         >>> model.update_target_encoder(0.999)
     """
 
+    encoder_class = Data2VecTextModel
     context_encoder_name = "data2vec_text"
-
-    def __init__(self, config: Data2VecTextConfig):
-        super().__init__(config)
-        self.data2vec_text = Data2VecTextModel(self.config)
-        self.teacher = self.transformer_of(Data2VecTextModel(self.config))
-        self.predictor = regression_head(self.config.hidden_size, self.config.pred_num_layers)
-        self.post_init()
 
     @can_return_tuple
     @merge_with_config_defaults

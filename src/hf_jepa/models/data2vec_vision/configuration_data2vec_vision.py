@@ -10,12 +10,6 @@ from hf_jepa.core.image_configuration import ImageConfigMixin
 from hf_jepa.core.validation import require_activations, require_at_least, require_rates
 
 
-SIZES = {
-    "base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
-    "large": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096},
-}
-
-
 @strict
 class Data2VecVisionConfig(Data2VecConfigMixin, ImageConfigMixin, NativeData2VecVisionConfig):
     """Configuration of data2vec for images: native fields for the encoder, and the objective.
@@ -49,8 +43,6 @@ class Data2VecVisionConfig(Data2VecConfigMixin, ImageConfigMixin, NativeData2Vec
         (1024, (14, 14), 6)
     """
 
-    sizes = SIZES
-
     attention_probs_dropout_prob: float | int = 0.05
     layer_norm_eps: float = 1e-5
     layer_scale_init_value: float = 1e-4
@@ -77,4 +69,4 @@ class Data2VecVisionConfig(Data2VecConfigMixin, ImageConfigMixin, NativeData2Vec
         require_activations(self, "hidden_act")
 
 
-__all__ = ["SIZES", "Data2VecVisionConfig"]
+__all__ = ["Data2VecVisionConfig"]

@@ -41,7 +41,7 @@ class VJepaConfig(SigRegConfigMixin, VideoConfigMixin, PreTrainedConfig):
             model of images), as in the official code, or "recompute", the sine-cosine table of the new grid.
         rescale_residual_init: divide the initial scale of the layers that write into the residual stream by sqrt(2 l).
             The official classes do it and the official training undoes it.
-        variance_coefficient: weight of the `variance_loss` of the predictions; 0 leaves it out.
+        variance_weight: weight of the `variance_loss` of the predictions; 0 leaves it out.
         num_pooler_layers, pooler_num_attention_heads, pooler_layer_norm_eps, classifier_layers: the attentive
             classifier, see `VJepaForVideoClassification`; the encoder's heads when unset, as in the official code.
         target_source, target_normalization, loss_type: see `JepaConfigMixin`.
@@ -55,6 +55,7 @@ class VJepaConfig(SigRegConfigMixin, VideoConfigMixin, PreTrainedConfig):
     """
 
     model_type = "vjepa"
+    attribute_map = VideoConfigMixin.attribute_map | {"variance_coefficient": "variance_weight"}  # of old files
     target_sources = ("ema", "frozen", "shared", "shared_stopgrad")
     sizes = SIZES
 
@@ -81,7 +82,7 @@ class VJepaConfig(SigRegConfigMixin, VideoConfigMixin, PreTrainedConfig):
     uniform_power: bool = True
     position_resize: str = "trilinear"
     rescale_residual_init: bool = False
-    variance_coefficient: float | int = 0.0
+    variance_weight: float | int = 0.0
     num_pooler_layers: int = 0
     pooler_num_attention_heads: int | None = None
     pooler_layer_norm_eps: float = 1e-5
@@ -111,7 +112,7 @@ class VJepaConfig(SigRegConfigMixin, VideoConfigMixin, PreTrainedConfig):
                 )
 
     def validate_variance(self):
-        require_at_least(self, 0, ("variance_coefficient",))
+        require_at_least(self, 0, ("variance_weight",))
 
 
 __all__ = ["SIZES", "VJepaConfig"]

@@ -234,10 +234,10 @@ class VJepaForPreTraining(VideoPreTrainingMixin, VJepaPreTrainedModel):
 
     def regularization(self, predictions: list[list[torch.Tensor]]) -> torch.Tensor | None:
         """The variance term of the predictions, where the config asks for one."""
-        if self.config.variance_coefficient == 0:
+        if self.config.variance_weight == 0:
             return None
         std = torch.cat([prediction_std(group) for group in predictions])
-        return self.config.variance_coefficient * variance_loss(std)
+        return self.config.variance_weight * variance_loss(std)
 
 
 __all__ = [
