@@ -1,4 +1,4 @@
-"""What the tests of data2vec share: models in general position, and a step beside the same step written down plainly."""
+"""What the tests of data2vec share: a model in general position, and a step beside the same step written plainly."""
 
 import torch
 from torch.nn import functional
