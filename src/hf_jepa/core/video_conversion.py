@@ -6,8 +6,12 @@ from hf_jepa.core.conversion import State, count, exact_ratio, side, sizes
 from hf_jepa.core.key_map import Rename, Split
 
 
-def block_rules(official: str) -> tuple[Rename | Split, ...]:
-    """The rules of a transformer stack, the same in encoder and predictor; `fc3` is of gated networks.
+def block_rules(official: str, gated: bool = True) -> tuple[Rename | Split, ...]:
+    """The rules of a transformer stack, the same in encoder and predictor.
+
+    Args:
+        official: name of the stack in the file.
+        gated: its feed-forward networks may have a third layer.
 
     Example:
         >>> block_rules("blocks")[0]
@@ -18,7 +22,7 @@ def block_rules(official: str) -> tuple[Rename | Split, ...]:
         *(Rename(f"{block}.{norm}.*", f"{layer}.{norm}.*") for norm in ("norm1", "norm2")),
         Split(f"{block}.attn.qkv.*", tuple(f"{layer}.attention.{part}.*" for part in ("query", "key", "value"))),
         Rename(f"{block}.attn.proj.*", f"{layer}.attention.proj.*"),
-        *(Rename(f"{block}.mlp.{fc}.*", f"{layer}.mlp.{fc}.*") for fc in ("fc1", "fc2", "fc3")),
+        *(Rename(f"{block}.mlp.fc{i}.*", f"{layer}.mlp.fc{i}.*") for i in (1, 2, 3)[: 2 + gated]),
     )
 
 

@@ -20,7 +20,7 @@ ENCODER = KeyMap(
     (
         Rename("pos_embed", "embeddings.position_embeddings"),
         Rename("patch_embed.proj.*", "embeddings.patch_embeddings.proj.*"),
-        *block_rules("blocks"),
+        *block_rules("blocks", gated=False),
         Rename("norm.*", "layernorm.*"),
     )
 )
@@ -29,7 +29,7 @@ PREDICTOR = KeyMap(
         Rename("predictor_pos_embed", "embeddings.position_embeddings"),
         Rename("predictor_embed.*", "embeddings.predictor_embeddings.*"),
         Stack("mask_tokens.{i}", "embeddings.mask_tokens"),
-        *block_rules("predictor_blocks"),
+        *block_rules("predictor_blocks", gated=False),
         Rename("predictor_norm.*", "layernorm.*"),
         Rename("predictor_proj.*", "proj.*"),
     )
