@@ -31,6 +31,10 @@ from hf_jepa.models.data2vec_text.configuration_data2vec_text import Data2VecTex
 IGNORED_LABEL = -100  # what the collators of transformers write where no token was masked
 
 
+def _without_padding(masked: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    return masked if attention_mask is None else masked & attention_mask.bool()
+
+
 class Data2VecTextPreTrainedModel(JepaPreTrainedModel, NativeData2VecTextPreTrainedModel):
     """Flags and initialisation of all classes of data2vec for text."""
 
@@ -178,10 +182,6 @@ class Data2VecTextForPreTraining(Data2VecPreTrainingMixin, Data2VecTextPreTraine
             encoder(tokens, attention_mask=mask)
         valid = None if attention_mask is None else attention_mask.bool()
         return self.masked_targets(layers, _without_padding(masked, attention_mask), valid)
-
-
-def _without_padding(masked: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-    return masked if attention_mask is None else masked & attention_mask.bool()
 
 
 __all__ = ["Data2VecTextForPreTraining", "Data2VecTextModel", "Data2VecTextPreTrainedModel"]

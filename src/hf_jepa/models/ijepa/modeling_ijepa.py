@@ -43,6 +43,29 @@ def positions_for_grid(table: torch.Tensor, config: IJepaConfig, grid_size: tupl
     return resize_positions(table, config.grid_size, grid_size)
 
 
+def repeat_for_contexts(x: torch.Tensor, num_targets: int, num_contexts: int) -> torch.Tensor:
+    """Rows (target mask, image) -> rows (target mask, context mask, image)."""
+    if num_contexts == 1:
+        return x
+    return x.unflatten(0, (num_targets, 1, -1)).expand(-1, num_contexts, -1, -1, -1).flatten(0, 2)
+
+
+def transformer_layer(config: IJepaConfig, index: int, dim: int, num_heads: int, mlp_dim: int) -> TransformerLayer:
+    """Layer number `index` of the encoder or the predictor."""
+    return TransformerLayer(
+        config,
+        dim,
+        num_heads,
+        mlp_dim,
+        layer_norm_eps=config.layer_norm_eps,
+        qkv_bias=config.qkv_bias,
+        hidden_act=config.hidden_act,
+        attention_dropout=config.attention_probs_dropout_prob,
+        hidden_dropout=config.hidden_dropout_prob,
+        residual_init_divisor=(2.0 * (index + 1)) ** 0.5 if config.rescale_residual_init else 1.0,
+    )
+
+
 class IJepaEmbeddings(nn.Module):
     """Patches plus a frozen 2-D sine-cosine table: (B, C, H, W) -> (B, N, D)."""
 
@@ -124,29 +147,6 @@ class IJepaPredictor(nn.Module):
             x = layer(x)
         x = self.layers[-1](x, select=lambda tokens: tokens[:, -queries.shape[1] :])
         return self.proj(self.layernorm(x))
-
-
-def repeat_for_contexts(x: torch.Tensor, num_targets: int, num_contexts: int) -> torch.Tensor:
-    """Rows (target mask, image) -> rows (target mask, context mask, image)."""
-    if num_contexts == 1:
-        return x
-    return x.unflatten(0, (num_targets, 1, -1)).expand(-1, num_contexts, -1, -1, -1).flatten(0, 2)
-
-
-def transformer_layer(config: IJepaConfig, index: int, dim: int, num_heads: int, mlp_dim: int) -> TransformerLayer:
-    """Layer number `index` of the encoder or the predictor."""
-    return TransformerLayer(
-        config,
-        dim,
-        num_heads,
-        mlp_dim,
-        layer_norm_eps=config.layer_norm_eps,
-        qkv_bias=config.qkv_bias,
-        hidden_act=config.hidden_act,
-        attention_dropout=config.attention_probs_dropout_prob,
-        hidden_dropout=config.hidden_dropout_prob,
-        residual_init_divisor=(2.0 * (index + 1)) ** 0.5 if config.rescale_residual_init else 1.0,
-    )
 
 
 class IJepaPreTrainedModel(JepaPreTrainedModel):

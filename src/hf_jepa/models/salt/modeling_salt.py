@@ -164,26 +164,6 @@ class SaltModel(VJepa2Encoder):
     _keys_to_ignore_on_load_unexpected = [r"^teacher\.", r"^predictor\.", r"^classifier\.", r"^pooler\."]
 
 
-class SaltForVideoClassification(VideoClassificationMixin, SaltPreTrainedModel):
-    """The encoder with the attentive classifier of V-JEPA 2.
-
-    Example:
-        >>> from hf_jepa import SaltConfig, SaltForVideoClassification
-        >>> model = SaltForVideoClassification(SaltConfig(hidden_size=32, num_hidden_layers=2, num_labels=5,
-        ...     num_attention_heads=2, crop_size=32, patch_size=8, frames_per_clip=4))
-        >>> model(torch.randn(2, 4, 3, 32, 32)).logits.shape
-        torch.Size([2, 5])
-    """
-
-    _keys_to_ignore_on_load_unexpected = [r"^teacher\.", r"^predictor\."]
-
-    def __init__(self, config: SaltConfig):
-        super().__init__(config)
-        self.salt = SaltModel(self.config)
-        self.pooler, self.classifier = attentive_classifier(self.config)
-        self.post_init()
-
-
 class SaltForPreTraining(VideoPreTrainingMixin, SaltPreTrainedModel):
     """Both stages of SALT: an encoder (`salt`) and a predictor that learn from pixels, or from a frozen teacher.
 
@@ -260,6 +240,26 @@ class SaltForPreTraining(VideoPreTrainingMixin, SaltPreTrainedModel):
                 f"are missing, among them {', '.join(lost[:5])}. A new student of a teacher is made by from_teacher"
             )
         super()._complete(info, source)
+
+
+class SaltForVideoClassification(VideoClassificationMixin, SaltPreTrainedModel):
+    """The encoder with the attentive classifier of V-JEPA 2.
+
+    Example:
+        >>> from hf_jepa import SaltConfig, SaltForVideoClassification
+        >>> model = SaltForVideoClassification(SaltConfig(hidden_size=32, num_hidden_layers=2, num_labels=5,
+        ...     num_attention_heads=2, crop_size=32, patch_size=8, frames_per_clip=4))
+        >>> model(torch.randn(2, 4, 3, 32, 32)).logits.shape
+        torch.Size([2, 5])
+    """
+
+    _keys_to_ignore_on_load_unexpected = [r"^teacher\.", r"^predictor\."]
+
+    def __init__(self, config: SaltConfig):
+        super().__init__(config)
+        self.salt = SaltModel(self.config)
+        self.pooler, self.classifier = attentive_classifier(self.config)
+        self.post_init()
 
 
 __all__ = [

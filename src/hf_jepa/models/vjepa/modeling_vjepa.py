@@ -177,29 +177,6 @@ class VJepaModel(VideoEncoderMixin, VJepaPreTrainedModel):
         self.post_init()
 
 
-class VJepaForVideoClassification(VideoClassificationMixin, VJepaPreTrainedModel):
-    """The encoder with the attentive classifier of the official probes: one query that attends to all tokens.
-
-    Example:
-        >>> import torch
-        >>> from hf_jepa import VJepaConfig, VJepaForVideoClassification
-        >>> model = VJepaForVideoClassification(VJepaConfig(hidden_size=32, num_hidden_layers=2, num_labels=5,
-        ...     num_attention_heads=2, crop_size=32, patch_size=8, frames_per_clip=4))
-        >>> model(torch.randn(2, 4, 3, 32, 32)).logits.shape
-        torch.Size([2, 5])
-        >>> model(torch.randn(2, 8, 3, 4, 3, 32, 32)).logits.shape  # 8 segments in 3 views of each video
-        torch.Size([2, 5])
-    """
-
-    _keys_to_ignore_on_load_unexpected = [r"^context_encoder\.", r"^predictor\."]
-
-    def __init__(self, config: VJepaConfig):
-        super().__init__(config)
-        self.vjepa = VJepaModel(self.config)
-        self.pooler, self.classifier = attentive_classifier(self.config)
-        self.post_init()
-
-
 class VJepaForPreTraining(VideoPreTrainingMixin, VJepaPreTrainedModel):
     """Context encoder, target encoder (`vjepa`) and predictor with the V-JEPA loss.
 
@@ -238,6 +215,29 @@ class VJepaForPreTraining(VideoPreTrainingMixin, VJepaPreTrainedModel):
             return None
         std = torch.cat([prediction_std(group) for group in predictions])
         return self.config.variance_weight * variance_loss(std)
+
+
+class VJepaForVideoClassification(VideoClassificationMixin, VJepaPreTrainedModel):
+    """The encoder with the attentive classifier of the official probes: one query that attends to all tokens.
+
+    Example:
+        >>> import torch
+        >>> from hf_jepa import VJepaConfig, VJepaForVideoClassification
+        >>> model = VJepaForVideoClassification(VJepaConfig(hidden_size=32, num_hidden_layers=2, num_labels=5,
+        ...     num_attention_heads=2, crop_size=32, patch_size=8, frames_per_clip=4))
+        >>> model(torch.randn(2, 4, 3, 32, 32)).logits.shape
+        torch.Size([2, 5])
+        >>> model(torch.randn(2, 8, 3, 4, 3, 32, 32)).logits.shape  # 8 segments in 3 views of each video
+        torch.Size([2, 5])
+    """
+
+    _keys_to_ignore_on_load_unexpected = [r"^context_encoder\.", r"^predictor\."]
+
+    def __init__(self, config: VJepaConfig):
+        super().__init__(config)
+        self.vjepa = VJepaModel(self.config)
+        self.pooler, self.classifier = attentive_classifier(self.config)
+        self.post_init()
 
 
 __all__ = [

@@ -295,6 +295,47 @@ class VJepa2Model(VJepa2PreTrainedModel):
         return parts, *flat, [g for g, masks in enumerate(targets) for _ in masks]
 
 
+class VJepa2ForPreTraining(VideoPreTrainingMixin, VJepa2PreTrainedModel):
+    """Context encoder, target encoder and predictor (both in `vjepa2`) with the V-JEPA 2 loss.
+
+    Example:
+        >>> import torch
+        >>> from hf_jepa import VJepa2Config, VJepa2ForPreTraining
+        >>> model = VJepa2ForPreTraining(VJepa2Config(hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+        ...     crop_size=32, patch_size=8, frames_per_clip=4, pred_hidden_size=24, pred_num_attention_heads=2,
+        ...     pred_num_hidden_layers=1))
+        >>> order = torch.randperm(32).unsqueeze(0)
+        >>> out = model(torch.randn(1, 4, 3, 32, 32), context_mask=[order[:, :8], order[:, :4]],
+        ...             target_mask=[order[:, 8:20], order[:, 4:]])
+        >>> out.loss.backward()
+        >>> model.update_target_encoder(0.999)
+        >>> [tuple(prediction.shape) for prediction in out.predictions]
+        [(1, 12, 32), (1, 28, 32)]
+    """
+
+    # Beside a 16-bit model the target encoder stays float32: its average would not move otherwise.
+    _keep_in_fp32_modules_strict = ["vjepa2.encoder"]
+    target_encoder_name = "vjepa2.encoder"
+    predictor_name = "vjepa2.predictor"
+    base_model_class = VJepa2Model
+
+    def __init__(self, config: VJepa2Config):
+        super().__init__(config)
+        setattr(self, self.base_model_prefix, self.base_model_class(self.config))
+        if self.config.has_target_encoder:
+            self.context_encoder = self.base_model_class.encoder_class(self.config)
+        self.post_init()
+
+    @property
+    def predictor(self) -> VJepa2Predictor:
+        """Predicts targets from contexts."""
+        return self.base_model.predictor
+
+    def mask_token_of(self, group: int, mask: int) -> int:
+        """Token g for all masks of group g, as the official training with several clip lengths does."""
+        return group
+
+
 class VJepa2ForVideoClassification(VideoClassificationMixin, VJepa2PreTrainedModel):
     """The encoder with an attentive classifier on its tokens, under the names of the native class.
 
@@ -340,47 +381,6 @@ class VJepa2ForVideoClassification(VideoClassificationMixin, VJepa2PreTrainedMod
                 f"load this classifier by {type(self).__name__}: the stock class does not know its {', '.join(unlike)}"
             )
         return super().save_pretrained(*args, **kwargs)
-
-
-class VJepa2ForPreTraining(VideoPreTrainingMixin, VJepa2PreTrainedModel):
-    """Context encoder, target encoder and predictor (both in `vjepa2`) with the V-JEPA 2 loss.
-
-    Example:
-        >>> import torch
-        >>> from hf_jepa import VJepa2Config, VJepa2ForPreTraining
-        >>> model = VJepa2ForPreTraining(VJepa2Config(hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
-        ...     crop_size=32, patch_size=8, frames_per_clip=4, pred_hidden_size=24, pred_num_attention_heads=2,
-        ...     pred_num_hidden_layers=1))
-        >>> order = torch.randperm(32).unsqueeze(0)
-        >>> out = model(torch.randn(1, 4, 3, 32, 32), context_mask=[order[:, :8], order[:, :4]],
-        ...             target_mask=[order[:, 8:20], order[:, 4:]])
-        >>> out.loss.backward()
-        >>> model.update_target_encoder(0.999)
-        >>> [tuple(prediction.shape) for prediction in out.predictions]
-        [(1, 12, 32), (1, 28, 32)]
-    """
-
-    # Beside a 16-bit model the target encoder stays float32: its average would not move otherwise.
-    _keep_in_fp32_modules_strict = ["vjepa2.encoder"]
-    target_encoder_name = "vjepa2.encoder"
-    predictor_name = "vjepa2.predictor"
-    base_model_class = VJepa2Model
-
-    def __init__(self, config: VJepa2Config):
-        super().__init__(config)
-        setattr(self, self.base_model_prefix, self.base_model_class(self.config))
-        if self.config.has_target_encoder:
-            self.context_encoder = self.base_model_class.encoder_class(self.config)
-        self.post_init()
-
-    @property
-    def predictor(self) -> VJepa2Predictor:
-        """Predicts targets from contexts."""
-        return self.base_model.predictor
-
-    def mask_token_of(self, group: int, mask: int) -> int:
-        """Token g for all masks of group g, as the official training with several clip lengths does."""
-        return group
 
 
 __all__ = [

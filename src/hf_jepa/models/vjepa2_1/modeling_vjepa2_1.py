@@ -199,27 +199,6 @@ class VJepa21Model(VJepa21PreTrainedModel, VJepa2Model):
         return predictions[0] if isinstance(target_mask, torch.Tensor) else predictions
 
 
-class VJepa21ForVideoClassification(VJepa21PreTrainedModel, VJepa2ForVideoClassification):
-    """The encoder with an attentive classifier on its tokens, see `VJepa2ForVideoClassification`.
-
-    `classifier_layers` are levels. (The official evaluation of V-JEPA 2.1 on videos and images builds the encoder of
-    V-JEPA 2, which computes other features.) Images go through their own tokenizer; the official protocol for images
-    repeats them to clips.
-
-    Example:
-        >>> import torch
-        >>> from hf_jepa import VJepa21Config, VJepa21ForVideoClassification
-        >>> model = VJepa21ForVideoClassification(VJepa21Config(hidden_size=32, num_hidden_layers=2,
-        ...     num_attention_heads=2, levels=[0, 1], crop_size=32, patch_size=8, frames_per_clip=4,
-        ...     pred_num_hidden_layers=1, num_labels=5, classifier_layers=[0, 1]))
-        >>> model(torch.randn(2, 4, 3, 32, 32)).logits.shape
-        torch.Size([2, 5])
-    """
-
-    config: VJepa21Config
-    base_model_class = VJepa21Model
-
-
 class VJepa21ForPreTraining(VJepa21PreTrainedModel, VJepa2ForPreTraining):
     """Context encoder, target encoder and predictor (both in `vjepa2_1`) with the V-JEPA 2.1 loss.
 
@@ -407,6 +386,27 @@ class VJepa21ForPreTraining(VJepa21PreTrainedModel, VJepa2ForPreTraining):
             side_by_side([[take_tokens(level[g], mask) for mask in group] for level in normed])
             for g, group in enumerate(masks)
         ]
+
+
+class VJepa21ForVideoClassification(VJepa21PreTrainedModel, VJepa2ForVideoClassification):
+    """The encoder with an attentive classifier on its tokens, see `VJepa2ForVideoClassification`.
+
+    `classifier_layers` are levels. (The official evaluation of V-JEPA 2.1 on videos and images builds the encoder of
+    V-JEPA 2, which computes other features.) Images go through their own tokenizer; the official protocol for images
+    repeats them to clips.
+
+    Example:
+        >>> import torch
+        >>> from hf_jepa import VJepa21Config, VJepa21ForVideoClassification
+        >>> model = VJepa21ForVideoClassification(VJepa21Config(hidden_size=32, num_hidden_layers=2,
+        ...     num_attention_heads=2, levels=[0, 1], crop_size=32, patch_size=8, frames_per_clip=4,
+        ...     pred_num_hidden_layers=1, num_labels=5, classifier_layers=[0, 1]))
+        >>> model(torch.randn(2, 4, 3, 32, 32)).logits.shape
+        torch.Size([2, 5])
+    """
+
+    config: VJepa21Config
+    base_model_class = VJepa21Model
 
 
 __all__ = [
