@@ -18,7 +18,7 @@ from hf_jepa.core.clips import Clips, VideoEncoderOutput, as_groups
 from hf_jepa.core.configuration import without_path
 from hf_jepa.core.modeling import runtime_options
 from hf_jepa.core.video import VideoPreTrainingMixin
-from hf_jepa.core.video_classification import VideoClassificationMixin, attentive_classifier
+from hf_jepa.core.video_classification import VideoClassificationMixin
 from hf_jepa.layers.patch_embedding import as_clips
 from hf_jepa.models.encoders import load_encoder, new_encoder
 from hf_jepa.models.salt.configuration_salt import SaltConfig
@@ -254,12 +254,7 @@ class SaltForVideoClassification(VideoClassificationMixin, SaltPreTrainedModel):
     """
 
     _keys_to_ignore_on_load_unexpected = [r"^teacher\.", r"^predictor\."]
-
-    def __init__(self, config: SaltConfig):
-        super().__init__(config)
-        self.salt = SaltModel(self.config)
-        self.pooler, self.classifier = attentive_classifier(self.config)
-        self.post_init()
+    base_model_class = SaltModel
 
 
 __all__ = [

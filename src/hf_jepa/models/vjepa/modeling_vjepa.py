@@ -14,8 +14,8 @@ from transformers import initialization as init
 from hf_jepa.core.clips import Grid
 from hf_jepa.core.modeling import JepaPreTrainedModel
 from hf_jepa.core.video import VideoEncoderMixin, VideoPreTrainingMixin
-from hf_jepa.core.video_classification import VideoClassificationMixin, attentive_classifier
-from hf_jepa.core.video_networks import VideoPredictor, init_mask_tokens, transformer_layers
+from hf_jepa.core.video_classification import VideoClassificationMixin
+from hf_jepa.core.video_networks import VideoPredictor, init_mask_tokens
 from hf_jepa.layers.packed_transformer import PackedAttention, PackedTransformerLayer
 from hf_jepa.layers.patch_embedding import TubeletEmbedding, as_clips, pair
 from hf_jepa.layers.position import resize_positions, same_grid, sincos_2d, sincos_3d
@@ -165,16 +165,7 @@ class VJepaModel(VideoEncoderMixin, VJepaPreTrainedModel):
     """
 
     _keys_to_ignore_on_load_unexpected = [r"^context_encoder\.", r"^predictor\.", r"^classifier\.", r"^pooler\."]
-
-    def __init__(self, config: VJepaConfig):
-        super().__init__(config)
-        config = self.config
-        self.embeddings = VJepaEmbeddings(config)
-        self.layer = transformer_layers(
-            config, config.num_hidden_layers, config.hidden_size, config.num_attention_heads, config.mlp_ratio
-        )
-        self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.post_init()
+    embeddings_class = VJepaEmbeddings
 
 
 class VJepaForPreTraining(VideoPreTrainingMixin, VJepaPreTrainedModel):
@@ -232,12 +223,7 @@ class VJepaForVideoClassification(VideoClassificationMixin, VJepaPreTrainedModel
     """
 
     _keys_to_ignore_on_load_unexpected = [r"^context_encoder\.", r"^predictor\."]
-
-    def __init__(self, config: VJepaConfig):
-        super().__init__(config)
-        self.vjepa = VJepaModel(self.config)
-        self.pooler, self.classifier = attentive_classifier(self.config)
-        self.post_init()
+    base_model_class = VJepaModel
 
 
 __all__ = [

@@ -27,8 +27,8 @@ from hf_jepa.core.clips import (
 )
 from hf_jepa.core.modeling import JepaPreTrainedModel
 from hf_jepa.core.video import VideoEncoderMixin, VideoPreTrainingMixin
-from hf_jepa.core.video_classification import VideoClassificationMixin, attentive_classifier
-from hf_jepa.core.video_networks import VideoPredictor, init_mask_tokens, transformer_layers
+from hf_jepa.core.video_classification import VideoClassificationMixin
+from hf_jepa.core.video_networks import VideoPredictor, init_mask_tokens
 from hf_jepa.layers.packed_transformer import PackedAttention, PackedTransformerLayer, Rotary
 from hf_jepa.layers.packing import Packing
 from hf_jepa.layers.patch_embedding import TubeletEmbedding, as_clips, pair
@@ -170,19 +170,6 @@ class VJepa2Encoder(VideoEncoderMixin, VJepa2PreTrainedModel):
         checkpoint, the encoder of a base model or of a classifier, ours or native."""
         within = {rf"^({cls.base_model_prefix}\.)?encoder\.": ""}
         return super().from_pretrained(*args, key_mapping=within | (key_mapping or {}), **kwargs)
-
-    def __init__(self, config: VJepa2Config):
-        super().__init__(config)
-        config = self.config
-        self.embeddings = self.embeddings_class(config)
-        self.layer = transformer_layers(
-            config, config.num_hidden_layers, config.hidden_size, config.num_attention_heads, config.mlp_ratio
-        )
-        self._make_norms()
-        self.post_init()
-
-    def _make_norms(self) -> None:
-        self.layernorm = nn.LayerNorm(self.config.hidden_size, eps=self.config.layer_norm_eps)
 
     def rotary(self, indices: Sequence[torch.Tensor], grids: Sequence[Grid], packing: Packing) -> Rotary:
         return rotary_for(self.config, self.layer[0].attention.head_dim, indices, grids, packing)
@@ -358,12 +345,6 @@ class VJepa2ForVideoClassification(VideoClassificationMixin, VJepa2PreTrainedMod
 
     _keys_to_ignore_on_load_unexpected = [r"^context_encoder\."]
     base_model_class = VJepa2Model
-
-    def __init__(self, config: VJepa2Config):
-        super().__init__(config)
-        setattr(self, self.base_model_prefix, self.base_model_class(self.config))
-        self.pooler, self.classifier = attentive_classifier(self.config)
-        self.post_init()
 
     def save_pretrained(self, *args, **kwargs):
         """Save; says where stock `AutoModelForVideoClassification` would compute something else from the files."""

@@ -111,8 +111,7 @@ class VJepa21Encoder(VJepa21PreTrainedModel, VJepa2Encoder):
     config: VJepa21Config
     embeddings_class = VJepa21Embeddings
 
-    def _make_norms(self) -> None:
-        super()._make_norms()
+    def add_parts(self) -> None:
         dim, eps = self.config.hidden_size, self.config.layer_norm_eps
         self.level_layernorms = nn.ModuleList(nn.LayerNorm(dim, eps=eps) for _ in self.config.level_indices[:-1])
 
