@@ -73,7 +73,7 @@ VARIANTS = {
             paper="2603.14482",
             modality="video",
             **class_names("VJepa21", "VideoClassification"),
-            parts={"modeling": ("VJepa21Encoder", "VJepa21Predictor")},
+            parts={"modeling": ("VJepa21Encoder",), "parts": ("VJepa21Predictor",)},
             weights_license="mit",
             processor_of="vjepa2",
             tiny=TINY_VIDEO | {"levels": [0, 1]},

@@ -102,7 +102,7 @@ FIELDS = [
     {"crop_size": [24, 40], "frames_per_clip": 6, "pred_num_mask_tokens": 1},
     {"tubelet_size": 4, "uniform_power": False},
     {"mlp_ratio": 120 / 32 + 1e-9, "pred_mlp_ratio": 3.0, "pred_num_attention_heads": 4},
-    {"qkv_bias": False, "layer_norm_eps": 1e-5, "position_resize": "recompute", "variance_coefficient": 0.1},
+    {"qkv_bias": False, "layer_norm_eps": 1e-5, "position_resize": "recompute", "variance_weight": 0.1},
     {"hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3, "pred_num_attention_heads": 3},
     {"in_chans": 1, "frames_per_clip": 2, "crop_size": 16},
 ]

@@ -133,8 +133,8 @@ def test_an_ema_checkpoint_goes_on_without_target_encoder_and_back(name, tmp_pat
     ("fields", "message"),
     [
         ({"target_source": "ema"}, "target_source='ema' that one is not trained: set target_source='shared'"),
-        ({"sigreg_weight": -1.0}, "sigreg_weight must be 0 or more, got -1.0"),
-        ({"sigreg_weight": float("nan")}, "sigreg_weight must be 0 or more, got nan"),
+        ({"sigreg_weight": -1.0}, "sigreg_weight must be at least 0, got -1.0"),
+        ({"sigreg_weight": float("nan")}, "sigreg_weight must be at least 0, got nan"),
         ({"sigreg_on": "tokens"}, "sigreg_on='tokens' is not one of dense, pooled"),
         ({"sigreg_positions": 0}, "sigreg_positions must be at least 1, got 0"),
         ({"sigreg_num_slices": 0}, "sigreg_num_slices must be at least 1, got 0"),

@@ -287,7 +287,7 @@ def test_all_tokens_of_the_predictor_in_the_official_order(masked):
     everything = torch.cat([io["mask_enc"], io["mask_pred"]], dim=1)
     predictor, masks = model.predictor, ([io["mask_enc"]], [io["mask_pred"]])
     parts = [predictor.embeddings(context, io["mask_pred"].shape[1], 1)]
-    x, _, _ = predictor._transform(parts, *masks, [model.config.grid_size], keep_context=True)
+    x, _, _ = predictor.transform(parts, *masks, [model.config.grid_size], keep_context=True)
     found = predictor.proj(x)
     order = everything.argsort(1).unsqueeze(-1).expand(-1, -1, found.shape[-1])
     torch.testing.assert_close(found.gather(1, order), io["predictor_out_all_tokens_sorted"], **CLOSE)
