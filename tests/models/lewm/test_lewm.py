@@ -39,7 +39,7 @@ def without_zeros(model):
 def test_a_new_predictor_says_what_it_sees():
     model = made().eval()
     clips, actions = batch()
-    base, embeddings = model.lewm, model.lewm.embed_frames(clips)
+    base, embeddings = model.lewm, model.lewm.encode_frames(clips)
     seen = embeddings[:, :3] + base.predictor.position_embeddings
     assert_close(base.predictor(embeddings[:, :3], base.action_encoder(actions)), base.predictor.layernorm(seen))
 
@@ -125,7 +125,7 @@ def test_a_checkpoint_comes_back(tmp_path):
     state, found = model.state_dict(), again.state_dict()
     assert state.keys() == found.keys() and all(torch.equal(state[key], found[key]) for key in state)
     base = AutoModel.from_pretrained(tmp_path)
-    assert type(base) is LeWorldModel and torch.equal(base.embed_frames(clips), model.lewm.embed_frames(clips))
+    assert type(base) is LeWorldModel and torch.equal(base.encode_frames(clips), model.lewm.encode_frames(clips))
 
 
 def test_a_checkpoint_without_a_weight_of_the_predictor_is_refused(tmp_path):
