@@ -329,8 +329,8 @@ def test_configs_that_make_no_sense():
     ("change", "message"),
     [
         (lambda clips, actions: (clips[:, :2], actions[:, :1]), "2 frames are less than 3"),
-        (lambda clips, actions: (clips, actions[:, :-1]), r"actions have the shape \(3, 5, 2\), expected \(3, 6, 2\)"),
-        (lambda clips, actions: (clips[:, :, :1], actions), r"are not \(B, T, 2, H, W\)"),
+        (lambda clips, actions: (clips, actions[:, :-1]), r"actions have shape \(3, 5, 2\), expected \(3, 6, 2\)"),
+        (lambda clips, actions: (clips[:, :, :1], actions), r"expected \(B, T, 2, H, W\)"),
         (lambda clips, actions: (clips, actions, None, torch.ones(3, 7)), "frame_mask is torch.float32"),
         (lambda clips, actions: (clips, actions, None, torch.arange(7).expand(3, 7) % 2 == 0), "has holes"),
         (lambda clips, actions: (clips, actions, None, torch.arange(7).expand(3, 7) < 2), "leaves no trajectory of 3"),

@@ -197,15 +197,15 @@ def test_configs_that_make_no_sense(fields, message):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda m, c, a: m(c, a[:, :2]), r"actions have the shape \(6, 2, 4\), expected \(6, 3, 4\)"),
+        (lambda m, c, a: m(c, a[:, :2]), r"actions have shape \(6, 2, 4\), expected \(6, 3, 4\)"),
         (lambda m, c, a: m(c[:, :1], a[:, :0]), "1 frames: a sample has from 2 to 4"),
         (lambda m, c, a: m(c.repeat(1, 2, 1, 1, 1), a), "8 frames: a sample has from 2 to 4"),
         (lambda m, c, a: m.lewm.encode(c), "4 frames, but not what was done between them"),
         (lambda m, c, a: m.lewm.encode(c[:, :, :1], a), r"expected \(B, T, 3, H, W\)"),
-        (lambda m, c, a: m.lewm.unroll(m.lewm.encode(c, a), a), r"are not \(B, S, H, 4\)"),
+        (lambda m, c, a: m.lewm.unroll(m.lewm.encode(c, a), a), r"are not \(6, S, H, 4\)"),
         (
             lambda m, c, a: m.lewm.unroll(m.lewm.encode(c, a), torch.zeros(5, 2, 3, 4)),
-            r"actions have the shape \(5, 2, 3, 4\), expected \(6, 2, 3, 4\)",
+            r"actions of shape \(5, 2, 3, 4\) are not \(6, S, H, 4\)",
         ),
         (lambda m, c, a: m.lewm.predict(torch.zeros(1, 4, 24), torch.zeros(1, 4, 24)), "of at most 3 frames"),
     ],

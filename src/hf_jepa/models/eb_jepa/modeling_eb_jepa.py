@@ -161,13 +161,12 @@ class EbJepaModel(EbJepaPreTrainedModel):
         Raises:
             TypeError, ValueError: frames or actions of another shape.
         """
-        fixed = pair(self.config.image_size) if self.config.encoder_type == "impala" else None
-        require_frames(pixel_values_videos, self.config.num_channels, fixed)
-        if actions is not None:
-            require_actions(
-                actions, (len(pixel_values_videos), pixel_values_videos.shape[1] - 1), self.config.action_dim
-            )
+        config = self.config
+        fixed = pair(config.image_size) if config.encoder_type == "impala" else None
+        require_frames(pixel_values_videos, config.num_channels, fixed)
         shape, frames = pixel_values_videos.shape[:2], pixel_values_videos.flatten(0, 1)
+        if actions is not None:
+            require_actions(actions, (shape[0], shape[1] - 1), config.action_dim)
         latents = self.encoder(frames.contiguous(memory_format=torch.channels_last)).unflatten(0, shape)
         return WorldState(latents, actions)
 
