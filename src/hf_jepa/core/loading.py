@@ -49,7 +49,10 @@ class WholeCheckpointMixin:
             if expected and expected <= missing:
                 missing = {key for key in missing if not key.startswith(f"{part}.")}
                 logger.warning(f"{source} holds no {part}: it starts from a fresh initialisation")
-        require_weights(missing, source, type(self).__name__, self.remedy)
+        require_weights(missing, source, type(self).__name__, self._remedy_for(missing))
+
+    def _remedy_for(self, missing: set[str]) -> str:
+        return self.remedy
 
 
 __all__ = ["REMEDY", "WholeCheckpointMixin", "require_weights"]
