@@ -28,7 +28,7 @@ _AT_LEAST_ONE = (
     "proj_hidden_size",
     "action_smoothed_size",
     "action_mlp_ratio",
-    "num_context_frames",
+    "context_frames",
     "pred_num_hidden_layers",
     "pred_num_attention_heads",
     "pred_head_dim",
@@ -51,8 +51,8 @@ class LeWorldModelConfig(PreTrainedConfig):
             one after the other.
         frame_skip: how many primitive actions that are; 5 in the released models.
         state_dim: 0: the model is not told states.
-        frames_per_clip: frames of a training sample, at most one more than `num_context_frames`.
-        num_context_frames: longest window that the predictor sees.
+        frames_per_clip: frames of a training sample, at most one more than `context_frames`.
+        context_frames: frames of the longest window that the predictor reads.
         action_smoothed_size, action_mlp_ratio: widths of the action encoder: A to the first, from there to
             `action_mlp_ratio * hidden_size`, and to `hidden_size`.
         pred_num_hidden_layers, pred_num_attention_heads, pred_head_dim, pred_intermediate_size, pred_dropout: of the
@@ -68,6 +68,7 @@ class LeWorldModelConfig(PreTrainedConfig):
     """
 
     model_type = "lewm"
+    attribute_map: ClassVar[dict[str, str]] = {"num_context_frames": "context_frames"}  # of checkpoints saved before
     sub_configs_defaults: ClassVar[dict] = {"backbone_config": SubConfigSpec(AutoConfig, model_type="vit")}
 
     backbone_config: dict | PreTrainedConfig | None = None
@@ -78,7 +79,7 @@ class LeWorldModelConfig(PreTrainedConfig):
     frame_skip: int = 5
     state_dim: int = 0
     frames_per_clip: int = 4
-    num_context_frames: int = 3
+    context_frames: int = 3
     action_smoothed_size: int = 10
     action_mlp_ratio: int = 4
     pred_num_hidden_layers: int = 6
@@ -142,10 +143,10 @@ class LeWorldModelConfig(PreTrainedConfig):
                 f"action_dim {self.action_dim} is not {self.frame_skip} primitive actions (frame_skip) one after the "
                 "other"
             )
-        if not 2 <= self.frames_per_clip <= self.num_context_frames + 1:
+        if not 2 <= self.frames_per_clip <= self.context_frames + 1:
             raise ValueError(
-                f"frames_per_clip {self.frames_per_clip} must be from 2 to {self.num_context_frames + 1}: each frame "
-                f"but the first is predicted, from at most num_context_frames={self.num_context_frames}"
+                f"frames_per_clip {self.frames_per_clip} must be from 2 to {self.context_frames + 1}: each frame "
+                f"but the first is predicted, from at most context_frames={self.context_frames}"
             )
 
     def validate_numbers(self):

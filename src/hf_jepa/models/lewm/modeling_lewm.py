@@ -97,7 +97,7 @@ class LeWorldModel(LeWorldModelPreTrainedModel):
         """Embed frames, and predict each from those before it where actions are given.
 
         Args:
-            pixel_values_videos: (B, T, C, H, W), normalised; T is at most one more than `num_context_frames` where
+            pixel_values_videos: (B, T, C, H, W), normalised; T is at most one more than `context_frames` where
                 actions are given.
             actions: (B, T - 1, A), the one at t leads from frame t to t + 1.
 
@@ -133,7 +133,7 @@ class LeWorldModel(LeWorldModelPreTrainedModel):
         actions: torch.Tensor | None = None,
         states: torch.Tensor | None = None,
     ) -> WorldState:
-        """What the model knows after some frames: the last `num_context_frames` of them, and what was done between.
+        """What the model knows after some frames: the last `context_frames` of them, and what was done between.
 
         Args:
             pixel_values_videos: (B, T, C, H, W), normalised; frames before the window are not encoded.
@@ -151,7 +151,7 @@ class LeWorldModel(LeWorldModelPreTrainedModel):
             require_actions(actions, (len(pixel_values_videos), frames - 1), self.config.action_dim)
         elif frames > 1:
             raise ValueError(f"{frames} frames, but not what was done between them: give actions, or one frame")
-        latents = self.encode_frames(pixel_values_videos[:, -self.config.num_context_frames :])
+        latents = self.encode_frames(pixel_values_videos[:, -self.config.context_frames :])
         kept = latents.shape[1] - 1
         return WorldState(latents, actions[:, frames - 1 - kept :] if kept else None)
 
@@ -170,7 +170,7 @@ class LeWorldModel(LeWorldModelPreTrainedModel):
         Raises:
             ValueError: shapes that do not fit, a window without its actions.
         """
-        window, frames = self.config.num_context_frames, state.latents.shape[1]
+        window, frames = self.config.context_frames, state.latents.shape[1]
         require_candidates(actions, state, self.config.action_dim)
         batch, samples, horizon = actions.shape[:3]
         if frames > 1 and state.actions is None:
@@ -218,7 +218,7 @@ class LeWorldModelForPreTraining(WorldModelPreTrainingMixin, LeWorldModelPreTrai
         """Predict every frame but the first from those before it.
 
         Args:
-            pixel_values_videos: (B, T, C, H, W), normalised; T is from 2 to `num_context_frames + 1`.
+            pixel_values_videos: (B, T, C, H, W), normalised; T is from 2 to `context_frames + 1`.
             actions: (B, T - 1, A), the one at t leads from frame t to t + 1.
             states: not read, because the model is not told states.
             step: optimizer step, which seeds the directions of SIGReg.
@@ -232,7 +232,7 @@ class LeWorldModelForPreTraining(WorldModelPreTrainingMixin, LeWorldModelPreTrai
         if pixel_values_videos.ndim == 5 and not 2 <= pixel_values_videos.shape[1] <= self._most_frames:
             raise ValueError(
                 f"{pixel_values_videos.shape[1]} frames: a sample has from 2 to {self._most_frames}, the longest "
-                "window (num_context_frames) and the frame after it"
+                "window (context_frames) and the frame after it"
             )
         out = self.lewm(pixel_values_videos, actions, return_dict=True)
         embeddings = out.last_hidden_state
@@ -249,7 +249,7 @@ class LeWorldModelForPreTraining(WorldModelPreTrainingMixin, LeWorldModelPreTrai
 
     @property
     def _most_frames(self) -> int:
-        return self.config.num_context_frames + 1
+        return self.config.context_frames + 1
 
     def _regularization(self, embeddings: torch.Tensor, step: int | None) -> torch.Tensor | None:
         config = self.config
