@@ -79,6 +79,19 @@ class JepaPreTrainedModel(PreTrainedModel):
         model._require_whole(set(info["missing_keys"]), pretrained_model_name_or_path)
         return model
 
+    def mark_tied_weights_as_initialized(self, loading_info) -> None:
+        """As in transformers, but a tensor that two modules share stays missing where the file has neither name.
+
+        There it would count as loaded, because one of its names is that of a tied weight.
+        """
+        absent = {
+            source
+            for target, source in self.all_tied_weights_keys.items()
+            if {target, source} <= loading_info.missing_keys
+        }
+        super().mark_tied_weights_as_initialized(loading_info)
+        loading_info.missing_keys |= absent
+
     def freeze_parts(self) -> None:
         """Exclude from training what never is: nothing here. Loading makes every parameter trainable."""
 

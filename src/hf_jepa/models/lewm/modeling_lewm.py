@@ -93,13 +93,19 @@ class LeWorldModel(LeWorldModelPreTrainedModel):
         return self.encoder.get_input_embeddings()
 
     @can_return_tuple
-    def forward(self, pixel_values_videos: torch.Tensor, actions: torch.Tensor | None = None) -> WorldModelOutput:
+    def forward(
+        self,
+        pixel_values_videos: torch.Tensor,
+        actions: torch.Tensor | None = None,
+        states: torch.Tensor | None = None,
+    ) -> WorldModelOutput:
         """Embed frames, and predict each from those before it where actions are given.
 
         Args:
             pixel_values_videos: (B, T, C, H, W), normalised; T is at most one more than `context_frames` where
                 actions are given.
             actions: (B, T - 1, A), the one at t leads from frame t to t + 1.
+            states: not read, because the model is not told states.
 
         Raises:
             ValueError: shapes that do not fit.
