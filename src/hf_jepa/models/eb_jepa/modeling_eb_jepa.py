@@ -13,7 +13,6 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import can_return_tuple
 
-from hf_jepa.core.backbones import Pooling, backbone_width, build_backbone, freeze_what_is_not_read
 from hf_jepa.core.modeling import JepaPreTrainedModel
 from hf_jepa.core.outputs import JepaForPreTrainingOutput
 from hf_jepa.core.world_model import (
@@ -25,11 +24,10 @@ from hf_jepa.core.world_model import (
     require_candidates,
     require_frames,
 )
-from hf_jepa.layers.impala import ImpalaEncoder
 from hf_jepa.layers.patch_embedding import pair
-from hf_jepa.layers.residual_convolutions import ResNet5
 from hf_jepa.losses.prediction import prediction_loss
 from hf_jepa.models.eb_jepa.configuration_eb_jepa import EbJepaConfig
+from hf_jepa.models.eb_jepa.encoders_eb_jepa import new_encoder
 from hf_jepa.models.eb_jepa.predictors_eb_jepa import new_predictor
 from hf_jepa.models.eb_jepa.regularizer_eb_jepa import EbJepaRegularizer
 
@@ -58,26 +56,6 @@ class EbJepaForPreTrainingOutput(JepaForPreTrainingOutput):
     covariance_loss: torch.FloatTensor | None = None
     similarity_loss: torch.FloatTensor | None = None
     inverse_dynamics_loss: torch.FloatTensor | None = None
-
-
-class EbJepaBackboneEncoder(nn.Module):
-    """A vision model of transformers, its pooling, a linear layer and a LayerNorm: one vector per image.
-
-    Args:
-        config: of the EB-JEPA.
-    """
-
-    def __init__(self, config: EbJepaConfig):
-        super().__init__()
-        self.backbone = build_backbone(config.backbone_config, config.pooling)
-        self.pooling = Pooling(self.backbone, config.pooling)
-        freeze_what_is_not_read(self.backbone)
-        self.projection = nn.Linear(backbone_width(config.backbone_config), config.hidden_size)
-        self.layernorm = nn.LayerNorm(config.hidden_size)
-
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(R, C, H, W) -> (R, D)"""
-        return self.layernorm(self.projection(self.pooling(self.backbone(pixels, return_dict=True))))
 
 
 class EbJepaPreTrainedModel(WorldModelMixin, JepaPreTrainedModel):
@@ -116,14 +94,7 @@ class EbJepaModel(EbJepaPreTrainedModel):
     def __init__(self, config: EbJepaConfig):
         super().__init__(config)
         config = self.config
-        if config.encoder_type == "impala":
-            sizes, blocks = config.encoder_hidden_sizes, config.encoder_num_blocks
-            size = pair(config.image_size)
-            self.encoder = ImpalaEncoder(size, config.num_channels, sizes, blocks, config.hidden_size)
-        elif config.encoder_type == "resnet5":
-            self.encoder = ResNet5(config.num_channels, config.encoder_hidden_sizes, config.hidden_size)
-        else:
-            self.encoder = EbJepaBackboneEncoder(config)
+        self.encoder = new_encoder(config)
         self.action_encoder = nn.Identity()
         if config.action_encoder_type == "mlp" and config.action_dim:
             width = config.action_hidden_size

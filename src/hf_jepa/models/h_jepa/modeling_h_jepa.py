@@ -22,7 +22,6 @@ from hf_jepa.core.configuration import require_model_fields, without_path
 from hf_jepa.core.loading import REMEDY, require_weights
 from hf_jepa.core.modeling import JepaPreTrainedModel
 from hf_jepa.core.outputs import JepaForPreTrainingOutput
-from hf_jepa.core.regularization import require_step
 from hf_jepa.core.world_model import (
     WorldModel,
     WorldModelMixin,
@@ -31,10 +30,9 @@ from hf_jepa.core.world_model import (
     require_actions,
     require_frames,
 )
-from hf_jepa.losses.sigreg import sigreg
-from hf_jepa.losses.vicreg import covariance_term, variance_term
 from hf_jepa.models.h_jepa.configuration_h_jepa import HJepaConfig
 from hf_jepa.models.h_jepa.levels_h_jepa import HJepaUpperLevel
+from hf_jepa.models.h_jepa.objective_h_jepa import level_errors, regularization_term, require_frame_mask
 
 
 logger = logging.get_logger(__name__)
@@ -279,10 +277,10 @@ class HJepaForPreTraining(WorldModelPreTrainingMixin, HJepaPreTrainedModel):
             actions = level.macro_actions(actions)  # (B, n, d)
             latents = latents[:, : actions.shape[1] + 1]
             counts = None if frame_mask is None else frame_mask[:, stride::stride][:, : actions.shape[1]]
-            predicted, *errors = self._level_errors(level, latents, actions, counts)
+            predicted, *errors = level_errors(level, latents, actions, counts)
             terms.append([level.level.coefficient * error for error in errors])
             if level.level.regularizer is not None:
-                regularization.append(self._regularize(level, latents, counts, step))
+                regularization.append(regularization_term(self, level, latents, counts, step))
             top = predicted, latents
             below, actions = latents.detach(), actions.detach()
         teacher_forcing, rollout = (torch.stack(parts).sum() for parts in zip(*terms, strict=True))
@@ -299,29 +297,6 @@ class HJepaForPreTraining(WorldModelPreTrainingMixin, HJepaPreTrainedModel):
             rollout_loss=rollout.detach(),
         )
 
-    def _level_errors(
-        self, level: HJepaUpperLevel, latents: torch.Tensor, actions: torch.Tensor, counts: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Teacher-forced predictions (B, n, *L), and the errors of these and of those from the first state."""
-        targets = latents[:, 1:]
-        forced = level.predict(latents[:, :-1], actions)
-        alone = level.unroll(WorldState(latents[:, :1]), actions.unsqueeze(1))[:, 0]
-        kind = level.level.loss_type
-        return forced, _error(forced, targets, kind, counts), _error(alone, targets, kind, counts)
-
-    def _regularize(
-        self, level: HJepaUpperLevel, latents: torch.Tensor, counts: torch.Tensor | None, step: int | None
-    ) -> torch.Tensor:
-        """The weighted regulariser of learned states: all of a batch are its samples."""
-        rows = latents.flatten(0, 1)
-        if counts is not None:
-            rows = latents[nn.functional.pad(counts, (1, 0), value=True)]  # first frames are real
-        if level.level.regularizer == "vc":
-            term = variance_term(rows) + covariance_term(rows)
-        else:
-            term = sigreg(rows, require_step(self, step))
-        return level.level.regularizer_weight * term
-
     def _check(self, pixels: torch.Tensor, actions: torch.Tensor, frame_mask: torch.Tensor | None) -> None:
         config, least = self.config, self.config.strides[-1] + 1
         require_frames(pixels, config.num_channels)
@@ -331,25 +306,8 @@ class HJepaForPreTraining(WorldModelPreTrainingMixin, HJepaPreTrainedModel):
             raise ValueError(
                 f"{frames} frames are less than {least}, one step of the top level and the frame after it"
             )
-        if frame_mask is None:
-            return
-        if frame_mask.dtype != torch.bool or frame_mask.shape != (batch, frames):
-            raise ValueError(
-                f"frame_mask is {frame_mask.dtype} {tuple(frame_mask.shape)}, expected bool {batch, frames}"
-            )
-        if not frame_mask[:, 0].all() or (frame_mask[:, 1:] & ~frame_mask[:, :-1]).any():
-            raise ValueError("frame_mask has holes: frames are filled up at the end of a trajectory alone")
-        if not frame_mask[:, least - 1].any():
-            raise ValueError(f"frame_mask leaves no trajectory of {least} frames, one step of the top level")
-
-
-def _error(predicted: torch.Tensor, targets: torch.Tensor, kind: str, counts: torch.Tensor | None) -> torch.Tensor:
-    """Mean distance over features and steps (B, n) that count, in float32."""
-    apart = (predicted - targets).float()
-    each = (apart.abs() if kind == "l1" else apart.square()).flatten(2).mean(dim=-1)
-    if counts is None:
-        return each.mean()
-    return each.masked_fill(~counts, 0.0).sum() / counts.sum()
+        if frame_mask is not None:
+            require_frame_mask(frame_mask, (batch, frames), least)
 
 
 def _load_world_model(source: str) -> PreTrainedModel:
