@@ -171,6 +171,8 @@ def test_the_processor_keeps_whole_frames():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
+        ({"target_source": "ema"}, "target_source='ema' is not one of shared"),
+        ({"target_normalization": "layer_norm"}, "target_normalization='layer_norm' is not one of none"),
         ({"frames_per_clip": 5}, "frames_per_clip 5 must be from 2 to 4"),
         ({"action_dim": 5}, "action_dim 5 is not 2 primitive actions"),
         ({"state_dim": 7}, "state_dim=7"),

@@ -7,6 +7,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from hf_jepa.core.backbones import POOLINGS, backbone_width
+from hf_jepa.core.configuration import JepaConfigMixin
 
 
 # The released models: a ViT of 192 channels with patches of 14 pixels. The norms have the epsilon of transformers.
@@ -38,7 +39,7 @@ _AT_LEAST_ONE = (
 
 
 @strict
-class LeWorldModelConfig(PreTrainedConfig):
+class LeWorldModelConfig(JepaConfigMixin, PreTrainedConfig):
     """Configuration of a LeWorldModel (2603.19312). The defaults are the released models, of about 18M parameters.
 
     Args:
@@ -59,6 +60,8 @@ class LeWorldModelConfig(PreTrainedConfig):
             predictor. Its attention is `pred_num_attention_heads * pred_head_dim` wide, whatever `hidden_size` is.
         sigreg_weight: of SIGReg. The statistic has the batch size as a factor, so a weight belongs to a batch size.
         sigreg_num_slices, sigreg_t_max, sigreg_num_points: see `hf_jepa.losses.sigreg.sigreg`.
+        loss_type: how predictions are compared, see `JepaConfigMixin`; officially "mse".
+        target_source, target_normalization: "shared", "none": the objective has no other form.
 
     Example:
         >>> from hf_jepa import LeWorldModelConfig
@@ -69,6 +72,7 @@ class LeWorldModelConfig(PreTrainedConfig):
 
     model_type = "lewm"
     attribute_map: ClassVar[dict[str, str]] = {"num_context_frames": "context_frames"}  # of checkpoints saved before
+    target_sources: ClassVar[tuple[str, ...]] = ("shared",)
     sub_configs_defaults: ClassVar[dict] = {"backbone_config": SubConfigSpec(AutoConfig, model_type="vit")}
 
     backbone_config: dict | PreTrainedConfig | None = None
@@ -91,6 +95,9 @@ class LeWorldModelConfig(PreTrainedConfig):
     sigreg_num_slices: int = 1024
     sigreg_t_max: float | int = 3.0
     sigreg_num_points: int = 17
+    target_source: str = "shared"
+    target_normalization: str = "none"
+    loss_type: str = "mse"
 
     def __post_init__(self, **kwargs):
         if not isinstance(self.backbone_config, PreTrainedConfig):
@@ -134,8 +141,9 @@ class LeWorldModelConfig(PreTrainedConfig):
         for name in _AT_LEAST_ONE:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.pooling not in POOLINGS:
-            raise ValueError(f"pooling={self.pooling!r} is not one of {', '.join(POOLINGS)}")
+        for name, allowed in {"pooling": POOLINGS, "target_normalization": ("none",)}.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}={getattr(self, name)!r} is not one of {', '.join(allowed)}")
         if self.state_dim:
             raise ValueError(f"state_dim={self.state_dim}: a LeWorldModel is not told states, leave it 0")
         if self.action_dim % self.frame_skip:

@@ -193,7 +193,10 @@ def _check(parts: Mapping[str, State], config: PreTrainedConfig, given: frozense
         )
 
 
-UNTOLD = ("frame_skip", "frames_per_clip", "pooling", "pred_dropout", "sigreg_weight", "sigreg_num_slices")
+UNTOLD = (
+    *("frame_skip", "frames_per_clip", "pooling", "pred_dropout"),
+    *("loss_type", "sigreg_weight", "sigreg_num_slices"),
+)
 LAYOUT = _WeightsFile(
     title="LeWorldModel checkpoint",
     config_class=LeWorldModelConfig,

@@ -242,7 +242,7 @@ class LeWorldModelForPreTraining(WorldModelPreTrainingMixin, LeWorldModelPreTrai
             )
         out = self.lewm(pixel_values_videos, actions, return_dict=True)
         embeddings = out.last_hidden_state
-        prediction = prediction_loss(out.predictions, embeddings[:, 1:], "mse")
+        prediction = prediction_loss(out.predictions, embeddings[:, 1:], self.config.loss_type)
         regularization = self._regularization(embeddings, step)
         return JepaForPreTrainingOutput(
             loss=prediction if regularization is None else prediction + regularization,
