@@ -292,7 +292,6 @@ VARIANTS = {
             base_model="LeWorldModel",
             pretraining_model="LeWorldModelForPreTraining",
             parts={
-                "modeling": ("LeWorldModelOutput",),
                 "predictor": ("LeWorldModelPredictor",),
                 "trajectory_processing": ("LeWorldModelVideoProcessor",),
             },
