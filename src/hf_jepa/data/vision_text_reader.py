@@ -76,8 +76,7 @@ class VisionTextReader:
             if self.read_media:
                 sample["video"] = self._image(value) if is_image else self._clip(value, row)
         except VIDEO_ERRORS as error:
-            reason = str(error) or type(error).__name__
-            return UndecodableVideo(index, describe_source(broken, index), reason, (self.frames_of(is_image),))
+            return UndecodableVideo.of(error, index, describe_source(broken, index), (self.frames_of(is_image),))
         return sample | {"sample_index": index}
 
     def frames_of(self, is_image: Any) -> Any:
