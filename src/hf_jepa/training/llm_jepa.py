@@ -18,7 +18,7 @@ from hf_jepa.training.checkpoints import require_same_model
 from hf_jepa.training.llm_jepa_terms import LossTerms
 from hf_jepa.training.reports import format_table
 from hf_jepa.training.run import RunArguments, RunTrainer
-from hf_jepa.training.run_cards import size_of
+from hf_jepa.training.run_cards import trained_of_all
 
 
 _DROPOUT = 0x11A  # tells these random numbers from others with the same seed
@@ -105,7 +105,7 @@ class LlmJepaTrainer(RunTrainer):
                 "raise per_device_train_batch_size"
             )
         super().__init__(model=model, args=args, **kwargs)
-        self._sizes = size_of(p for p in model.parameters() if p.requires_grad), size_of(model.parameters())
+        self._sizes = trained_of_all(model)
         self.skipped = dict.fromkeys(getattr(self.train_dataset, "skipped", ()))
         self._terms = LossTerms(self)
         self._place = (-1, 0)  # of a batch: step, number in it

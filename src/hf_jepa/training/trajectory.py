@@ -15,7 +15,7 @@ from hf_jepa.training.collapse import ADVICE, CollapseMonitor, collapse_signals,
 from hf_jepa.training.epochs import SetEpochCallback
 from hf_jepa.training.reports import format_table
 from hf_jepa.training.run import RunTrainer
-from hf_jepa.training.run_cards import size_of
+from hf_jepa.training.run_cards import trained_of_all
 from hf_jepa.training.scheduled import ScheduleMixin
 from hf_jepa.training.skipped import SkippedSamplesMixin
 from hf_jepa.training.step_weights import StepWeightsMixin
@@ -83,7 +83,7 @@ class TrajectoryTrainer(StepWeightsMixin, SkippedSamplesMixin, ScheduleMixin, Cl
         callbacks = [SetEpochCallback(), _Report(self), *(callbacks or [])]
         super().__init__(model=model, args=args, callbacks=callbacks, compute_metrics=self._mean_terms, **kwargs)
         self.collapse_monitor = CollapseMonitor() if args.collapse_monitor else None
-        self._sizes = size_of(p for p in model.parameters() if p.requires_grad), size_of(model.parameters())
+        self._sizes = trained_of_all(model)
         self._terms: dict[str, float] = {}
         self._term_names: list[str] = []
         self._takes_step = takes_step(model)

@@ -20,7 +20,7 @@ from hf_jepa.training.epochs import SetEpochCallback
 from hf_jepa.training.nonfinite import restore_random_state
 from hf_jepa.training.reports import format_table
 from hf_jepa.training.run import RunTrainer
-from hf_jepa.training.run_cards import size_of
+from hf_jepa.training.run_cards import trained_of_all
 from hf_jepa.training.skipped import SkippedSamplesMixin
 from hf_jepa.training.step_weights import StepWeightsMixin
 from hf_jepa.training.unaligned import unaligned
@@ -63,7 +63,7 @@ class VLJepaTrainer(VisionLanguageReportMixin, StepWeightsMixin, SkippedSamplesM
             raise ValueError("cached_infonce: take ddp.yaml, zero1.yaml or zero2.yaml, which keep weights whole")
         if not (args.save_vision or model.config.freeze_vision):
             raise ValueError("save_vision=false: the vision encoder is trained, so it must be saved")
-        self._sizes = size_of(p for p in model.parameters() if p.requires_grad), size_of(model.parameters())
+        self._sizes = trained_of_all(model)
         self._takes_step = takes_step(model)
         self._batches: list[dict[str, Any]] = []  # of the present step
         self._blank: list[bool] = []
