@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
+from hf_jepa.data.collating import no_rows, split_readable, stack_samples
 from hf_jepa.data.columns import column_names, standard_columns
 from hf_jepa.data.decoding import DECODE_ERRORS, UndecodableImage, decode_image, describe_source
 from hf_jepa.data.labelled_rows import LabelledRows, row_label
@@ -139,7 +139,7 @@ class ImageCollator:
             which losses ignore: batches of all processes then keep one size, as gathering predictions needs.
 
     Raises:
-        ValueError: some samples with labels and some without.
+        ValueError: some samples with labels and some without, or images of several shapes.
 
     Example:
         >>> import torch
@@ -154,28 +154,9 @@ class ImageCollator:
 
     def __call__(self, samples: Sequence[dict[str, Any] | UndecodableImage | PendingImage]) -> dict[str, Any]:
         samples = [sample.load() if isinstance(sample, PendingImage) else sample for sample in samples]
-        skipped = [str(sample) for sample in samples if isinstance(sample, UndecodableImage)]
-        if self.keep_unreadable:
-            samples = [_blank(sample) if isinstance(sample, UndecodableImage) else sample for sample in samples]
-        elif len(skipped) == len(samples):
-            nothing = {"pixel_values": torch.empty(0, *samples[0].shape), "sample_index": torch.empty(0).long()}
-            return nothing | {"skipped": skipped}
-        else:
-            samples = [sample for sample in samples if not isinstance(sample, UndecodableImage)]
-        batch = {
-            "pixel_values": torch.stack([sample["pixel_values"] for sample in samples]),
-            "sample_index": torch.tensor([sample["sample_index"] for sample in samples]),
-        }
-        labelled = sum("labels" in sample for sample in samples)
-        if labelled:
-            if labelled < len(samples):
-                raise ValueError(f"{labelled} of {len(samples)} samples have labels: give them to all or to none")
-            batch["labels"] = torch.tensor([sample["labels"] for sample in samples])
+        found, skipped = split_readable(samples, "pixel_values", self.keep_unreadable)
+        batch = stack_samples(found, "pixel_values") if found else no_rows(samples[0], "pixel_values")
         return batch | {"skipped": skipped}
-
-
-def _blank(sample: UndecodableImage) -> dict[str, Any]:
-    return {"pixel_values": torch.zeros(sample.shape), "sample_index": sample.sample_index, "labels": -100}
 
 
 __all__ = ["ImageCollator", "ImageDataset", "IterableImageDataset", "PendingImage", "load_images"]

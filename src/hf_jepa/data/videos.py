@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from hf_jepa.data.collating import no_rows, split_readable, stack_samples
 from hf_jepa.data.columns import column_names
 from hf_jepa.data.decoding import UndecodableImage, decode_image, describe_source
 from hf_jepa.data.labelled_rows import LabelledRows, row_label
@@ -189,18 +190,10 @@ class VideoCollator:
         self.keep_unreadable, self.frame_counts = keep_unreadable, frame_counts
 
     def __call__(self, samples: Sequence[dict[str, Any] | UndecodableImage]) -> dict[str, Any]:
-        skipped = [str(sample) for sample in samples if isinstance(sample, UndecodableImage)]
-        if self.keep_unreadable:
-            samples = [_blank(sample) if isinstance(sample, UndecodableImage) else sample for sample in samples]
-        elif len(skipped) == len(samples):
-            nothing = {"pixel_values_videos": torch.empty(0, *samples[0].shape), "sample_index": torch.empty(0).long()}
-            return nothing | {"skipped": skipped}
-        else:
-            samples = [sample for sample in samples if not isinstance(sample, UndecodableImage)]
-        labelled = sum("labels" in sample for sample in samples)
-        if labelled not in (0, len(samples)):
-            raise ValueError(f"{labelled} of {len(samples)} samples have labels: give them to all or to none")
-        parts = [_stack(group) for group in self._groups(samples)]
+        found, skipped = split_readable(samples, "pixel_values_videos", self.keep_unreadable)
+        if not found:
+            return no_rows(samples[0], "pixel_values_videos") | {"skipped": skipped}
+        parts = [stack_samples(group, "pixel_values_videos") for group in self._groups(found)]
         batch = parts[0] if len(parts) == 1 else {name: [part[name] for part in parts] for name in parts[0]}
         return batch | {"skipped": skipped}
 
@@ -213,19 +206,6 @@ class VideoCollator:
         if unknown := set(groups) - set(order):
             raise ValueError(f"a clip has {min(unknown)} frames, which is not one of frame_counts={self.frame_counts}")
         return [groups[count] for count in order if count in groups]
-
-
-def _stack(samples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-    shapes = {tuple(sample["pixel_values_videos"].shape) for sample in samples}
-    if len(shapes) > 1:
-        raise ValueError(f"clips of equally many frames differ in shape: {sorted(shapes)}")
-    batch = {"pixel_values_videos": torch.stack([sample["pixel_values_videos"] for sample in samples])}
-    names = ["sample_index", "labels"] if "labels" in samples[0] else ["sample_index"]
-    return batch | {name: torch.tensor([sample[name] for sample in samples]) for name in names}
-
-
-def _blank(sample: UndecodableImage) -> dict[str, Any]:
-    return {"pixel_values_videos": torch.zeros(sample.shape), "sample_index": sample.sample_index, "labels": -100}
 
 
 __all__ = ["UndecodableVideo", "VideoCollator", "VideoDataset", "load_videos", "read_clips"]

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +160,7 @@ def _shares(sources: Any, config: PreTrainedConfig, frames: Sequence[int], sampl
         weights[source.clip_size(config)[0]] += source.weight
     total = sum(weights.values())
     ends = [round(samples * sum(list(weights.values())[: i + 1]) / total) for i in range(len(frames))]
-    return [end - start for start, end in zip([0, *ends], ends, strict=False)]
+    return [end - start for start, end in pairwise([0, *ends])]
 
 
 def _pretraining(
