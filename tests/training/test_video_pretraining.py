@@ -143,7 +143,7 @@ def test_a_source_is_read_as_the_recipe_says(clip_folder):
     assert dataset.seed == 3 and len(dataset) == 10
     sampling = dataset.sampling
     assert (sampling.frames_per_clip, sampling.fps, sampling.frame_step) == (4, 5, None)
-    assert (sampling.mode, sampling.short_videos, dataset.frames_fps) == ("official", "pad", 10)
+    assert (sampling.mode, sampling.short_videos, dataset.folder_fps) == ("official", "pad", 10)
     crop = next(step for step in dataset.transform.steps if isinstance(step, ClipRandomResizedCrop))
     assert crop.scale == (0.9, 1.0) and len(dataset.transform.steps) == 4  # and tensor, unit, normalise
     assert dataset[1]["pixel_values_videos"].shape == (4, 3, 64, 64)

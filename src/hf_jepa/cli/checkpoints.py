@@ -133,7 +133,7 @@ class Embedder:
             return ImageDataset(rows, ProcessorTransform(self.processor))
         folder_fps = getattr(self.args, "folder_fps", None)
         transform = ProcessedClip(self.processor)
-        return VideoDataset(rows, transform, self.sampling, random_position=False, frames_fps=folder_fps)
+        return VideoDataset(rows, transform, self.sampling, random_position=False, folder_fps=folder_fps)
 
     def _input_line(self) -> str:
         if self.variant.modality == "image":

@@ -52,7 +52,7 @@ class VideoDataset(LabelledRows):
         seed: of positions and transforms.
         image_frames: frames of the static clip of an image; `sampling.frames_per_clip` unless given. 1 is for the
             image tokenizer of V-JEPA 2.1.
-        frames_fps: frames per second of folders of images.
+        folder_fps: frames per second of folders of images.
         backend: of video files, see `open_video`.
 
     Raises:
@@ -77,7 +77,7 @@ class VideoDataset(LabelledRows):
         random_position: bool = True,
         seed: int = 0,
         image_frames: int | None = None,
-        frames_fps: float | None = None,
+        folder_fps: float | None = None,
         backend: str = "auto",
     ):
         if not hasattr(dataset, "__len__"):
@@ -91,7 +91,7 @@ class VideoDataset(LabelledRows):
         super().__init__(seed)
         self.dataset, self.transform, self.sampling = dataset, transform, sampling
         self.random_position, self.image_frames = random_position, image_frames
-        self.frames_fps, self.backend = frames_fps, backend
+        self.folder_fps, self.backend = folder_fps, backend
 
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any] | UndecodableVideo:
         """The sample of a row with given random numbers, or why there is none.
@@ -114,7 +114,7 @@ class VideoDataset(LabelledRows):
 
     def _read(self, value: Any, rng: np.random.Generator) -> tuple[list[np.ndarray], int]:
         """Frames (T, H, W, 3) of every clip, and the number of frames that a single image stands for."""
-        with open_video(value, self.backend, self.frames_fps) as video:
+        with open_video(value, self.backend, self.folder_fps) as video:
             if video.is_still:
                 static = self.image_frames or self.sampling.frames_per_clip
                 return [video.read([0])] * self.sampling.num_clips, static

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
-from transformers import AutoConfig, EvalPrediction, PreTrainedConfig, TrainerCallback
+from transformers import AutoConfig, EvalPrediction, PreTrainedConfig
 from transformers.utils import logging
 
 from hf_jepa.core.configuration import model_fields as fields_of
@@ -18,7 +18,7 @@ from hf_jepa.training.epochs import SetEpochCallback
 from hf_jepa.training.optimizer import layerwise_groups
 from hf_jepa.training.program import begin
 from hf_jepa.training.recipe import parse_recipe
-from hf_jepa.training.reports import format_table
+from hf_jepa.training.reports import ReportCallback
 from hf_jepa.training.run import RunArguments, RunTrainer
 from hf_jepa.training.run_cards import LicenseArguments, accuracy_results, trained_of_all
 from hf_jepa.training.skipped import SkippedSamplesMixin
@@ -295,7 +295,7 @@ class ClassificationTrainer(FineTuningTrainer):
         super().__init__(model=model, args=args, compute_metrics=self.classification, **kwargs)
         self.samples = "clips" if "video" in model.input_modalities else "images"
         self.add_callback(SetEpochCallback())
-        self.add_callback(_Report(self))
+        self.add_callback(ReportCallback(self))
 
     def training_step(self, model, inputs: dict[str, Any], num_items_in_batch=None) -> torch.Tensor:
         return super().training_step(model, self._model_inputs(inputs), num_items_in_batch)
@@ -316,6 +316,14 @@ class ClassificationTrainer(FineTuningTrainer):
             inputs["labels"] = torch.zeros_like(inputs["labels"])
         return inputs
 
+    def summary(self) -> dict[str, Any]:
+        """The run in a few lines: steps, first and last loss, samples left out."""
+        losses = [entry["loss"] for entry in self.state.log_history if "loss" in entry]
+        rows: dict[str, Any] = {"steps": self.state.global_step}
+        if losses:
+            rows |= {"first loss": losses[0], "last loss": losses[-1]}
+        return rows | self.throughput() | {f"skipped {self.samples}": len(self.skipped)}
+
     def card_details(self) -> dict[str, Any]:
         logged = next((entry for entry in reversed(self.state.log_history) if "eval_top1" in entry), {})
         metrics = {name: logged[f"eval_{name}"] for name in ("top1", "top5") if f"eval_{name}" in logged}
@@ -332,23 +340,6 @@ class ClassificationTrainer(FineTuningTrainer):
             "unverified": "Other data than the one named above was not tried.",
             "results": accuracy_results(task, data, split, metrics),
         }
-
-
-class _Report(TrainerCallback):
-    """The summary at the end of the training."""
-
-    def __init__(self, trainer: ClassificationTrainer):
-        self.trainer = trainer
-
-    def on_train_end(self, args, state, control, **kwargs):
-        self.trainer.gather_skipped()
-        losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
-        rows: dict[str, Any] = {"steps": state.global_step}
-        if losses:
-            rows |= {"first loss": losses[0], "last loss": losses[-1]}
-        rows |= self.trainer.throughput()
-        if state.is_world_process_zero:
-            print("\n" + format_table(rows | {f"skipped {self.trainer.samples}": len(self.trainer.skipped)}))
 
 
 __all__ = [

@@ -179,7 +179,7 @@ def _labelled(split: str, trainer: JepaTrainer, arguments: VideoPretrainingArgum
         ProcessedClip(trainer.processing_class),
         sampling,
         random_position=False,
-        frames_fps=arguments.folder_fps,
+        folder_fps=arguments.folder_fps,
     )
 
 

@@ -1,7 +1,7 @@
 """The data of a run: one source, or several with weights, each a dataclass with a `path`."""
 
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar
+from typing import Any
 
 from hf_jepa.training.recipe import as_mapping
 from hf_jepa.training.run_cards import dataset_names
@@ -12,8 +12,9 @@ from hf_jepa.training.shards import ShardArguments
 class SourceArguments(ShardArguments):
     """Where samples come from. Sub-classes say what a source is (`source_class`), and what it takes from the run."""
 
-    source_class: ClassVar[type]
-    generated: ClassVar[str]  # the data set that the package makes itself
+    # Without annotations, for they are no fields.
+    source_class = object
+    generated = ""  # the data set that the package makes itself
 
     dataset: dict | str | None = field(default=None, metadata={"help": "Where the data is."})
     train_split: str = field(default="train", metadata={"help": "Split to train on."})

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field
-from typing import ClassVar
 
 from accelerate import PartialState
 from torch.utils.data import Dataset
@@ -65,8 +64,7 @@ class VideoSource:
 class VideoDataArguments(SourceArguments):
     """Where clips come from, and how they are cut out of their videos."""
 
-    source_class: ClassVar[type] = VideoSource
-    generated: ClassVar[str] = DIGITS
+    source_class, generated = VideoSource, DIGITS
 
     dataset: dict | str | None = field(
         default=None,
@@ -135,7 +133,7 @@ def _open(
     # Labels play no part, so they may be missing.
     rows = rows.select_columns([name for name in rows.column_names if name != "label"])
     return VideoDataset(
-        rows, transform, _sampling(source, arguments, frames), seed=seed, frames_fps=arguments.folder_fps
+        rows, transform, _sampling(source, arguments, frames), seed=seed, folder_fps=arguments.folder_fps
     )
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from itertools import islice
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -65,8 +65,7 @@ class VisionTextSource:
 class VisionTextArguments(SourceArguments):
     """Where videos, images and texts come from, and which frames are read."""
 
-    source_class: ClassVar[type] = VisionTextSource
-    generated: ClassVar[str] = STORIES
+    source_class, generated = VisionTextSource, STORIES
 
     dataset: dict | str | None = field(
         default=None,
