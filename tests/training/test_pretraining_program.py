@@ -156,7 +156,7 @@ def run_program(config_fields, tmp_path):
     def run(name, **options):
         common = {
             "dataset": "embedded",
-            "embedded_length": 32,
+            "generated_length": 32,
             "model_config": json.dumps(config_fields),
             "min_keep": 3,
             "per_device_train_batch_size": 4,
@@ -292,7 +292,7 @@ def launch(*arguments, processes: int = 1) -> subprocess.CompletedProcess:
 @pytest.mark.slow  # by default the commands of the documents launch it
 def test_tiny_recipe_runs_under_accelerate_launch(tmp_path):
     recipe = ROOT / "training_scripts/configs/ijepa/tiny.yaml"
-    done = launch(recipe, "--output_dir", tmp_path, "--max_steps", 20, "--embedded_length", 1280, "--use_cpu", "true")
+    done = launch(recipe, "--output_dir", tmp_path, "--max_steps", 20, "--generated_length", 1280, "--use_cpu", "true")
     assert done.returncode == 0, done.stderr[-3000:]
     assert re.search(r"verdict +healthy", done.stdout), done.stdout[-2000:]
     assert IJepaForPreTraining.from_pretrained(tmp_path).config.hidden_size == 96
@@ -310,13 +310,13 @@ def test_tiny_recipe_runs_under_accelerate_launch(tmp_path):
     (tmp_path / "again.yaml").write_text(fields)
     types = (PretrainingArguments, MaskArguments, JepaTrainingArguments)
     arguments, masks, training = parse_recipe(types, [str(tmp_path / "again.yaml"), "--output_dir", str(tmp_path)])
-    assert (arguments.embedded_length, masks.min_keep, training.max_steps) == (1280, 2, 20)
+    assert (arguments.generated_length, masks.min_keep, training.max_steps) == (1280, 2, 20)
 
 
 @pytest.mark.slow  # `make test-distributed` compares the trainer, and starts the program
 def test_two_processes_equal_one_with_accumulation(tmp_path, photos):
     recipe = ROOT / "training_scripts/configs/ijepa/tiny.yaml"
-    common = ["--max_steps", 4, "--embedded_length", 512, "--use_cpu", "true", "--logging_steps", 1]
+    common = ["--max_steps", 4, "--generated_length", 512, "--use_cpu", "true", "--logging_steps", 1]
     each = ["--per_device_train_batch_size", 8, "--knn_dataset", photos, "--knn_every", 2]  # one of them measures
     two = launch(recipe, "--output_dir", tmp_path / "two", *each, *common, processes=2)
     assert two.returncode == 0, two.stderr[-3000:]

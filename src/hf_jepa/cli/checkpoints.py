@@ -131,7 +131,7 @@ class Embedder:
         if self.variant.modality == "image":
             return ImageDataset(rows, ProcessorTransform(self.processor))
         transform = ProcessedClip(self.processor)
-        return VideoDataset(rows, transform, self.sampling, random_position=False, frames_fps=self.args.folder_fps)
+        return VideoDataset(rows, transform, self.sampling, random_position=False, folder_fps=self.args.folder_fps)
 
     def _input_line(self) -> str:
         if self.variant.modality == "image":
