@@ -244,11 +244,11 @@ def test_undecided(pattern):
      "(a?){999999}b", "((.|k)*(e|k)*){99}(((k|7)*-*)*,*)*"],
 )  # fmt: skip
 def test_no_expression_hangs(pattern):
-    begun = time.perf_counter()
+    begun = time.thread_time()  # what others take of the processor does not count
     equivalent(pattern, "(k|7)*")
     with suppress(UndecidedPattern):
         match_lines(pattern, Lines(["a" * 1000, "a" * 1000 + "b"]))
-    assert time.perf_counter() - begun < 2
+    assert time.thread_time() - begun < 2
 
 
 def test_what_backtracks_for_ever_is_decided():

@@ -1,10 +1,8 @@
 """The program behind the video pretraining script: sources, masks, recipes, other resolutions, several processes."""
 
 import json
-import os
 import re
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import pytest
 import torch
 import yaml
 from huggingface_hub import ModelCard
+from scripts import launch
 from tiny_training import CLIPS, VIDEO
 
 from hf_jepa.cli.train import program
@@ -69,16 +68,6 @@ def run_program(tmp_path):
         return pretrain(variant, [f"--{key}={value}" for key, value in spelled.items() if value is not None])
 
     return run
-
-
-def launch(variant: str, *arguments, processes: int = 1) -> subprocess.CompletedProcess:
-    """Run the script as users do; several processes meet over gloo."""
-    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    if processes == 1:
-        start = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes=1", "--cpu"]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [*start, str(SCRIPT), variant, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}-{path.stem}")
@@ -306,7 +295,7 @@ def test_help_names_every_field(capsys):
 @pytest.mark.parametrize("variant", VIDEO)
 def test_tiny_recipe_runs_under_accelerate_launch(tmp_path, variant):
     options = ["--output_dir", tmp_path, "--max_steps", 20, "--use_cpu", "true"]
-    done = launch(variant, CONFIGS / variant / "tiny.yaml", *options)
+    done = launch(SCRIPT, variant, CONFIGS / variant / "tiny.yaml", *options)
     assert done.returncode == 0, done.stderr[-3000:]
     assert re.search(r"verdict +healthy", done.stdout) and re.search(r"skipped clips +0\n", done.stdout)
     model_class = VARIANTS[variant].model_class()
@@ -342,12 +331,12 @@ def test_two_processes_equal_one(tmp_path, variant):
     # Mask tokens start at zero, so that queries of the predictor have gradients of rounding errors at first, which
     # AdamW would make into steps of full length.
     common += ["--adam_epsilon", "1e-3"]
-    two = launch(
-        variant, recipe, "--output_dir", tmp_path / "two", *common, "--per_device_train_batch_size", 4, processes=2
-    )
+    options = ["--output_dir", tmp_path / "two", *common, "--per_device_train_batch_size", 4]
+    two = launch(SCRIPT, variant, recipe, *options, processes=2)
     assert two.returncode == 0, two.stderr[-3000:]
     assert two.stdout.count("'loss'") == 3, two.stdout
-    one = launch(variant, recipe, "--output_dir", tmp_path / "one", *common, "--per_device_train_batch_size", 8)
+    options = ["--output_dir", tmp_path / "one", *common, "--per_device_train_batch_size", 8]
+    one = launch(SCRIPT, variant, recipe, *options)
     assert one.returncode == 0, one.stderr[-3000:]
     load = VARIANTS[variant].model_class().from_pretrained
     found, expected = (load(tmp_path / name).state_dict() for name in ("two", "one"))
@@ -364,7 +353,7 @@ def test_two_processes_go_past_a_corrupt_video(tmp_path, clip_folder):
     }
     options = ["--dataset", json.dumps(sources), "--max_steps", 8, "--per_device_train_batch_size", 2]
     options += ["--use_cpu", "true", "--epoch_length", 64, "--output_dir", tmp_path / "out"]
-    done = launch("vjepa2", CONFIGS / "vjepa2/tiny.yaml", *options, processes=2)
+    done = launch(SCRIPT, "vjepa2", CONFIGS / "vjepa2/tiny.yaml", *options, processes=2)
     assert done.returncode == 0, done.stderr[-3000:]
     # The broken one, and the short one once for every length that it is too short for.
     assert re.search(r"skipped clips +3\n", done.stdout), done.stdout[-2000:]

@@ -262,6 +262,8 @@ def test_stochastic_depth_leaves_out_whole_samples():
     for rows in (change[:128].view(64, 2), change[128:].view(64, 3)):
         assert ((rows == 0).all(1) | (rows > 0).all(1)).all()
         assert 0.5 < (rows == 0).all(1).float().mean() < 0.97  # both branches of a layer drop: 0.81
+    encoder.eval()
+    assert torch.equal(encoder(clips).last_hidden_state, encoder(clips).last_hidden_state)
 
 
 SIZES = {
