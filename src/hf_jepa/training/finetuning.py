@@ -10,6 +10,7 @@ from transformers import AutoConfig, EvalPrediction, TrainerCallback
 from transformers.utils import logging
 
 from hf_jepa.core.configuration import model_fields as fields_of
+from hf_jepa.evaluation.results import confusion_matrix, topk_accuracy
 from hf_jepa.registry import Variant, find_variant
 from hf_jepa.training.epochs import SetEpochCallback
 from hf_jepa.training.optimizer import layerwise_groups
@@ -183,19 +184,16 @@ class ClassificationMetrics:
         self.confusion: list[list[int]] | None = None
 
     def __call__(self, prediction: EvalPrediction) -> dict[str, float]:
-        from hf_jepa.evaluation.metrics_hub import ConfusionMatrix, TopKAccuracy
-
         known = prediction.label_ids != IGNORED
         if not known.any():
             raise ValueError("none of the evaluation files can be read")
-        logits, labels = prediction.predictions[known], prediction.label_ids[known]
-        guesses = logits.argmax(axis=-1)
-        counts = ConfusionMatrix().compute(predictions=guesses, references=labels, num_classes=self.num_classes)
-        self.confusion = counts["confusion_matrix"]
-        loss = nn.functional.cross_entropy(
-            torch.from_numpy(logits).float(), torch.from_numpy(labels).long(), label_smoothing=self.label_smoothing
-        )
-        return {"loss": loss.item()} | TopKAccuracy().compute(predictions=logits, references=labels)
+        scores = torch.from_numpy(prediction.predictions[known]).float()
+        labels = torch.from_numpy(prediction.label_ids[known]).long()
+        self.confusion = confusion_matrix(scores.argmax(dim=1), labels, self.num_classes).tolist()
+        loss = nn.functional.cross_entropy(scores, labels, label_smoothing=self.label_smoothing)
+        return {"loss": loss.item()} | {
+            f"top{k}": topk_accuracy(scores, labels, k) for k in (1, 5) if k <= scores.shape[1]
+        }
 
 
 class FineTuningTrainer(SkippedSamplesMixin, RunTrainer):
