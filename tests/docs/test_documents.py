@@ -11,18 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from clips import write_video
+from documents import DOCUMENTS, ROOT, blocks, named, prose
 from PIL import Image
 
 import hf_jepa
 from hf_jepa.masking import statistics
 
 
-ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = [
-    *ROOT.glob("*.md"),
-    *(ROOT / "docs").glob("*.md"),
-    *(ROOT / "src/hf_jepa/models").glob("*/README.md"),
-]
 # Commands that are the test-suite itself, or that need something a test machine lacks; each with its reason.
 NOT_RUN = {
     "make ": "make targets are what runs this test, or are run by CI beside it",
@@ -32,19 +27,11 @@ NOT_RUN = {
 }
 
 
-def blocks(document: Path, *languages: str) -> list[str]:
-    return re.findall(rf"```(?:{'|'.join(languages)})\n(.*?)```", document.read_text(encoding="utf-8"), re.DOTALL)
-
-
 def commands(documents: list[Path]) -> list[str]:
     """The lines of the bash blocks, in order and once each, without comments and without what cannot run here."""
     lines = [line for document in documents for block in blocks(document, "bash", "sh") for line in block.splitlines()]
     lines = [line.split(" #")[0].strip() for line in lines]
     return list(dict.fromkeys(line for line in lines if line and not line.startswith(("#", *NOT_RUN))))
-
-
-def named(document: Path) -> str:
-    return document.relative_to(ROOT).as_posix()
 
 
 @pytest.mark.parametrize("name", [name for name in hf_jepa.__all__ if not name.startswith("__")])
@@ -70,10 +57,18 @@ def test_python_blocks_run(document, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=named)
 def test_local_links_exist(document):
-    text = re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL)
-    links = re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", text)
-    missing = [link for link in links if "://" not in link and not (document.parent / link).exists()]
-    assert not missing, f"{named(document)} links to files that do not exist: {missing}"
+    for link, section in re.findall(r"\]\(([^)#\s]*)(?:#([^)]*))?\)", prose(document)):
+        if "://" in link:
+            continue
+        found = document.parent / link if link else document
+        assert found.exists(), f"{named(document)} links to {link}, which does not exist"
+        assert not section or section in sections(found), f"{named(document)}: {link} has no section #{section}"
+
+
+def sections(document: Path) -> set[str]:
+    """The anchors of the headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", prose(document), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_the_distribution_of_masks_is_what_the_command_prints(capsys):

@@ -1,6 +1,7 @@
-"""MODELS.md, written from the registry: `python -m hf_jepa.cli.models_table MODELS.md` (`--check` only compares)."""
+"""MODELS.md, from registry and READMEs: `python -m hf_jepa.cli.models_table MODELS.md` (`--check` only compares)."""
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
@@ -9,28 +10,59 @@ from hf_jepa.registry import VARIANTS, Variant
 
 HEADER = """# Models
 
-Written by `make models-table` from `src/hf_jepa/registry.py`; edit the registry, not this file.
+Written by `make models-table` from `src/hf_jepa/registry.py` and from the sections *Parity* and *Not done* of each
+variant's README: edit these, not this file.
 
-| variant | paper | modality | classes | recipes | conversion | golden cases |
-|---|---|---|---|---|---|---|
+*Recorded cases* are numbers that tests compare with (`tests/fixtures/golden`), of the official code unless the last
+column says otherwise. No variant was trained at full size by us, so no score of a paper is confirmed, and nothing was
+measured on a GPU.
+
+| variant | paper | modality | classes | recipes | conversion | recorded cases | not done |
+|---|---|---|---|---|---|---|---|
 """
 
 
 def row(variant: Variant, root: Path) -> str:
+    folder = f"src/hf_jepa/models/{variant.name}"
+    readme = (root / folder / "README.md").read_text(encoding="utf-8")
     classes = dict.fromkeys((variant.config, variant.base_model, variant.pretraining_model, *variant.heads.values()))
     recipes = sorted((root / "training_scripts/configs" / variant.name).glob("*.yaml"))
-    cases = sorted(path.name for path in (root / "tests/fixtures/golden" / variant.name).glob("*") if path.is_dir())
-    conversion = f"[`convert_{variant.name}.py`](conversion/convert_{variant.name}.py)" if variant.convertible else "-"
+    # The script of released files; else the functions for files of one's own.
+    converters = (f"conversion/convert_{variant.name}.py", f"{folder}/official_{variant.name}.py")
+    converters = [path for path in converters if (root / path).is_file()]
     cells = (
-        f"[{variant.title}](src/hf_jepa/models/{variant.name}/README.md)",
+        f"[{variant.title}]({folder}/README.md)",
         f"[{variant.paper}](https://arxiv.org/abs/{variant.paper})",
         variant.modality,
         " ".join(f"`{name}`" for name in classes if name),
-        " ".join(f"[{path.stem}]({path.relative_to(root).as_posix()})" for path in recipes),
-        conversion,
-        " ".join(f"`{case}`" for case in cases),
+        " ".join(f"[{path.stem}]({path.relative_to(root).as_posix()})" for path in recipes) or "-",
+        " ".join(f"[`{Path(path).name}`]({path})" for path in converters[:1]) or "-",
+        " ".join(f"`{case}`" for case in recorded_cases(variant, readme, root)) or "-",
+        not_done(variant, readme),
     )
     return "| " + " | ".join(cells) + " |\n"
+
+
+def recorded_cases(variant: Variant, readme: str, root: Path) -> list[str]:
+    """Those in the folder of the variant, and those of shared folders that its README names."""
+    golden = "tests/fixtures/golden"
+    named = [f"{golden}/{variant.name}", *re.findall(rf"`({golden}/[^`]+)`", readme)]
+    found = {path for pattern in named for path in root.glob(pattern)}
+    cases = {case for path in found for case in (path, *path.iterdir()) if (case / "README.md").is_file()}
+    return sorted(case.name for case in cases)
+
+
+def not_done(variant: Variant, readme: str) -> str:
+    """The points of the section "Not done", as one line; links begin at the root of the repository.
+
+    Raises:
+        ValueError: the README has no such section.
+    """
+    section = re.search(r"^## Not done\n\n(.*?)^## ", readme, re.DOTALL | re.MULTILINE)
+    if section is None:
+        raise ValueError(f"the README of {variant.title} has no section 'Not done': say what is missing or unverified")
+    points = [point.removesuffix(".") for point in re.findall(r"^- (.*)$", section[1], re.MULTILINE)]
+    return "; ".join(points[:1] + [point[0].lower() + point[1:] for point in points[1:]]).replace("../../../../", "")
 
 
 def main() -> int:
@@ -42,7 +74,7 @@ def main() -> int:
     if not args.check:
         args.path.write_text(text, encoding="utf-8")
     elif not args.path.exists() or args.path.read_text(encoding="utf-8") != text:
-        print(f"{args.path} is not what the registry says: run `make models-table`", file=sys.stderr)
+        print(f"{args.path} is not what registry and READMEs say: run `make models-table`", file=sys.stderr)
         return 1
     return 0
 

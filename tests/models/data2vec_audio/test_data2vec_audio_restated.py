@@ -226,3 +226,10 @@ def test_wrong_arguments_are_refused(model, batch):
         model(**(batch | {"mask_time_indices": batch["mask_time_indices"].long()}))
     with pytest.raises(TypeError, match="context_mask"):
         model(**batch, context_mask=batch["mask_time_indices"])
+
+
+@pytest.mark.parametrize(("size", "parameters"), [("base", 93_164_288), ("large", 313_276_416)])
+def test_named_sizes_have_the_parameters_of_the_readme(size, parameters):
+    with torch.device("meta"):
+        encoder = Data2VecAudioModel(Data2VecAudioConfig.from_size(size))
+    assert encoder.num_parameters() == parameters
