@@ -13,7 +13,9 @@ def parser() -> argparse.ArgumentParser:
         "if the fingerprint saved beside the weights is not what those of the target encoder give.",
         "hf-jepa inspect runs/converted --keys",
     )
-    parser.add_argument("checkpoint", type=Path, help="folder of a model, or an official file")
+    parser.add_argument(
+        "checkpoint", type=Path, help="folder of a model, or an official file; of a Hub id: hf-jepa verify"
+    )
     parser.add_argument("--keys", action="store_true", help="list every tensor with its shape")
     return parser
 

@@ -14,19 +14,19 @@ from importlib import import_module
 COMMANDS = {
     "quickstart": "pretrain a tiny I-JEPA on bundled photographs, evaluate it, save and reload it, draw pictures",
     "train": "pretrain from a recipe (YAML) with overrides",
-    "embed": "write the features of images or videos to a data set, parquet or safetensors file",
+    "diagnose": "read a pretraining run and name the likely cause of its trouble, with the evidence",
     "probe": "judge a checkpoint's features by k-NN and a linear probe",
+    "embed": "write the features of images or videos to a data set, parquet or safetensors file",
+    "masks": "draw context and target masks over an image or a video",
+    "estimate": "say how much memory a run takes per GPU, and how its throughput grows with machines",
+    "convert": "turn an official checkpoint into an ordinary one, and back",
+    "inspect": "show what a folder or an official file holds and check its fingerprint",
+    "export": "write a checkpoint as a folder that loads without this package",
+    "card": "show the model card of a folder and check it, without a network",
+    "push": "check a folder and upload it to the Hub in one commit",
+    "verify": "compare a checkpoint, also of the Hub, with its hashes there and with its fingerprint",
     "score": "count the answers of a language model that are right: text, numbers, SQL, letters",
     "geometry": "measure and draw how a language model's embeddings of Text lie to those of Code",
-    "diagnose": "read a pretraining run and name the likely cause of its trouble, with the evidence",
-    "estimate": "say how much memory a run takes per GPU, and how its throughput grows with machines",
-    "masks": "draw context and target masks over an image or a video",
-    "convert": "turn an official checkpoint into an ordinary one, and back",
-    "export": "write a checkpoint as a folder that loads without this package",
-    "inspect": "show what a checkpoint holds and check its fingerprint",
-    "push": "check a folder and upload it to the Hub in one commit",
-    "verify": "compare a checkpoint with its hashes on the Hub and with its fingerprint",
-    "card": "show the model card of a folder and check it, without a network",
 }
 # What wrong input raises: values and shapes, files and Hub ids, missing extras. Anything else is a bug.
 INPUT_ERRORS = (ValueError, OSError, ImportError)
@@ -100,7 +100,7 @@ def _without_command(argv: list[str]) -> int:
         description="Joint-Embedding Predictive Architectures as ordinary Hugging Face models.",
         epilog="commands:\n"
         + "".join(f"  {name:12}{summary}\n" for name, summary in COMMANDS.items())
-        + "\n`hf-jepa <command> --help` explains a command.\nexample: hf-jepa masks photo.jpg --output masks.png",
+        + "\n`hf-jepa <command> --help` explains a command.\nexample: hf-jepa train ijepa training_scripts/configs/ijepa/tiny.yaml",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="store_true", help="print the version")

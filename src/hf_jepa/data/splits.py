@@ -36,7 +36,8 @@ def split_folder(root: Path, split: str) -> Path:
     if not ("train" in found or (folders and folders <= set(SPLIT_OF))):
         if split != "train":
             raise ValueError(
-                f"{root} has no split {split!r}: it is not divided into train, validation and test folders"
+                f"{root} has no split {split!r}: it is not divided into train, validation and test folders. "
+                "Divide it, or give each split a folder and say split='train'"
             )
         return root
     if split not in found:

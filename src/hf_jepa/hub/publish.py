@@ -96,13 +96,15 @@ def publish(
         message: of the commit.
 
     Raises:
-        FileNotFoundError, ValueError: as `check_folder`; a repository that is public where `private` is asked for, or
+        FileNotFoundError, ValueError: as `check_folder`; a name without owner; a repository that is public where `private` is asked for, or
             holds another kind of model.
         PermissionError: no token, or one without the right to write.
         OSError: the Hub cannot be reached or does not answer as it should.
     """
     if pull_request and revision is not None:
         raise ValueError(f"a pull request goes to the main branch: leave out revision {revision!r}")
+    if repo.count("/") != 1:
+        raise ValueError(f"{repo} is no name on the Hub: say owner/name")
     contents = check_folder(folder)
     if get_token() is None:
         raise PermissionError(f"no token to write to {repo} with: log in (hf auth login) or set HF_TOKEN")

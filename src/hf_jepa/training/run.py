@@ -29,6 +29,13 @@ class RunArguments(
     """
 
     remove_unused_columns: bool = field(default=False, metadata={"help": "The collator and the masks need them all."})
+    resume_from_checkpoint: str | None = field(
+        default=None,
+        metadata={
+            "help": "Checkpoint to go on from; 'true': the last complete one in output_dir; 'auto': the same, or a fresh "
+            "start where there is none."
+        },
+    )
     # The filter reads the loss on the host at every step, and would show a loss of NaN as 0.
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Keep NaN losses out of the logs."})
 
