@@ -100,7 +100,8 @@ def _without_command(argv: list[str]) -> int:
         description="Joint-Embedding Predictive Architectures as ordinary Hugging Face models.",
         epilog="commands:\n"
         + "".join(f"  {name:12}{summary}\n" for name, summary in COMMANDS.items())
-        + "\n`hf-jepa <command> --help` explains a command.\nexample: hf-jepa train ijepa training_scripts/configs/ijepa/tiny.yaml",
+        + "\n`hf-jepa <command> --help` explains a command.\n"
+        "example: hf-jepa train ijepa training_scripts/configs/ijepa/tiny.yaml",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="store_true", help="print the version")

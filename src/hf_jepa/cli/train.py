@@ -12,10 +12,10 @@ from hf_jepa.registry import VARIANTS, Variant
 def parser() -> argparse.ArgumentParser:
     parser = command_parser(
         "train",
-        "Recipes are in training_scripts/configs/<variant> of the source tree; `hf-jepa train ijepa --help` lists every "
-        "field that a recipe or the command line can set, those of this package first. --resume_from_checkpoint auto "
-        "goes on with a run that was stopped. On many devices: accelerate launch training_scripts/pretrain_image.py (or "
-        "pretrain_vjepa.py, pretrain_world_model.py) VARIANT RECIPE ...",
+        "Recipes are in training_scripts/configs/<variant> of the source tree; `hf-jepa train ijepa --help` lists all "
+        "fields that a recipe or the command line can set, those of this package first. --resume_from_checkpoint auto "
+        "goes on with a run that was stopped. On many devices: accelerate launch training_scripts/pretrain_image.py "
+        "(or pretrain_vjepa.py, pretrain_world_model.py) VARIANT RECIPE ...",
         "hf-jepa train ijepa training_scripts/configs/ijepa/tiny.yaml --output_dir runs/tiny --max_steps 20",
     )
     parser.usage = "hf-jepa train [--help] variant [recipe.yaml] [--field value ...]"

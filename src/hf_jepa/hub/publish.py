@@ -96,8 +96,8 @@ def publish(
         message: of the commit.
 
     Raises:
-        FileNotFoundError, ValueError: as `check_folder`; a name without owner; a repository that is public where `private` is asked for, or
-            holds another kind of model.
+        FileNotFoundError, ValueError: as `check_folder`; a name without owner; a repository that is public where
+            `private` is asked for, or holds another kind of model.
         PermissionError: no token, or one without the right to write.
         OSError: the Hub cannot be reached or does not answer as it should.
     """

@@ -190,8 +190,8 @@ class CheckpointMixin:
             self._tell_differences(folder)
         elif self.is_world_process_zero() and (left := checkpoint_folders(self.args.output_dir)):
             logger.warning(
-                f"{self.args.output_dir} holds {len(left)} checkpoints of an earlier run, and this one starts from the "
-                "beginning: resume_from_checkpoint='auto' goes on with that one"
+                f"{self.args.output_dir} holds {len(left)} checkpoints of an earlier run, and this one starts from "
+                "the beginning: resume_from_checkpoint='auto' goes on with that one"
             )
         self._resumed = read_manifest(folder) if folder is not None else {}
         return super().train(folder, *args, **kwargs)

@@ -32,8 +32,8 @@ class RunArguments(
     resume_from_checkpoint: str | None = field(
         default=None,
         metadata={
-            "help": "Checkpoint to go on from; 'true': the last complete one in output_dir; 'auto': the same, or a fresh "
-            "start where there is none."
+            "help": "Checkpoint to go on from; 'true': the last complete one in output_dir; 'auto': the same, or a "
+            "fresh start where there is none."
         },
     )
     # The filter reads the loss on the host at every step, and would show a loss of NaN as 0.
