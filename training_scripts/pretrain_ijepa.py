@@ -4,7 +4,7 @@
     accelerate launch training_scripts/pretrain_ijepa.py training_scripts/configs/ijepa/vith14_in1k.yaml \
         --dataset /data/imagenet --output_dir runs/vith14
 
-Every field of the recipe can be overridden; `--help` lists them. `--resume_from_checkpoint DIR` continues a run.
+Every field of the recipe can be overridden; `--help` lists them. `--resume_from_checkpoint auto` continues a run.
 """
 
 import sys

@@ -8,18 +8,19 @@
     accelerate launch training_scripts/pretrain_vjepa.py salt training_scripts/configs/salt/tiny_student.yaml \
         --teacher_name_or_path runs/salt-tiny
 
-Every field of the recipe can be overridden; `--help` lists them. `--resume_from_checkpoint DIR` continues a run,
+Every field of the recipe can be overridden; `--help` lists them. `--resume_from_checkpoint auto` continues a run,
 `--model_name_or_path` begins a new one, such as a cooldown on longer and larger clips, from its weights.
 """
 
 import sys
 
+from hf_jepa.registry import VARIANTS
 from hf_jepa.training.pretrain_video import pretrain
 
 
-VARIANTS = ("vjepa", "vjepa2", "vjepa2_1", "salt")
+VIDEOS = [name for name, variant in VARIANTS.items() if variant.modality == "video"]
 
 if __name__ == "__main__":
     arguments = sys.argv[1:]
-    variant = arguments.pop(0) if arguments and arguments[0] in VARIANTS else VARIANTS[0]
+    variant = arguments.pop(0) if arguments and arguments[0] in VIDEOS else VIDEOS[0]
     pretrain(variant, arguments, description=__doc__)

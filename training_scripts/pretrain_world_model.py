@@ -10,12 +10,13 @@ Every field of the recipe can be overridden; `--help` lists them. `--resume_from
 
 import sys
 
+from hf_jepa.registry import VARIANTS
 from hf_jepa.training.pretrain_trajectory import pretrain
 
 
-VARIANTS = ("vjepa2_ac", "eb_jepa", "lewm", "h_jepa")
+WORLD_MODELS = [name for name, variant in VARIANTS.items() if variant.modality == "trajectory"]
 
 if __name__ == "__main__":
     arguments = sys.argv[1:]
-    variant = arguments.pop(0) if arguments and arguments[0] in VARIANTS else VARIANTS[0]
+    variant = arguments.pop(0) if arguments and arguments[0] in WORLD_MODELS else WORLD_MODELS[0]
     pretrain(variant, arguments, description=__doc__)
