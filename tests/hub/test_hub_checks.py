@@ -122,6 +122,8 @@ def test_a_token_in_a_file_is_found_and_not_repeated(folder, name, monkeypatch):
 def test_a_pull_request_and_a_branch_exclude_each_other(folder):
     with pytest.raises(ValueError, match="leave out revision 'dev'"):
         publish(folder, "alice/tiny", revision="dev", pull_request=True)
+    with pytest.raises(ValueError, match="tiny is no name on the Hub: say owner/name"):
+        publish(folder, "tiny")
 
 
 def test_pickled_arguments_hold_no_token(tmp_path):

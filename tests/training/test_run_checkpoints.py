@@ -74,11 +74,13 @@ def test_the_newest_complete_checkpoint_is_resumed_and_others_named(run, make_tr
     for asked in (True, "auto"):
         with pytest.raises(ValueError, match="none of 3 checkpoints there is complete"):
             make_trainer(**SAVES).train(resume_from_checkpoint=asked)
+    make_trainer(**SAVES).train()
+    assert started[2:] == [None] and "holds 3 checkpoints of an earlier run" in caplog.text
     shutil.rmtree(run)
     with pytest.raises(ValueError, match="there is no checkpoint there"):
         make_trainer(**SAVES).train(resume_from_checkpoint=True)
     make_trainer(**SAVES).train(resume_from_checkpoint="auto")
-    assert started[2:] == [None]
+    assert started[3:] == [None]
 
 
 def test_all_processes_must_find_a_checkpoint_complete(run, make_trainer, monkeypatch):
