@@ -119,7 +119,7 @@ def test_a_token_in_a_file_is_found_and_not_repeated(folder, name, monkeypatch):
     assert check_folder(folder)
 
 
-def test_a_pull_request_and_a_branch_exclude_each_other(folder):
+def test_places_that_are_refused_at_once(folder):
     with pytest.raises(ValueError, match="leave out revision 'dev'"):
         publish(folder, "alice/tiny", revision="dev", pull_request=True)
     with pytest.raises(ValueError, match="tiny is no name on the Hub: say owner/name"):
