@@ -65,6 +65,17 @@ def test_local_links_exist(document):
         assert not section or section in sections(found), f"{named(document)}: {link} has no section #{section}"
 
 
+def test_every_document_is_found_from_the_readme():
+    found, ahead = {ROOT / "CHANGELOG.md"}, [ROOT / "README.md"]  # a changelog is found by its name
+    while ahead:
+        document = ahead.pop()
+        found.add(document)
+        links = re.findall(r"\]\(([^)#:\s]+\.md)", prose(document))
+        ahead += {(document.parent / link).resolve() for link in links} - found
+    missing = {named(document) for document in DOCUMENTS} - {named(document) for document in found}
+    assert not missing, f"no document links to {sorted(missing)}"
+
+
 def sections(document: Path) -> set[str]:
     """The anchors of the headings, as GitHub makes them."""
     headings = re.findall(r"^#+ (.*)$", prose(document), re.MULTILINE)
