@@ -16,8 +16,10 @@ from PIL import Image
 
 import hf_jepa
 from hf_jepa.masking import statistics
+from hf_jepa.registry import VARIANTS
 
 
+SECTIONS = "What it is/Classes/Training/Checkpoints/Differences/Parity/Not done/Licence of weights".split("/")
 # Commands that are the test-suite itself, or that need something a test machine lacks; each with its reason.
 NOT_RUN = {
     "make ": "make targets are what runs this test, or are run by CI beside it",
@@ -63,6 +65,24 @@ def test_local_links_exist(document):
         found = document.parent / link if link else document
         assert found.exists(), f"{named(document)} links to {link}, which does not exist"
         assert not section or section in sections(found), f"{named(document)}: {link} has no section #{section}"
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_readmes_of_variants_have_the_same_sections(variant):
+    text = (ROOT / f"src/hf_jepa/models/{variant}/README.md").read_text(encoding="utf-8")
+    order = (
+        "What it is",
+        "Classes",
+        "Training",
+        "Checkpoints",
+        "Differences",
+        "Parity",
+        "Not done",
+        "Licence of weights",
+    )
+    headings = re.findall(r"^## (.*)$", text, re.MULTILINE)
+    found = [section for heading in headings for section in SECTIONS if heading.startswith(section)]
+    assert found in (SECTIONS, [section for section in SECTIONS if section != "Training"]), headings
 
 
 def test_every_document_is_found_from_the_readme():
