@@ -26,6 +26,7 @@ import transformers
 from timing import HEADER
 
 from hf_jepa.cli.tables import table
+from hf_jepa.training.kept import write_text
 
 
 PARTS = {
@@ -78,9 +79,7 @@ def main() -> int:
     if not args.quick:
         lines = "".join("| " + " | ".join(row.cells()) + " |\n" for row in rows)
         introduction = INTRODUCTION.format(torch=torch.__version__, transformers=transformers.__version__)
-        temporary = args.output.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(introduction + lines, encoding="utf-8")
-        os.replace(temporary, args.output)
+        write_text(args.output, introduction + lines)
         print(f"written to {args.output}")
     return 0
 

@@ -16,8 +16,9 @@ import torch
 
 from hf_jepa.hub.conversion import convert_checkpoint
 from hf_jepa.hub.files import load_weights, new_folder, read_config, read_json, read_torch_checkpoint, require_finite
+from hf_jepa.models.lewm.config_tree_lewm import check_tree, config_tree, fields_of_tree
 from hf_jepa.models.lewm.configuration_lewm import LeWorldModelConfig
-from hf_jepa.models.lewm.convert_lewm import LAYOUT, check_tree, config_tree, fields_of_tree
+from hf_jepa.models.lewm.convert_lewm import LAYOUT
 from hf_jepa.registry import VARIANTS
 
 

@@ -21,7 +21,7 @@ from hf_jepa.hub.files import (
     require_finite,
     save_weights,
 )
-from hf_jepa.hub.fingerprint import load_target_encoder, write_fingerprint
+from hf_jepa.hub.fingerprint import in_words, load_target_encoder, write_fingerprint
 from hf_jepa.models.nepa.configuration_nepa import NepaConfig
 from hf_jepa.models.nepa.convert_nepa import CLASSIFIER_LAYOUT, LAYOUT, hub_entries, hub_state, layout_of
 from hf_jepa.registry import VARIANTS
@@ -47,7 +47,7 @@ def convert(source: Path, output: Path, ema: bool = False) -> str:
             "Converted from": f"`{source.name}`, {f'`{EMA_FILE}`' if ema else 'its safetensors'}",
             "Architecture of": " or ".join(f"`{name}`" for name in layout.released_names(config)) or "no released one",
             "Parameters of the encoder": f"{encoder.num_parameters():,}",
-            "Fingerprint": f"mean {numbers['mean']:.6f}, std {numbers['std']:.6f} (`fingerprint.json`)",
+            "Fingerprint": in_words(numbers),
         }
         task = "image-classification" if layout is CLASSIFIER_LAYOUT else None
         unverified = "Published accuracies were not measured again with these files."

@@ -5,19 +5,14 @@ The encoder decides whose probe it is. Files that are named like the released on
 python conversion/convert_vjepa2_probe.py --probe ssv2-vitl-16x2x3.pt --encoder vitl.pt --output vjepa2-vitl-ssv2
 python conversion/convert_vjepa2_probe.py --probe mine.pt --encoder vjepa2-vitl-fpc64-256 --output mine --layers 17 23
 python conversion/convert_vjepa2_probe.py --reverse vjepa2-vitl-ssv2 --output ssv2-vitl-16x2x3.pt
+
+The same as `hf-jepa convert --probe`, in a source checkout.
 """
 
-import argparse
 import sys
 
-from hf_jepa.hub.probes import add_arguments, run
+from hf_jepa.cli.main import main
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_arguments(parser)
-    try:
-        run(parser.parse_args())
-    except (ValueError, OSError) as error:  # wrong input: one clear line; anything else is a bug and shows itself
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(main(["convert", *sys.argv[1:]]))

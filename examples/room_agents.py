@@ -15,15 +15,18 @@ from hf_jepa.evaluation.text_scoring import wilson_interval
 from hf_jepa.planning import (
     ActionSpace,
     CEMPlanner,
+    HierarchicalAgent,
+    HierarchicalPlanner,
     LatentCost,
+    LevelPlan,
     MpcAgent,
     MPPIPlanner,
     Planner,
     RandomShootingPlanner,
     control_loop,
     encode_goal,
+    macro_settings,
 )
-from hf_jepa.planning.hierarchical import HierarchicalAgent, HierarchicalPlanner, LevelPlan, macro_settings
 
 
 LONGEST = 1.8  # pixels of a step: the longest that the model has seen

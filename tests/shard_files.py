@@ -26,7 +26,7 @@ from hf_jepa.training.trainer import JepaTrainer
 
 SIZES = (9, 11, 7, 10, 8, 12, 6, 9)  # rows of uneven shards
 EVEN = (8,) * 8
-IMPATIENT = ReadLimits(timeout=0.3, retries=2, pause=0.01)
+IMPATIENT = ReadLimits(timeout=20, retries=2, pause=0.01)  # seconds that a busy machine may need
 
 
 def picture(number: int) -> bytes:

@@ -1,6 +1,8 @@
 """Sizes of the models, and the images, that the training tests share."""
 
+from collections.abc import Sequence
 from io import BytesIO
+from pathlib import Path
 
 import datasets
 import torch
@@ -22,6 +24,7 @@ CONFIG = {
     "pred_num_hidden_layers": 1,
     "initializer_range": 0.1,
 }
+QUIET = {"save_strategy": "no", "use_cpu": True, "report_to": "none", "disable_tqdm": True}
 VIDEO = [name for name, variant in VARIANTS.items() if variant.modality == "video"]
 CLIPS = {"crop_size": 64, "patch_size": 8, "frames_per_clip": 4}  # of moving digits, 2 x 8 x 8 tokens
 
@@ -38,3 +41,18 @@ def noise_images(count: int, unreadable: int = 0) -> ImageDataset:
     table["label"] = [i % 2 for i in range(len(contents))]
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
     return ImageDataset(datasets.Dataset.from_dict(table, features=features), evaluation_transform(48))
+
+
+def write_photos(folder: Path, counts: dict[str, int], broken: Sequence[str]) -> Path:
+    """So many images of two classes in each split, which brightness tells apart; in some one file that is no image."""
+    generator = torch.Generator().manual_seed(0)
+    for split, count in counts.items():
+        for label, level in (("dark", 60), ("light", 180)):
+            place = folder / split / label
+            place.mkdir(parents=True)
+            for i in range(count):
+                pixels = (torch.randn(56, 60, 3, generator=generator) * 25 + level).clamp(0, 255).byte().numpy()
+                Image.fromarray(pixels).save(place / f"{i}.png")
+        if split in broken:
+            (folder / split / "dark/broken.jpg").write_bytes(b"not an image")
+    return folder

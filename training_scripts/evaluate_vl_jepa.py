@@ -1,7 +1,7 @@
 """Measure a VL-JEPA on tasks that it has no heads for: classification, retrieval (R@1, R@5, R@10), visual questions.
 
     python training_scripts/evaluate_vl_jepa.py --model_name_or_path runs/vl-jepa-tiny --tasks retrieval \
-        classification --dataset digit_stories --dataset_split test --stories_length 128 --num_frames 8
+        classification --dataset digit_stories --eval_split test --generated_length 128 --frames_per_clip 8
     python training_scripts/evaluate_vl_jepa.py --model_name_or_path runs/vl-jepa-sft --tasks vqa \
         --dataset questions.jsonl --candidates query --output scores.json
 

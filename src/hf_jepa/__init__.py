@@ -16,7 +16,7 @@ __version__ = "0.1.0"
 _SHARED = {
     "hf_jepa.core.configuration": ("JepaConfigMixin",),
     "hf_jepa.core.modeling": ("JepaPreTrainedModel", "JepaPreTrainingMixin"),
-    "hf_jepa.core.outputs": ("JepaForPreTrainingOutput",),
+    "hf_jepa.core.outputs": ("JepaForPreTrainingOutput", "WorldModelOutput"),
     "hf_jepa.core.regularization": ("SigRegConfigMixin",),
     "hf_jepa.data.digit_stories": ("DigitStories", "digit_stream"),
     "hf_jepa.data.example_videos": ("example_video",),

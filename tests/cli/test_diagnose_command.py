@@ -41,7 +41,7 @@ def test_json_holds_the_same(run, capsys):
 
 
 def test_the_picture_is_drawn(run, tmp_path, capsys):
-    assert main(["diagnose", str(run), "--picture", str(tmp_path / "signals.png")]) == 0
+    assert main(["diagnose", str(run), "--output", str(tmp_path / "signals.png")]) == 0
     with Image.open(tmp_path / "signals.png") as picture:
         assert picture.size[0] > 600
 

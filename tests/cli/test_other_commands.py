@@ -161,6 +161,7 @@ class Other(Variant):
     """A second variant, laid out as I-JEPA but for what `converter` holds."""
 
     converter: dict = {}
+    convertible = True
 
     def module(self, kind: str):
         assert kind == "convert"
@@ -228,7 +229,7 @@ def test_a_file_that_fits_no_variant_is_refused_with_the_reason_of_each(other, t
 
 def test_the_variant_to_return_to_is_that_of_the_folder(converted, tmp_path, capsys, monkeypatch):
     back = ["convert", "--reverse", converted, "--output", tmp_path / "x.pth.tar"]
-    monkeypatch.setitem(VARIANTS, "ijepa", replace(VARIANTS["ijepa"], convertible=False))
+    monkeypatch.setattr(Variant, "convertible", False)
     assert f"{converted} is a model of I-JEPA, which has no official layout" in refused(back, capsys)
     assert "has no config.json" in refused(["convert", "--reverse", tmp_path, "--output", tmp_path / "x"], capsys)
     assert list(tmp_path.iterdir()) == []

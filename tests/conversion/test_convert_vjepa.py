@@ -1,11 +1,10 @@
 """Official V-JEPA checkpoints: converted, loaded, written back; files of the neighbours are refused."""
 
-import re
 from pathlib import Path
 
 import pytest
 import torch
-import yaml
+from official_layouts import there_and_back
 from safetensors.torch import load_file
 from scripts import run_script
 from transformers import AutoModel
@@ -102,7 +101,7 @@ FIELDS = [
     {"crop_size": [24, 40], "frames_per_clip": 6, "pred_num_mask_tokens": 1},
     {"tubelet_size": 4, "uniform_power": False},
     {"mlp_ratio": 120 / 32 + 1e-9, "pred_mlp_ratio": 3.0, "pred_num_attention_heads": 4},
-    {"qkv_bias": False, "layer_norm_eps": 1e-5, "position_resize": "recompute", "variance_coefficient": 0.1},
+    {"qkv_bias": False, "layer_norm_eps": 1e-5, "position_resize": "recompute", "variance_weight": 0.1},
     {"hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3, "pred_num_attention_heads": 3},
     {"in_chans": 1, "frames_per_clip": 2, "crop_size": 16},
 ]
@@ -110,21 +109,10 @@ FIELDS = [
 
 @pytest.mark.parametrize("fields", FIELDS, ids=str)
 def test_there_and_back_with_the_fields_that_are_printed(tmp_path, fields):
-    config = VJepaConfig(**(VARIANT.tiny | fields))
-    model = VJepaForPreTraining(config).eval()
-    model.save_pretrained(tmp_path / "ours")
-    report = revert_checkpoint(VARIANT, tmp_path / "ours", tmp_path / "official.pt")
-    printed = re.search(r"again by --config.*?(\{.*\})", report)
-    given = yaml.safe_load(printed[1]) if printed else {}
+    config, given = there_and_back(VARIANT, fields, tmp_path)
     assert ("num_attention_heads" in given) == ("num_attention_heads" not in fields)
     assert ("pred_num_attention_heads" in given) == (config.pred_num_attention_heads != config.num_attention_heads)
     assert not {"crop_size", "frames_per_clip", "uniform_power"} & set(given)  # the position table tells
-    convert_checkpoint(VARIANT, tmp_path / "official.pt", tmp_path / "back", **given)
-    found = VJepaForPreTraining.from_pretrained(tmp_path / "back").eval()
-    same = {name: getattr(found.config, name) == getattr(config, name) for name in model_fields(VJepaConfig)}
-    assert all(same.values()), {name for name, equal in same.items() if not equal}
-    state = model.state_dict()
-    assert all(torch.equal(value, state[key]) for key, value in found.state_dict().items())
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.05])

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from official_layouts import there_and_back
 from safetensors.torch import load_file
 from scripts import run_script
 from transformers import AutoModel
@@ -145,17 +146,7 @@ FIELDS = [
 
 @pytest.mark.parametrize("fields", FIELDS, ids=str)
 def test_there_and_back_with_the_fields_that_are_printed(tmp_path, fields):
-    config = VJepa2ACConfig(**(VARIANT.tiny | fields))
-    model = VJepa2ACForPreTraining(config).eval()
-    model.save_pretrained(tmp_path / "ours")
-    report = revert_checkpoint(VARIANT, tmp_path / "ours", tmp_path / "official.pt")
-    given = yaml.safe_load(re.search(r"again by --config.*?(\{.*\})", report)[1])
-    convert_checkpoint(VARIANT, tmp_path / "official.pt", tmp_path / "back", **given)
-    found = VJepa2ACForPreTraining.from_pretrained(tmp_path / "back").eval()
-    same = {name: getattr(found.config, name) == getattr(config, name) for name in model_fields(VJepa2ACConfig)}
-    assert all(same.values()), {name for name, equal in same.items() if not equal}
-    state = model.state_dict()
-    assert all(torch.equal(value, state[key]) for key, value in found.state_dict().items())
+    there_and_back(VARIANT, fields, tmp_path)
 
 
 def test_inspect_and_convert_tell_the_variant_without_being_told(tmp_path, capsys):

@@ -4,6 +4,7 @@ import re
 import time
 from contextlib import suppress
 from functools import cache
+from itertools import pairwise
 
 import pytest
 
@@ -156,7 +157,7 @@ def test_paraphrases_are_five_wordings_of_one_expression():
     regexes = {pair.description: pair.regex for pair in drawn("test", 2)}
     for group in range(60):
         chain = [[message["content"] for message in record["messages"]] for record in records[4 * group :][:4]]
-        assert all(before[1] == after[0] for before, after in zip(chain, chain[1:], strict=False))
+        assert all(before[1] == after[0] for before, after in pairwise(chain))
         versions = {text for pair in chain for text in pair}
         assert len(versions) == 5 and not versions & set(regexes)
         numbers = [{str(n) for n in (2, 3, 4) if str(n) in text or grammar.NUMBERS[n] in text} for text in versions]
@@ -243,11 +244,11 @@ def test_undecided(pattern):
      "(a?){999999}b", "((.|k)*(e|k)*){99}(((k|7)*-*)*,*)*"],
 )  # fmt: skip
 def test_no_expression_hangs(pattern):
-    begun = time.perf_counter()
+    begun = time.thread_time()  # what others take of the processor does not count
     equivalent(pattern, "(k|7)*")
     with suppress(UndecidedPattern):
         match_lines(pattern, Lines(["a" * 1000, "a" * 1000 + "b"]))
-    assert time.perf_counter() - begun < 2
+    assert time.thread_time() - begun < 2
 
 
 def test_what_backtracks_for_ever_is_decided():

@@ -271,7 +271,7 @@ def test_rates_go_by_time_and_steps_by_number(tmp_path):
 def test_folders_of_frames_need_a_rate_for_seconds(folder):
     rows = [{"video": str(folder / "run" / "clip3")}]
     assert "frame rate is not known" in str(VideoDataset(rows, plain, ClipSampling(4, fps=5))[0])
-    dataset = VideoDataset(rows, plain, ClipSampling(4, fps=5), random_position=False, frames_fps=10)
+    dataset = VideoDataset(rows, plain, ClipSampling(4, fps=5), random_position=False, folder_fps=10)
     assert np.diff(shown(dataset[0]["pixel_values_videos"])).tolist() == [2, 2, 2]
 
 

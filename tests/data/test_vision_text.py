@@ -68,8 +68,8 @@ def test_a_part_of_a_video(tmp_path):
     assert "has 20 frames, a clip needs 21" in read(row, num_frames=21).reason
     assert numbers_of(read(row, num_frames=22, short_videos="pad")["video"])[-3:] == [29, 29, 29]
     array = {"video": frames(50), "target": "a", "end": 3.0}
-    assert "say frames_fps" in read(array).reason
-    assert numbers_of(read(array, frames_fps=10.0, num_frames=3)["video"]) == [0, 10, 20]
+    assert "say folder_fps" in read(array).reason
+    assert numbers_of(read(array, folder_fps=10.0, num_frames=3)["video"]) == [0, 10, 20]
 
 
 def test_images_are_single_frames_and_fill_videos(tmp_path):

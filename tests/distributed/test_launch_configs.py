@@ -33,7 +33,7 @@ TINY_IMAGES = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads":
 TINY_IMAGES |= {"image_size": 48, "patch_size": 8, "pred_hidden_size": 16, "pred_num_hidden_layers": 1}
 
 
-SHORT_STORIES = {"stories_length": 64, "eval_length": 8}
+SHORT_STORIES = {"generated_length": 64, "eval_length": 8}
 
 
 def fields(**given) -> str:
@@ -45,17 +45,17 @@ PROGRAMS: dict[str, tuple[str, list[str], dict]] = {
     "pretrain_ijepa": (
         "pretrain_ijepa.py",
         [str(RECIPES / "ijepa/tiny.yaml")],
-        {"model_config": fields(**TINY_IMAGES), "embedded_length": 64, "knn_dataset": "photos", "knn_every": 1},
+        {"model_config": fields(**TINY_IMAGES), "generated_length": 64, "knn_dataset": "photos", "knn_every": 1},
     ),
     "pretrain_image": (
         "pretrain_image.py",
         ["lejepa", str(RECIPES / "lejepa/tiny.yaml")],
-        {"model_config": fields(**VARIANTS["lejepa"].tiny), "embedded_length": 64},
+        {"model_config": fields(**VARIANTS["lejepa"].tiny), "generated_length": 64},
     ),
     "pretrain_vjepa": (
         "pretrain_vjepa.py",
         ["vjepa2", str(RECIPES / "vjepa2/tiny.yaml")],
-        {"embedded_length": 64, "bf16": True},
+        {"generated_length": 64, "bf16": True},
     ),
     "finetune_image_classification": (
         "finetune_image_classification.py",
@@ -65,12 +65,12 @@ PROGRAMS: dict[str, tuple[str, list[str], dict]] = {
     "finetune_video_classification": (
         "finetune_video_classification.py",
         [str(RECIPES / "vjepa2/finetune_tiny.yaml")],
-        {"model_name_or_path": "video", "mode": "probe", "embedded_length": 64},
+        {"model_name_or_path": "video", "mode": "probe", "generated_length": 64},
     ),
     "finetune_action_anticipation": (
         "finetune_action_anticipation.py",
         [str(RECIPES / "vjepa2/anticipate_tiny.yaml")],
-        {"model_name_or_path": "video", "embedded_length": 16},
+        {"model_name_or_path": "video", "generated_length": 16},
     ),
     "finetune_llm_jepa": (
         "finetune_llm_jepa.py",
@@ -80,7 +80,7 @@ PROGRAMS: dict[str, tuple[str, list[str], dict]] = {
     "pretrain_world_model": (
         "pretrain_world_model.py",
         ["vjepa2_ac", str(RECIPES / "vjepa2_ac/tiny.yaml")],
-        {"made_length": 16, "eval_length": 4, "warmup_steps": 0, "learning_rate_decay_steps": 1},
+        {"generated_length": 16, "eval_length": 4, "warmup_steps": 0, "learning_rate_decay_steps": 1},
     ),
     "pretrain_vl_jepa": ("pretrain_vl_jepa.py", [str(RECIPES / "vl_jepa/tiny.yaml")], SHORT_STORIES),
     "finetune_vl_jepa": (
@@ -91,7 +91,7 @@ PROGRAMS: dict[str, tuple[str, list[str], dict]] = {
     "train_vl_jepa_decoder": (
         "train_vl_jepa_decoder.py",
         [str(RECIPES / "vl_jepa/decoder_tiny.yaml")],
-        {"model_name_or_path": "stories", "stories_length": 64, "eval_length": 8},
+        {"model_name_or_path": "stories", "generated_length": 64, "eval_length": 8},
     ),
 }
 # Each script once and each configuration but the simplest; the others are tried by `make test-slow`.

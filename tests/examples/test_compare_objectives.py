@@ -63,7 +63,7 @@ def test_every_objective_trains_an_encoder_of_one_size_in_one_budget(name, tmp_p
     (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))  # JSON is YAML
     arguments, _, training = parse_recipe(recipe_sections(variant), [str(tmp_path / "recipe.yaml")])
     assert (training.max_steps, training.per_device_train_batch_size, training.seed) == (50, 64, 2)
-    assert arguments.embedded_length == 50 * 64
+    assert arguments.generated_length == 50 * 64
     with torch.device("meta"):
         encoder = build_model(variant, arguments).feature_encoder
     layers = [module for key, module in encoder.named_modules() if costs._FIRST_LAYER.search(f".{key}")]

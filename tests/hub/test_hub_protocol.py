@@ -53,7 +53,8 @@ def test_a_large_folder_goes_up_by_lfs_in_one_commit_and_comes_down_as_it_was(hu
 
 def test_an_official_file_is_converted_and_published_by_one_command(hub, client, tmp_path, capsys):
     official = Path(__file__).parents[1] / "fixtures/golden/ijepa/encoder_forward/checkpoint.pt"
-    options = ["--output", str(tmp_path / "converted"), "--num-attention-heads", "4", "--license", "mit", "--to", REPO]
+    options = ["--output", str(tmp_path / "converted"), "--num-attention-heads", "4", "--license", "mit"]
+    options += ["--push-to-hub", REPO]
     assert main(["convert", str(official), *options]) == 0
     assert f"published: {hub.url}/{REPO}/commit/" in capsys.readouterr().out
     assert main(["verify", REPO]) == 0

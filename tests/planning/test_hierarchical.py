@@ -9,8 +9,18 @@ from toy_worlds import PointWorld
 from hf_jepa.core.world_model import WorldState
 from hf_jepa.models.h_jepa.configuration_h_jepa import HJepaLevel
 from hf_jepa.models.h_jepa.levels_h_jepa import HJepaUpperLevel
-from hf_jepa.planning import ActionSpace, CEMPlanner, LatentCost, MpcAgent, MPPIPlanner, RandomShootingPlanner
-from hf_jepa.planning.hierarchical import HierarchicalAgent, HierarchicalPlanner, LevelPlan, macro_settings
+from hf_jepa.planning import (
+    ActionSpace,
+    CEMPlanner,
+    HierarchicalAgent,
+    HierarchicalPlanner,
+    LatentCost,
+    LevelPlan,
+    MpcAgent,
+    MPPIPlanner,
+    RandomShootingPlanner,
+    macro_settings,
+)
 
 
 STRIDE = 4

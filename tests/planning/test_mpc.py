@@ -54,7 +54,9 @@ def test_observations_are_encoded_once_for_a_decision(every, decisions):
     acting, at = agent(world, replan_every=every), torch.zeros(2, 2)
     for step in range(12):
         assert world.encoded == -(-step // every)
-        at = at + acting.act(at[:, :, None, None])
+        action = acting.act(at[:, :, None, None])
+        assert torch.equal(action, acting.plan.actions[:, step % every])
+        at = at + action
     assert world.encoded == acting.decisions == decisions
     assert len(world.unrolled) == decisions * (10 + 1)  # iterations, and the plan itself
 

@@ -8,7 +8,7 @@ import hf_jepa.planning
 
 
 NO_CLASS = {"DISTANCES", "PLANNERS", "Cost"}  # tables and a type
-ONE_FOR_ALL = "hf_jepa.planning.hierarchical"  # whose names are all in the example of its agent
+ONE_FOR_ALL = "hf_jepa.planning.hierarchical"  # whose names are all in the example of `HierarchicalAgent`
 
 
 @pytest.mark.parametrize("name", sorted(set(hf_jepa.planning.__all__) - NO_CLASS))

@@ -19,14 +19,8 @@ ENTRY = """
             title="Toy-JEPA",
             paper="2301.08243",
             modality="image",
-            config="ToyJepaConfig",
-            base_model="ToyJepaModel",
-            pretraining_model="ToyJepaForPreTraining",
-            heads={"AutoModelForImageClassification": "ToyJepaForImageClassification"},
+            **class_names("ToyJepa", "ImageClassification"),
             parts={"image_processing": ("ToyJepaImageProcessor",)},
-            native=False,
-            convertible=False,
-            weights_license=None,
             tiny=%s,
         ),
     )
@@ -118,8 +112,9 @@ def test_it_trains_and_its_card_is_true(source, tmp_path):
 import json
 from hf_jepa.cli.main import main
 from hf_jepa.registry import VARIANTS
-options = ["--dataset", "embedded", "--embedded_length", "16", "--min_keep", "3", "--per_device_train_batch_size", "8"]
-options += ["--max_steps", "2", "--use_cpu", "true", "--report_to", "none", "--output_dir", {str(tmp_path / "run")!r}]
+options = ["--dataset", "embedded", "--generated_length", "16", "--min_keep", "3", "--max_steps", "2"]
+options += ["--per_device_train_batch_size", "8", "--use_cpu", "true", "--report_to", "none"]
+options += ["--output_dir", {str(tmp_path / "run")!r}]
 assert main(["train", "toyjepa", "--model_config", json.dumps(VARIANTS["toyjepa"].tiny), *options]) == 0
 """
     run(source, training)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from PIL import Image
-from tiny_training import CLIPS, CONFIG
+from tiny_training import CLIPS, CONFIG, QUIET, write_photos
 
 from hf_jepa.data.embedded import EmbeddedCrops
 from hf_jepa.data.images import ImageCollator
@@ -38,10 +38,7 @@ def make_trainer(tmp_path):
             "max_steps": 20,
             "warmup_steps": 3,
             "logging_steps": 2,
-            "save_strategy": "no",
-            "use_cpu": True,
-            "report_to": "none",
-            "disable_tqdm": True,
+            **QUIET,
         }
         model = IJepaForPreTraining(IJepaConfig(**(CONFIG | (model_fields or {}))))
         return JepaTrainer(
@@ -71,10 +68,7 @@ def make_video_trainer(tmp_path):
             "max_steps": 10,
             "warmup_steps": 2,
             "logging_steps": 2,
-            "save_strategy": "no",
-            "use_cpu": True,
-            "report_to": "none",
-            "disable_tqdm": True,
+            **QUIET,
         }
         variant = VARIANTS[variant]
         model = variant.model_class()(variant.config_class()(**(variant.tiny | CLIPS)))
@@ -108,13 +102,22 @@ def clip_folder(tmp_path):
 @pytest.fixture
 def photos(tmp_path):
     """Two classes in train and test, and one file that is no image."""
-    generator = torch.Generator().manual_seed(0)
-    for split in ("train", "test"):
-        for label, level in (("dark", 60), ("light", 180)):
-            folder = tmp_path / "photos" / split / label
-            folder.mkdir(parents=True)
-            for i in range(8):
-                pixels = (torch.randn(56, 60, 3, generator=generator) * 25 + level).clamp(0, 255).byte().numpy()
-                Image.fromarray(pixels).save(folder / f"{i}.png")
-    (tmp_path / "photos/train/dark/broken.jpg").write_bytes(b"not an image")
-    return tmp_path / "photos"
+    return write_photos(tmp_path / "photos", {"train": 8, "test": 8}, broken=("train",))
+
+
+@pytest.fixture
+def labelled_photos(tmp_path):
+    """Two classes that brightness tells apart, and one file in each split that is no image."""
+    return write_photos(tmp_path / "photos", {"train": 12, "test": 5}, broken=("train", "test"))
+
+
+@pytest.fixture
+def pretrained(config_fields, tmp_path):
+    """A pretraining checkpoint whose two encoders differ."""
+    torch.manual_seed(0)
+    model = IJepaForPreTraining(IJepaConfig(**config_fields))
+    with torch.no_grad():
+        for parameter in model.target_encoder.parameters():
+            parameter.add_(0.01)
+    model.save_pretrained(tmp_path / "pretrained")
+    return tmp_path / "pretrained"

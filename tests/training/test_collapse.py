@@ -42,7 +42,8 @@ def test_rank_counts_the_directions_in_which_images_differ(model):
     generator = torch.Generator().manual_seed(0)
     targets = torch.randn(64, 8, 32, generator=generator) + 50 * torch.randn(1, 8, 32, generator=generator)
     positions = [torch.arange(8).expand(64, -1)]
-    assert measure(model, targets, targets, positions).rankme > 28
+    signals = measure(model, targets, targets, positions)
+    assert signals.rankme > 28 and signals.image_share == pytest.approx(1 / 50, rel=0.2)
     line = torch.randn(64, 8, 1, generator=generator) * torch.randn(32, generator=generator)
     assert measure(model, line, line, positions).rankme < 1.1
 

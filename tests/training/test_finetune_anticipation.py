@@ -32,7 +32,7 @@ def checkpoint(tmp_path) -> Path:
 
 def run(checkpoint: Path, output: Path, *options: str):
     quiet = ["--use_cpu", "true", "--save_strategy", "no", "--eval_strategy", "no", "--disable_tqdm", "true"]
-    short = ["--max_steps", "3", "--embedded_length", "48", "--per_device_train_batch_size", "4"]
+    short = ["--max_steps", "3", "--generated_length", "48", "--per_device_train_batch_size", "4"]
     start = ["--model_name_or_path", str(checkpoint), "--output_dir", str(output), "--frames_per_clip", "4"]
     return finetune([RECIPE, *start, *quiet, *short, *options])
 
@@ -167,7 +167,7 @@ def test_tables_that_cannot_be_read_are_refused(tmp_path, text, message):
 
 def test_wrong_arguments_are_refused(checkpoint, tmp_path):
     with pytest.raises(ValueError, match="anchor='end' is not one of"):
-        AnticipationArguments(model_name_or_path="x", dataset="embedded", anchor="end")
+        AnticipationArguments(model_name_or_path="x", dataset="moving_digits", anchor="end")
     with pytest.raises(ValueError, match="give both"):
         AnticipationArguments(model_name_or_path="x", dataset="/data", train_table="a.csv")
     variant = VARIANTS["vjepa"]

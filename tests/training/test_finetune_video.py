@@ -32,7 +32,7 @@ def pretrained(name: str, folder: Path) -> Path:
 
 def run(checkpoint: Path, output: Path, *options: str):
     quiet = ["--use_cpu", "true", "--save_strategy", "no", "--eval_strategy", "no", "--disable_tqdm", "true"]
-    short = ["--max_steps", "3", "--embedded_length", "64", "--per_device_train_batch_size", "4"]
+    short = ["--max_steps", "3", "--generated_length", "64", "--per_device_train_batch_size", "4"]
     start = ["--model_name_or_path", str(checkpoint), "--output_dir", str(output)]
     return finetune([RECIPE, *start, *quiet, *short, *options])
 
@@ -145,7 +145,7 @@ def test_layers_that_the_classifier_reads_are_saved(tmp_path):
 )
 def test_arguments_that_contradict_each_other_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        VideoClassificationArguments(model_name_or_path="x", dataset="embedded", **options)
+        VideoClassificationArguments(model_name_or_path="x", dataset="moving_digits", **options)
 
 
 def test_a_split_without_labels_is_refused(tmp_path):

@@ -1,6 +1,7 @@
 """Steps with a loss or gradient of NaN or infinity are left out, in one process."""
 
 import json
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -65,7 +66,7 @@ def test_a_step_that_is_not_finite_changes_nothing(make_trainer, optimizer, grad
         optimizer=optimizer, max_steps=5, logging_steps=1, callbacks=[Spoil({3}, gradient), spy], max_grad_norm=1.0
     )
     trainer.train()
-    assert [unchanged(*pair) for pair in zip(spy.seen, spy.seen[1:], strict=False)] == [False, True, False, False]
+    assert [unchanged(*pair) for pair in pairwise(spy.seen)] == [False, True, False, False]
     log = [entry for entry in trainer.state.log_history if "learning_rate" in entry]
     assert trainer.state.global_step == 5 and trainer.nonfinite_steps == [3]
     assert ["loss" in entry for entry in log] == [True, True, False, True, True]

@@ -150,9 +150,9 @@ def test_a_fresh_model_with_a_tokenizer_of_its_own(columns):
 
 
 def test_generated_data_needs_no_file():
-    trainer = run(model_config=SHAPE, dataset="regex", generated_pairs=40, eval_split="test")
+    trainer = run(model_config=SHAPE, dataset="regex", generated_length=40, eval_split="test")
     assert len(trainer.train_dataset) == 40 and len(trainer.eval_dataset) == 4
-    paraphrases = {"dataset": "regex_paraphrases", "plain": True, "train_all": True, "generated_pairs": 10}
+    paraphrases = {"dataset": "regex_paraphrases", "plain": True, "train_all": True, "generated_length": 10}
     pair = run(model_config=SHAPE, output_dir="plain", **paraphrases).train_dataset[0]
     assert all(label != -100 for label in pair.labels)
 

@@ -2,11 +2,8 @@
 
 import io
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import datasets
@@ -15,6 +12,7 @@ import torch
 import yaml
 from huggingface_hub import ModelCard
 from PIL import Image
+from scripts import launch
 
 from hf_jepa.data.augmentations import RandomColorDistortion, RandomGaussianBlur, RandomHorizontalFlip
 from hf_jepa.hub.inspect import inspect_checkpoint
@@ -37,6 +35,7 @@ from hf_jepa.training.trainer import JepaTrainer
 
 
 ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "training_scripts/pretrain_ijepa.py"
 RECIPES = sorted((ROOT / "training_scripts/configs/ijepa").glob("*.yaml"))
 PRETRAINING = [path for path in RECIPES if not path.name.startswith("finetune")]
 
@@ -58,7 +57,7 @@ def test_two_processes_stream_past_a_corrupt_image(photos, tmp_path):
     recipe = ROOT / "training_scripts/configs/ijepa/tiny.yaml"
     options = ["--dataset", photos, "--streaming", "true", "--per_device_train_batch_size", 4, "--max_steps", 6]
     options += ["--use_cpu", "true", "--logging_steps", 3, "--output_dir", tmp_path / "out"]
-    done = launch(recipe, *options, processes=2)
+    done = launch(SCRIPT, recipe, *options, processes=2)
     assert done.returncode == 0, done.stderr[-3000:]
     assert re.search(r"skipped images +1\n", done.stdout), done.stdout[-2000:]
 
@@ -156,7 +155,7 @@ def run_program(config_fields, tmp_path):
     def run(name, **options):
         common = {
             "dataset": "embedded",
-            "embedded_length": 32,
+            "generated_length": 32,
             "model_config": json.dumps(config_fields),
             "min_keep": 3,
             "per_device_train_batch_size": 4,
@@ -279,20 +278,11 @@ def test_help_names_every_field(capsys):
     assert all(f"--{name}" in shown for name in fields)
 
 
-def launch(*arguments, processes: int = 1) -> subprocess.CompletedProcess:
-    """Run the script as users do; several processes meet over gloo."""
-    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    if processes == 1:
-        start = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes=1", "--cpu"]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [*start, str(ROOT / "training_scripts/pretrain_ijepa.py"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
-
-
 @pytest.mark.slow  # by default the commands of the documents launch it
 def test_tiny_recipe_runs_under_accelerate_launch(tmp_path):
     recipe = ROOT / "training_scripts/configs/ijepa/tiny.yaml"
-    done = launch(recipe, "--output_dir", tmp_path, "--max_steps", 20, "--embedded_length", 1280, "--use_cpu", "true")
+    options = ["--output_dir", tmp_path, "--max_steps", 20, "--generated_length", 1280, "--use_cpu", "true"]
+    done = launch(SCRIPT, recipe, *options)
     assert done.returncode == 0, done.stderr[-3000:]
     assert re.search(r"verdict +healthy", done.stdout), done.stdout[-2000:]
     assert IJepaForPreTraining.from_pretrained(tmp_path).config.hidden_size == 96
@@ -310,18 +300,18 @@ def test_tiny_recipe_runs_under_accelerate_launch(tmp_path):
     (tmp_path / "again.yaml").write_text(fields)
     types = (PretrainingArguments, MaskArguments, JepaTrainingArguments)
     arguments, masks, training = parse_recipe(types, [str(tmp_path / "again.yaml"), "--output_dir", str(tmp_path)])
-    assert (arguments.embedded_length, masks.min_keep, training.max_steps) == (1280, 2, 20)
+    assert (arguments.generated_length, masks.min_keep, training.max_steps) == (1280, 2, 20)
 
 
 @pytest.mark.slow  # `make test-distributed` compares the trainer, and starts the program
 def test_two_processes_equal_one_with_accumulation(tmp_path, photos):
     recipe = ROOT / "training_scripts/configs/ijepa/tiny.yaml"
-    common = ["--max_steps", 4, "--embedded_length", 512, "--use_cpu", "true", "--logging_steps", 1]
+    common = ["--max_steps", 4, "--generated_length", 512, "--use_cpu", "true", "--logging_steps", 1]
     each = ["--per_device_train_batch_size", 8, "--knn_dataset", photos, "--knn_every", 2]  # one of them measures
-    two = launch(recipe, "--output_dir", tmp_path / "two", *each, *common, processes=2)
+    two = launch(SCRIPT, recipe, "--output_dir", tmp_path / "two", *each, *common, processes=2)
     assert two.returncode == 0, two.stderr[-3000:]
     assert two.stdout.count("'knn_accuracy'") == 2 and two.stdout.count("'loss'") == 4, two.stdout
-    one = launch(recipe, "--output_dir", tmp_path / "one", "--per_device_train_batch_size", 16, *common)
+    one = launch(SCRIPT, recipe, "--output_dir", tmp_path / "one", "--per_device_train_batch_size", 16, *common)
     assert one.returncode == 0, one.stderr[-3000:]
     found, expected = (IJepaForPreTraining.from_pretrained(tmp_path / name).state_dict() for name in ("two", "one"))
     for name, value in found.items():

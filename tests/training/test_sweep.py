@@ -21,7 +21,7 @@ CONFIG = {"backbone_config": ENCODER, "proj_hidden_size": 16, "proj_size": 8, "s
 
 @pytest.fixture
 def argv(tmp_path):
-    options = {"dataset": "embedded", "embedded_length": 16, "model_config": json.dumps(CONFIG), "max_steps": 2}
+    options = {"dataset": "embedded", "generated_length": 16, "model_config": json.dumps(CONFIG), "max_steps": 2}
     options |= {"num_local_views": 0, "per_device_train_batch_size": 4, "logging_steps": 1, "save_strategy": "no"}
     options |= {"report_to": "none", "use_cpu": "true", "disable_tqdm": "true", "output_dir": tmp_path / "out"}
     return [text for name, value in options.items() for text in (f"--{name}", str(value))]

@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 from accelerate import Accelerator
+from tiny_training import noise_images
 from transformers import TrainerCallback
 
 from hf_jepa.core.ema import Average
@@ -146,9 +147,11 @@ def test_onednn_trains_the_same(make_trainer):
         torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-5)
 
 
-def test_accumulation_equals_a_larger_batch(make_trainer):
+@pytest.mark.parametrize("unreadable", [0, 9])  # which leave batches of different sizes to one step
+def test_accumulation_equals_a_larger_batch(make_trainer, unreadable):
     # Biases of keys have no gradient but rounding, of which AdamW with its usual epsilon makes steps.
-    options = {"max_steps": 3, "adam_epsilon": 1e-6}
+    dataset = noise_images(32 - unreadable, unreadable) if unreadable else None
+    options = {"max_steps": 3, "adam_epsilon": 1e-6, "dataset": dataset}
     once = make_trainer("once", **options)
     once.train()
     twice = make_trainer("twice", per_device_train_batch_size=4, gradient_accumulation_steps=2, **options)

@@ -42,7 +42,7 @@ def run(variant: str, output: Any, *recipe: str, **named: Any) -> TrajectoryTrai
 def trained(tmp_path_factory) -> Path:
     """The tiny recipe of V-JEPA 2-AC, two steps of it."""
     folder = tmp_path_factory.mktemp("world") / "run"
-    run("vjepa2_ac", folder, "tiny.yaml", made_length=8, eval_length=3, learning_rate_decay_steps=1)
+    run("vjepa2_ac", folder, "tiny.yaml", generated_length=8, eval_length=3, learning_rate_decay_steps=1)
     return folder
 
 
@@ -85,7 +85,7 @@ def test_a_checkpoint_goes_on_with_its_processor_and_other_fields(trained, tmp_p
     processor.image_mean = [0.1, 0.2, 0.3]
     processor.save_pretrained(tmp_path / "start")
     VJepa2ACForPreTraining.from_pretrained(trained).save_pretrained(tmp_path / "start")
-    named = {"dataset": "gripper_scenes", "made_length": 8, "fps": 4, "model_config": {"frames_per_clip": 4}}
+    named = {"dataset": "gripper_scenes", "generated_length": 8, "fps": 4, "model_config": {"frames_per_clip": 4}}
     trainer = run("vjepa2_ac", tmp_path / "run", model_name_or_path=tmp_path / "start", **named)
     assert trainer.model.config.frames_per_clip == 4
     assert VJepa2VideoProcessor.from_pretrained(tmp_path / "run").image_mean == (0.1, 0.2, 0.3)
@@ -104,7 +104,7 @@ def test_a_predictor_is_built_on_a_trained_encoder(tmp_path):
     encoder.save_pretrained(tmp_path / "encoder")
     (tmp_path / "encoder/README.md").write_text("---\nlicense: mit\n---\n")
     predictor = {"pred_hidden_size": 24, "pred_num_hidden_layers": 1, "pred_num_attention_heads": 2}
-    named = {"dataset": "gripper_scenes", "made_length": 8, "fps": 4}
+    named = {"dataset": "gripper_scenes", "generated_length": 8, "fps": 4}
     named |= {"encoder_name_or_path": tmp_path / "encoder", "model_config": predictor | {"frames_per_clip": 4}}
     trainer = run("vjepa2_ac", tmp_path / "run", **named)
     own = encoder.encoder.state_dict()
@@ -136,7 +136,7 @@ ROOMS |= {"num_unroll_steps": 4, "inverse_dynamics_hidden_size": 10}
 
 
 def test_levels_above_a_world_model_measure_their_macro_actions(tmp_path):
-    rooms = {"dataset": "two_rooms", "made_length": 16}
+    rooms = {"dataset": "two_rooms", "generated_length": 16}
     run("eb_jepa", tmp_path / "flat", model_config=ROOMS, eval_length=4, **rooms)
     levels = [{"stride": 2, "macro_action_dim": 3, "macro_hidden_size": 8, "pred_hidden_size": 16}]
     named = {"encoder_name_or_path": tmp_path / "flat", "model_config": {"levels": levels, "frames_per_clip": 7}}
@@ -155,7 +155,7 @@ def test_videos_without_actions_train(tmp_path):
         "eb_jepa",
         tmp_path,
         dataset="moving_digits",
-        made_length=8,
+        generated_length=8,
         max_steps=1,
         per_device_train_batch_size=2,
         **named,

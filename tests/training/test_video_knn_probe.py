@@ -20,8 +20,8 @@ CLIPS = {"crop_size": 64, "patch_size": 8, "frames_per_clip": 4}  # of moving di
 def run(tmp_path):
     def run(variant="vjepa2", **options):
         common = {
-            "dataset": "embedded",
-            "embedded_length": 32,
+            "dataset": "moving_digits",
+            "generated_length": 32,
             "model_config": json.dumps(VARIANTS[variant].tiny | CLIPS),
             "per_device_train_batch_size": 4,
             "max_steps": 2,
@@ -44,7 +44,7 @@ def accuracies(trainer) -> dict[int, float]:
     "variant", ["vjepa2", "salt", *(pytest.param(name, marks=pytest.mark.slow) for name in ("vjepa", "vjepa2_1"))]
 )
 def test_the_encoder_that_users_want_is_asked_about_labelled_clips(run, variant):
-    trainer = run(variant, knn_dataset="embedded", knn_every=2)
+    trainer = run(variant, knn_dataset="moving_digits", knn_every=2)
     splits = (DigitClasses(320, split, 4) for split in ("train", "test"))
     encoder = trainer.model.feature_encoder
     (train, test) = (extract_features(encoder, split, batch_size=8, progress=False) for split in splits)

@@ -1,10 +1,8 @@
 """The program behind the video pretraining script: sources, masks, recipes, other resolutions, several processes."""
 
 import json
-import os
 import re
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import pytest
 import torch
 import yaml
 from huggingface_hub import ModelCard
+from scripts import launch
 from tiny_training import CLIPS, VIDEO
 
 from hf_jepa.cli.train import program
@@ -55,8 +54,8 @@ def run_program(tmp_path):
 
     def run(variant, name="run", **options):
         common = {
-            "dataset": "embedded",
-            "embedded_length": 32,
+            "dataset": "moving_digits",
+            "generated_length": 32,
             "model_config": tiny(variant),
             "per_device_train_batch_size": 4,
             "max_steps": 2,
@@ -69,16 +68,6 @@ def run_program(tmp_path):
         return pretrain(variant, [f"--{key}={value}" for key, value in spelled.items() if value is not None])
 
     return run
-
-
-def launch(variant: str, *arguments, processes: int = 1) -> subprocess.CompletedProcess:
-    """Run the script as users do; several processes meet over gloo."""
-    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    if processes == 1:
-        start = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes=1", "--cpu"]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [*start, str(SCRIPT), variant, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}-{path.stem}")
@@ -143,7 +132,7 @@ def test_a_source_is_read_as_the_recipe_says(clip_folder):
     assert dataset.seed == 3 and len(dataset) == 10
     sampling = dataset.sampling
     assert (sampling.frames_per_clip, sampling.fps, sampling.frame_step) == (4, 5, None)
-    assert (sampling.mode, sampling.short_videos, dataset.frames_fps) == ("official", "pad", 10)
+    assert (sampling.mode, sampling.short_videos, dataset.folder_fps) == ("official", "pad", 10)
     crop = next(step for step in dataset.transform.steps if isinstance(step, ClipRandomResizedCrop))
     assert crop.scale == (0.9, 1.0) and len(dataset.transform.steps) == 4  # and tensor, unit, normalise
     assert dataset[1]["pixel_values_videos"].shape == (4, 3, 64, 64)
@@ -157,11 +146,11 @@ def test_labels_of_pretraining_data_play_no_part(clip_folder, tmp_path):
 
 def test_sources_have_weights_and_lengths_of_their_own(clip_folder, photos):
     sources = {
-        "digits": {"path": "embedded", "weight": 3},
+        "digits": {"path": "moving_digits", "weight": 3},
         "clips": {"path": str(clip_folder), "frames_per_clip": 8, "frame_step": 1, "crop_size": 32},
         "photos": {"path": str(photos), "images": True, "frames_per_clip": 1},
     }
-    dataset = build({}, dataset=sources, fps=5, epoch_length=300, embedded_length=7)
+    dataset = build({}, dataset=sources, fps=5, epoch_length=300, generated_length=7)
     assert len(dataset) == 300 and [len(source) for source in dataset.sources[:1]] == [7]
     assert isinstance(dataset.sources[0], MovingDigits) and dataset.sources[1].sampling.frame_step == 1
     found = [dataset[i] for i in range(60)]
@@ -179,8 +168,11 @@ def test_sources_have_weights_and_lengths_of_their_own(clip_folder, photos):
         ({"dataset": {"a": {"weight": 1}}}, "source 'a' is {'weight': 1}: expected path and any of weight, split"),
         ({"dataset": {"a": {"path": "x", "wait": 1}}}, "source 'a' is .*'wait': 1"),
         ({"dataset": {"a": {"path": "x"}, "b": {"path": "y", "crop_size": 32}}}, "equally many frames must have one"),
-        ({"dataset": {"a": {"path": "embedded", "crop_size": 32}}}, "moving digits have 64 x 64 pixels"),
-        ({"dataset": {"a": {"path": "embedded", "weight": 0}, "b": {"path": "embedded"}}}, "weights must be positive"),
+        ({"dataset": {"a": {"path": "moving_digits", "crop_size": 32}}}, "moving digits have 64 x 64 pixels"),
+        (
+            {"dataset": {"a": {"path": "moving_digits", "weight": 0}, "b": {"path": "moving_digits"}}},
+            "weights must be positive",
+        ),
         ({"model_config": {"hiden_size": 32}}, r"VJepa2Config has no field hiden_size \(did you mean hidden_size"),
         ({"mask_mode": "oficial"}, "oficial"),
         ({"clip_after_warmup": True}, "max_grad_norm=0.0 clips nothing"),
@@ -194,7 +186,7 @@ def test_wrong_values_are_refused_before_the_training(run_program, options, mess
 
 
 def test_the_card_does_not_tell_where_local_sources_lie(run_program, clip_folder, tmp_path):
-    sources = {"a": {"path": str(clip_folder), "frame_step": 2}, "b": {"path": "embedded", "weight": 2}}
+    sources = {"a": {"path": str(clip_folder), "frame_step": 2}, "b": {"path": "moving_digits", "weight": 2}}
     run_program("vjepa2", dataset=sources)  # spelled as JSON on the command line
     card = (tmp_path / "run/README.md").read_text()
     assert str(tmp_path) not in card
@@ -210,7 +202,7 @@ def test_videos_without_a_distance_of_frames_are_refused(run_program, clip_folde
 @pytest.mark.parametrize("variant", VIDEO)
 def test_a_checkpoint_is_continued_on_longer_and_larger_clips(run_program, tmp_path, variant):
     start = run_program(variant, "start").model
-    larger = {"path": "embedded", "frames_per_clip": 8}
+    larger = {"path": "moving_digits", "frames_per_clip": 8}
     options = {"model_name_or_path": tmp_path / "start", "dataset": {"digits": larger}}
     model = run_program(variant, "longer", model_config={"frames_per_clip": 8}, max_steps=1, **options).model
     assert (model.config.frames_per_clip, model.config.grid_size) == (8, (4, 8, 8))
@@ -271,9 +263,9 @@ def test_a_checkpoint_without_changes_brings_its_own_config(run_program, tmp_pat
 
 def test_processors_say_how_pixels_were_normalised(tmp_path):
     config = VARIANTS["vjepa2"].config_class()(**tiny("vjepa2"))
-    digits = clip_processor(VideoPretrainingArguments(dataset="embedded"), config)
+    digits = clip_processor(VideoPretrainingArguments(dataset="moving_digits"), config)
     assert digits.image_mean == (MEAN,) * 3 and digits.size.shortest_edge == 64
-    mixed = {"digits": {"path": "embedded"}, "clips": {"path": "clips"}}
+    mixed = {"digits": {"path": "moving_digits"}, "clips": {"path": "clips"}}
     assert clip_processor(VideoPretrainingArguments(dataset=mixed), config).image_mean[0] == 0.485
     VJepa2VideoProcessor.from_config(config, image_mean=[0.1] * 3).save_pretrained(tmp_path)
     config.save_pretrained(tmp_path)
@@ -303,7 +295,7 @@ def test_help_names_every_field(capsys):
 @pytest.mark.parametrize("variant", VIDEO)
 def test_tiny_recipe_runs_under_accelerate_launch(tmp_path, variant):
     options = ["--output_dir", tmp_path, "--max_steps", 20, "--use_cpu", "true"]
-    done = launch(variant, CONFIGS / variant / "tiny.yaml", *options)
+    done = launch(SCRIPT, variant, CONFIGS / variant / "tiny.yaml", *options)
     assert done.returncode == 0, done.stderr[-3000:]
     assert re.search(r"verdict +healthy", done.stdout) and re.search(r"skipped clips +0\n", done.stdout)
     model_class = VARIANTS[variant].model_class()
@@ -315,7 +307,7 @@ def test_tiny_recipe_runs_under_accelerate_launch(tmp_path, variant):
     (fields,) = re.findall(r"```yaml\n(.*?)```", card, flags=re.DOTALL)
     (tmp_path / "again.yaml").write_text(fields)
     arguments, _, training = parse_recipe(TYPES, [str(tmp_path / "again.yaml"), "--output_dir", str(tmp_path)])
-    assert (arguments.embedded_length, training.max_steps) == (2048, 20)
+    assert (arguments.generated_length, training.max_steps) == (2048, 20)
 
 
 def test_the_first_variant_is_meant_where_none_is_named(monkeypatch):
@@ -335,16 +327,16 @@ def test_the_command_line_finds_the_program_of_the_modality():
 @pytest.mark.parametrize("variant", VIDEO)
 def test_two_processes_equal_one(tmp_path, variant):
     recipe = CONFIGS / variant / "tiny.yaml"
-    common = ["--dataset", "embedded", "--max_steps", 3, "--use_cpu", "true", "--logging_steps", 1]
+    common = ["--dataset", "moving_digits", "--max_steps", 3, "--use_cpu", "true", "--logging_steps", 1]
     # Mask tokens start at zero, so that queries of the predictor have gradients of rounding errors at first, which
     # AdamW would make into steps of full length.
     common += ["--adam_epsilon", "1e-3"]
-    two = launch(
-        variant, recipe, "--output_dir", tmp_path / "two", *common, "--per_device_train_batch_size", 4, processes=2
-    )
+    options = ["--output_dir", tmp_path / "two", *common, "--per_device_train_batch_size", 4]
+    two = launch(SCRIPT, variant, recipe, *options, processes=2)
     assert two.returncode == 0, two.stderr[-3000:]
     assert two.stdout.count("'loss'") == 3, two.stdout
-    one = launch(variant, recipe, "--output_dir", tmp_path / "one", *common, "--per_device_train_batch_size", 8)
+    options = ["--output_dir", tmp_path / "one", *common, "--per_device_train_batch_size", 8]
+    one = launch(SCRIPT, variant, recipe, *options)
     assert one.returncode == 0, one.stderr[-3000:]
     load = VARIANTS[variant].model_class().from_pretrained
     found, expected = (load(tmp_path / name).state_dict() for name in ("two", "one"))
@@ -361,7 +353,7 @@ def test_two_processes_go_past_a_corrupt_video(tmp_path, clip_folder):
     }
     options = ["--dataset", json.dumps(sources), "--max_steps", 8, "--per_device_train_batch_size", 2]
     options += ["--use_cpu", "true", "--epoch_length", 64, "--output_dir", tmp_path / "out"]
-    done = launch("vjepa2", CONFIGS / "vjepa2/tiny.yaml", *options, processes=2)
+    done = launch(SCRIPT, "vjepa2", CONFIGS / "vjepa2/tiny.yaml", *options, processes=2)
     assert done.returncode == 0, done.stderr[-3000:]
     # The broken one, and the short one once for every length that it is too short for.
     assert re.search(r"skipped clips +3\n", done.stdout), done.stdout[-2000:]

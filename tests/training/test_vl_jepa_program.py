@@ -24,7 +24,7 @@ from hf_jepa.training.vision_text_data import VisionTextArguments
 
 
 RECIPES = Path(__file__).resolve().parents[2] / "training_scripts/configs/vl_jepa"
-SMALL = {"stories_length": 24, "num_frames": 4, "max_steps": 2, "logging_steps": 1, "eval_length": 0}
+SMALL = {"generated_length": 24, "frames_per_clip": 4, "max_steps": 2, "logging_steps": 1, "eval_length": 0}
 SMALL |= {"use_cpu": True, "disable_tqdm": True, "report_to": "none", "save_strategy": "no"}
 
 
@@ -85,7 +85,9 @@ def test_the_tiny_recipe_leaves_a_checkpoint_with_its_processor(stage1):
 def test_stages_differ_by_their_queries(stage1):
     processor, seen = VLJepaProcessor.from_pretrained(stage1), {}
     for use_queries in (False, True):
-        data = VisionTextArguments(dataset="digit_stories", stories_task="both", num_frames=4, use_queries=use_queries)
+        data = VisionTextArguments(
+            dataset="digit_stories", stories_task="both", frames_per_clip=4, use_queries=use_queries
+        )
         samples = data.open()
         seen[use_queries] = data.collator(processor)([samples[index] for index in range(16)])
         assert {"target_ids", "target_mask", "target_group", "pixel_values_videos"} <= set(seen[use_queries])
@@ -180,7 +182,7 @@ def test_cached_vision_tokens_train_as_the_videos_do(stage1, monkeypatch):
     processor, model = VLJepaProcessor.from_pretrained(stage1), videos.model
 
     def again(**changed: Any) -> Any:
-        fields = {"dataset": "digit_stories", "stories_length": 24, "stories_task": "both", "num_frames": 4}
+        fields = {"dataset": "digit_stories", "generated_length": 24, "stories_task": "both", "frames_per_clip": 4}
         return VisionTextArguments(**fields | {"cache_vision_tokens": "tokens"} | changed).cached(
             model, processor, videos.args
         )
@@ -189,7 +191,7 @@ def test_cached_vision_tokens_train_as_the_videos_do(stage1, monkeypatch):
     torch.testing.assert_close(again()[5]["vision_tokens"], expected, rtol=0, atol=1e-6)
     assert not asked  # read back
     with pytest.raises(ValueError, match=r"do not fit this run \(data .*: take another folder"):
-        again(num_frames=6)
+        again(frames_per_clip=6)
     with torch.no_grad():
         model.base_model.vision_model.layernorm.weight[0] += 1
     with pytest.raises(ValueError, match=r"do not fit this run \(encoder .*: take another folder"):
@@ -280,7 +282,7 @@ def test_the_decoder_is_trained_alone(stage1):
 
 
 def test_scores_are_those_of_the_embeddings(stage1, capsys):
-    data = {"dataset": "digit_stories", "dataset_split": "test", "stories_length": 20, "num_frames": 4}
+    data = {"dataset": "digit_stories", "eval_split": "test", "generated_length": 20, "frames_per_clip": 4}
     named = data | {"model_name_or_path": stage1, "stories_task": "question", "batch_size": 2, "output": "scores.json"}
     tasks = ["retrieval", "classification", "vqa"]
     scores = evaluate(words(named | {"tasks": tasks, "candidates": "query"}))
@@ -309,7 +311,7 @@ def test_scores_are_those_of_the_embeddings(stage1, capsys):
 
 def test_measuring_says_what_is_missing(stage1, tmp_path):
     sources = write_records(tmp_path / "records")
-    named = {"model_name_or_path": stage1, "num_frames": 4, "folder_fps": 2}
+    named = {"model_name_or_path": stage1, "frames_per_clip": 4, "folder_fps": 2}
     with pytest.raises(ValueError, match="'picture 0' asks nothing, it has no query"):
         evaluate(words(named | {"tasks": ["vqa"], "dataset": sources["images"]["path"]}))
     Path("labels.txt").write_text("picture 0\npicture 1\n")

@@ -29,9 +29,10 @@ def make(store, rank: int = 0, timeout: float = 0.2) -> Watchdog:
     return Watchdog(store, rank, world_size=2, timeout=timeout, grace=0.1, interval=INTERVAL)
 
 
-def watch(watchdog: Watchdog, seconds: float) -> None:
+def watch(watchdog: Watchdog, ends: bool) -> None:
+    """Until it ends the process, however late on a busy machine, or long enough to see that it does not."""
     watchdog.start()
-    time.sleep(seconds)
+    watchdog._stopped.wait(30 if ends else 0.6)
     watchdog.stop()
 
 
@@ -40,14 +41,14 @@ def test_a_process_without_progress_is_ended_unless_it_asks_the_others_itself(en
     watchdog = make(dist.HashStore())
     watchdog.beat(1, "data")
     watchdog.beat(1, phase)
-    watch(watchdog, 0.6)
+    watch(watchdog, ends)
     assert ended == [[]] * ends
 
 
 def test_progress_keeps_it_alive(ended):
-    watchdog = make(dist.HashStore(), timeout=0.4)
+    watchdog = make(dist.HashStore(), timeout=0.6)
     watchdog.start()
-    for step in range(1, 9):
+    for step in range(1, 10):
         watchdog.beat(step, "data")
         time.sleep(0.1)
     watchdog.stop()
@@ -57,7 +58,7 @@ def test_progress_keeps_it_alive(ended):
 def test_the_first_step_may_take_longer(ended):
     watchdog = make(dist.HashStore())
     watchdog.beat(0, "step")
-    watch(watchdog, 0.6)
+    watch(watchdog, ends=False)
     assert ended == [] and FIRST * 0.2 > 0.6
 
 
@@ -68,7 +69,7 @@ def test_who_waits_for_one_that_raised_is_ended_after_the_grace(ended, phase, en
     one.beat(3, "data")
     one.beat(3, phase)
     other.raised(ValueError("no data"))
-    watch(one, 0.4)
+    watch(one, ends)
     assert ended == [["rank 1, after step 0, raised ValueError: no data"]] * ends
 
 
@@ -91,7 +92,7 @@ def test_a_process_that_nobody_meets_gives_up(ended):
     start = time.monotonic()
     with pytest.raises(RuntimeError, match="rank 0 finished its data after step 2"):
         alone.meet()
-    assert 0.1 < time.monotonic() - start < 5
+    assert time.monotonic() - start > 0.1
 
 
 def test_processes_that_come_to_the_same_end_meet(ended):
@@ -105,5 +106,5 @@ def test_processes_that_come_to_the_same_end_meet(ended):
     assert threads[0].is_alive()  # it waits
     threads[1].start()
     for thread in threads:
-        thread.join(5)
+        thread.join(30)
         assert not thread.is_alive()

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from pictures import pixels_near
 from PIL import Image
-from test_pictures import pixels_near
 
 from hf_jepa.evaluation.embedding_geometry import embedding_geometry
 from hf_jepa.visualization.embedding_geometry import draw_embedding_geometry

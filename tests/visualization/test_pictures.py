@@ -3,17 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from pictures import pixels_near
 from PIL import Image
 
 from hf_jepa.visualization.confusion import draw_confusion
 from hf_jepa.visualization.curves import draw_training_curves
 from hf_jepa.visualization.neighbours import draw_neighbours
 from hf_jepa.visualization.pca import draw_pca_maps, pca_colors
-
-
-def pixels_near(path, color, tolerance=40) -> int:
-    pixels = np.asarray(Image.open(path).convert("RGB")).astype(int)
-    return int((np.abs(pixels - color).max(axis=-1) < tolerance).sum())
 
 
 def test_curves_leave_out_panels_without_values(tmp_path):

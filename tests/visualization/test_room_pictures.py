@@ -1,5 +1,7 @@
 """Pictures of two rooms: what is drawn lies where it is, GIFs hold all frames, wrong input is named."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -95,7 +97,7 @@ def test_an_animation_that_cannot_be_written_leaves_nothing(monkeypatch, tmp_pat
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(two_rooms.os, "replace", fail)
+    monkeypatch.setattr(Path, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
         save_episodes([np.zeros((1, 9, 9, 3), np.uint8)], tmp_path / "e.gif")
     assert not list(tmp_path.iterdir())

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from pictures import pixels_near
 from PIL import Image
 
 from hf_jepa.visualization.streams import draw_stream
@@ -10,11 +11,6 @@ from hf_jepa.visualization.streams import draw_stream
 TIMES, VARIANCE = np.arange(40) / 2, np.abs(np.sin(np.arange(40.0)))
 BLUE = (46, 134, 171)  # the marks of the first rule
 RED = (209, 73, 91)
-
-
-def pixels_near(path, color) -> int:
-    pixels = np.asarray(Image.open(path).convert("RGB")).astype(int)
-    return int((np.abs(pixels - color).max(axis=-1) < 40).sum())
 
 
 def test_marks_stand_for_decodes(tmp_path):

@@ -3,14 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from pictures import pixels_near
 from PIL import Image
 
 from hf_jepa.visualization.video import draw_surprise_curves, draw_surprise_strip, draw_video_pca
-
-
-def pixels_near(path, color, tolerance=12) -> int:
-    pixels = np.asarray(Image.open(path).convert("RGB")).astype(int)
-    return int((np.abs(pixels - color).max(axis=-1) < tolerance).sum())
 
 
 def test_one_colour_means_one_thing_at_every_resolution(tmp_path):
@@ -49,7 +45,7 @@ def test_curves_mark_the_event(tmp_path):
     marked = draw_surprise_curves(errors, [2, 4, 6], tmp_path / "marked.png", event_frame=4)
     differs = (np.asarray(Image.open(plain)) != np.asarray(Image.open(marked))).any(axis=(0, 2))  # by column
     assert 0 < differs.sum() < 8 and abs(differs.nonzero()[0].mean() / len(differs) - 0.5) < 0.1
-    assert pixels_near(plain, (46, 134, 171)) > 100 < pixels_near(plain, (209, 73, 91))
+    assert pixels_near(plain, (46, 134, 171), 12) > 100 < pixels_near(plain, (209, 73, 91), 12)
     with pytest.raises(ValueError, match="do not fit 2 groups"):
         draw_surprise_curves(errors, [2, 4], tmp_path / "x.png")
 
@@ -59,7 +55,7 @@ def test_errors_share_one_scale(tmp_path):
     path = draw_surprise_strip(frames, {"small": small, "large": large}, [2, 4], tmp_path / "where.png")
     brightest = (252, 253, 191)  # the upper end of the colour map
     alone = draw_surprise_strip(frames, {"small": small}, [2, 4], tmp_path / "alone.png")
-    assert pixels_near(path, brightest) == pytest.approx(pixels_near(alone, brightest), rel=0.1) and Image.open(path)
+    assert pixels_near(path, brightest, 12) == pytest.approx(pixels_near(alone, brightest, 12), rel=0.1)
     for wrong in ({"frame": [2, 6]}, {"frame": [2, 3, 4]}):
         with pytest.raises(ValueError):
             draw_surprise_strip(frames, {"small": small}, wrong["frame"], tmp_path / "x.png")

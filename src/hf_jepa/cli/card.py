@@ -23,10 +23,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str]) -> int:
-    options = parser()
-    args = options.parse_args(argv)
+    args = parser().parse_args(argv)
     if args.license and not args.write:
-        options.error("--license goes with --write")
+        raise ValueError("--license goes with --write, which writes a card")
 
     from hf_jepa.hub.card_check import CARD, check_card, read_card, without_tokens
 

@@ -70,7 +70,7 @@ class Embedder:
                 f"{self.variant.title} is no encoder of images or videos alone: call the model itself (see its card)"
             )
         self.samples = f"{self.variant.modality}s"
-        given = {name: getattr(args, name) for name in CLIP_OPTIONS if name in args}
+        given = {name: value for name, value in vars(args).items() if name in CLIP_OPTIONS and value is not None}
         if self.variant.modality == "video":
             self.sampling = clip_sampling(AutoConfig.from_pretrained(checkpoint).frames_per_clip, **given)
         elif given:
@@ -88,10 +88,10 @@ class Embedder:
             ValueError: not all weights of the encoder are there.
         """
         self.model = load_encoder(self.checkpoint, self.variant, self.args.onednn)
-        self.readout = getattr(self.args, "readout", None) or default_readout(self.model)
+        self.readout = self.args.readout or default_readout(self.model)
         self.processor = load_processor(self.checkpoint, self.model.config, self.args.saved_processor)
-        size = sum(parameter.numel() for parameter in self.model.parameters())
-        print(f"{self.checkpoint}: {type(self.model).__name__}, {size:,} parameters, {self._input_line()}")
+        size = f"{self.model.num_parameters():,} parameters"
+        print(f"{self.checkpoint}: {type(self.model).__name__}, {size}, {self._input_line()}")
 
     def embed(self, dataset: "datasets.Dataset") -> Features:
         """Pooled features of every image or video that can be read.
@@ -105,7 +105,7 @@ class Embedder:
         skipped, sample_index = [], []
         args, samples = self.args, self._samples(dataset.select_columns(source_column(dataset)))
         collator = VideoCollator() if isinstance(samples, VideoDataset) else ImageCollator()
-        batch_size = getattr(args, "batch_size", BATCH_SIZE[self.variant.modality])
+        batch_size = BATCH_SIZE[self.variant.modality] if args.batch_size is None else args.batch_size
 
         def batches():
             for batch in DataLoader(samples, batch_size, collate_fn=collator, num_workers=args.workers):
@@ -118,9 +118,8 @@ class Embedder:
                 yield batch
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        layers = getattr(args, "layers", ())
         features, _ = extract_features(
-            self.model, batches(), self.readout, device=device, progress=False, layers=layers
+            self.model, batches(), self.readout, device=device, progress=False, layers=args.layers or ()
         )
         rows = torch.cat(sample_index)
         if "label" not in dataset.features:
@@ -131,9 +130,8 @@ class Embedder:
     def _samples(self, rows: "datasets.Dataset") -> ImageDataset | VideoDataset:
         if self.variant.modality == "image":
             return ImageDataset(rows, ProcessorTransform(self.processor))
-        folder_fps = getattr(self.args, "folder_fps", None)
         transform = ProcessedClip(self.processor)
-        return VideoDataset(rows, transform, self.sampling, random_position=False, frames_fps=folder_fps)
+        return VideoDataset(rows, transform, self.sampling, random_position=False, folder_fps=self.args.folder_fps)
 
     def _input_line(self) -> str:
         if self.variant.modality == "image":

@@ -19,7 +19,7 @@ def parser() -> argparse.ArgumentParser:
         "hf-jepa convert checkpoint.pth.tar --output runs/converted --num-attention-heads 4",
     )
     convertible = sorted(name for name, variant in VARIANTS.items() if variant.convertible)
-    parser.add_argument("--variant", choices=convertible, help="what the checkpoint holds; found out unless given")
+    parser.add_argument("--variant", choices=convertible, help="what the checkpoint holds (default: found out)")
     add_arguments(parser)
     return parser
 

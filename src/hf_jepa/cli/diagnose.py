@@ -25,11 +25,11 @@ def parser() -> argparse.ArgumentParser:
         "diagnose",
         "Reads the log and the settings that a run saved, finished or not, and says what speaks for each cause. "
         "docs/collapse.md explains the signals.",
-        "hf-jepa diagnose runs/tiny --picture diagnosis.png",
+        "hf-jepa diagnose runs/tiny --output diagnosis.png",
     )
     parser.add_argument("run", type=Path, help="output folder of a pretraining run, or one of its checkpoints")
     parser.add_argument("--json", action="store_true", help="print the diagnosis as JSON")
-    parser.add_argument("--picture", type=Path, help="draw the signals into this PNG")
+    parser.add_argument("--output", type=Path, help="draw the signals into this PNG")
     return parser
 
 
@@ -43,11 +43,11 @@ def main(argv: list[str]) -> int:
 
     run = read_run(args.run)
     diagnosis = diagnose(run)
-    if args.picture is not None:
+    if args.output is not None:
         from hf_jepa.visualization.diagnosis import draw_diagnosis
 
         title = ", ".join(finding.cause for finding in diagnosis.findings) or diagnosis.verdict
-        draw_diagnosis({args.run.name: run.log}, args.picture, title=title)
+        draw_diagnosis({args.run.name: run.log}, args.output, title=title)
     print(json.dumps(diagnosis.as_dict(), indent=2) if args.json else _report(args.run, run.steps, diagnosis))
     return 0
 

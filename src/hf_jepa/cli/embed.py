@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -115,9 +114,9 @@ def _public(path: str, data: str) -> str:
 
 def _write(output: Path, dataset: "datasets.Dataset", result: "Features") -> None:
     """Write under a temporary name, then rename: the output is complete or absent."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    try:
+    from hf_jepa.hub.files import new_name
+
+    with new_name(output) as temporary:
         if output.suffix == ".safetensors":
             from safetensors.torch import save_file
 
@@ -127,11 +126,6 @@ def _write(output: Path, dataset: "datasets.Dataset", result: "Features") -> Non
             _as_dataset(dataset, result).to_parquet(temporary)
         else:
             _as_dataset(dataset, result).save_to_disk(temporary)
-        os.replace(temporary, output)
-    finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary)
-        temporary.unlink(missing_ok=True)
 
 
 def _as_dataset(dataset: "datasets.Dataset", result: "Features") -> "datasets.Dataset":

@@ -41,7 +41,7 @@ def main(argv: list[str]) -> int:
     if args.table:
         return _table(args)
     if args.recipe is None:
-        parser().error("name a recipe or a variant, or ask for --table")
+        raise ValueError("name a recipe or a variant, or ask for --table")
 
     from hf_jepa.training.estimate import Estimator
     from hf_jepa.training.estimate_recipes import read_job

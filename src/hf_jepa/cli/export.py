@@ -14,7 +14,7 @@ def parser() -> argparse.ArgumentParser:
         "processor, tokenizer and fingerprint come along; what was written is loaded again and compared.",
         "hf-jepa export runs/ijepa --output runs/ijepa-anywhere --remote-code",
     )
-    parser.add_argument("checkpoint", type=Path, metavar="DIR", help="folder of a model")
+    parser.add_argument("folder", type=Path, help="folder of a checkpoint")
     parser.add_argument("--output", type=Path, required=True, help="new or empty folder")
     kind = parser.add_mutually_exclusive_group(required=True)
     kind.add_argument(
@@ -30,7 +30,6 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--encoder",
         choices=("target", "context"),
-        default=argparse.SUPPRESS,
         help="with --encoder-only: which one (default: the one that gives features, in most variants the target "
         "encoder)",
     )
@@ -44,8 +43,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
-    encoder = getattr(args, "encoder", None)
-    if not args.encoder_only and encoder is not None:
+    if args.encoder is not None and not args.encoder_only:
         raise ValueError(
             "--encoder goes with --encoder-only; --remote-code keeps all parts of the checkpoint, a graph is of the "
             "encoder that gives features"
@@ -56,16 +54,16 @@ def main(argv: list[str]) -> int:
     if args.remote_code:
         from hf_jepa.hub.export import export_remote_code
 
-        print(export_remote_code(args.checkpoint, args.output))
+        print(export_remote_code(args.folder, args.output))
     elif args.encoder_only:
         from hf_jepa.hub.export_encoder import export_encoder
 
-        print(export_encoder(args.checkpoint, args.output, encoder))
+        print(export_encoder(args.folder, args.output, args.encoder))
     else:
         from hf_jepa.hub.export_graph import export_graph
 
         kind = "onnx" if args.onnx else "torch"
-        print(export_graph(args.checkpoint, args.output, kind, any_size=args.any_size))
+        print(export_graph(args.folder, args.output, kind, any_size=args.any_size))
     return 0
 
 

@@ -18,7 +18,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--predictor-tokens",
         type=int,
-        help="at the end of Text; unless given as in training, or none where the tokenizer has none",
+        help="at the end of Text (default: as in training, or none where the tokenizer has none)",
     )
     parser.add_argument(
         "--last-token", type=int, help="embedding at this negative place of a view instead of the end of its content"

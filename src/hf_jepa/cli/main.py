@@ -32,6 +32,13 @@ COMMANDS = {
 INPUT_ERRORS = (ValueError, OSError, ImportError)
 
 
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows the defaults that say something; of an option that is None at first, its help says what that means."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None or action.default is False else super()._get_help_string(action)
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser that explains an error in one line."""
 
@@ -131,7 +138,7 @@ def command_parser(name: str, description: str, example: str) -> Parser:
         prog=f"hf-jepa {name}",
         description=f"{summary[0].upper()}{summary[1:]}. {description}".strip(),
         epilog=f"example: {example}",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=_HelpFormatter,
     )
 
 
@@ -140,20 +147,16 @@ def add_encoder_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--readout",
         choices=("mean", "last4_mean_concat", "mean_std", "max", "pooled"),
-        default=argparse.SUPPRESS,
         help="how the tokens of an image or clip become one vector (default: as the encoder was trained, else mean)",
     )
     parser.add_argument(
         "--layers",
         type=int,
         nargs="+",
-        default=argparse.SUPPRESS,
         metavar="LAYER",
         help="read these layers, whose features stand side by side; -1 is the last (default: -1)",
     )
-    parser.add_argument(
-        "--batch-size", type=int, default=argparse.SUPPRESS, help="samples per step (default: 64 images, 8 videos)"
-    )
+    parser.add_argument("--batch-size", type=int, help="samples per step (default: 64 images, 8 videos)")
     parser.add_argument("--workers", type=int, default=0, help="processes that read the data; 0: this one")
     parser.add_argument(
         "--saved-processor",
@@ -161,7 +164,7 @@ def add_encoder_options(parser: argparse.ArgumentParser) -> None:
         help="prepare images as the file beside the weights says, even where that is not how they were trained",
     )
     parser.add_argument("--onednn", action="store_true", help="CPU: twice as fast on AMD, equal to rounding")
-    clips = parser.add_argument_group("clips of videos", argument_default=argparse.SUPPRESS)
+    clips = parser.add_argument_group("clips of videos")
     clips.add_argument("--frames", type=int, help="frames of a clip (default: those of the checkpoint)")
     distance = clips.add_mutually_exclusive_group()
     distance.add_argument("--fps", type=float, help="frames of a clip per second of the video (default: 4)")

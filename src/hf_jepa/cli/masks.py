@@ -6,7 +6,7 @@ from pathlib import Path
 from hf_jepa.cli.main import command_parser
 
 
-_IMAGE_OPTIONS = ("num_targets", "target_scale", "context_scale", "min_keep")
+_IMAGE_OPTIONS = ("num_target_masks", "target_scale", "context_scale", "min_keep")
 _CLIP_OPTIONS = ("tubelet_size", "mask", "temporal_scale", "random_tube")
 
 
@@ -33,8 +33,8 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--distribution", action="store_true", help="draw instead how often each token is masked")
     parser.add_argument("--step", type=int, default=0, help="training step")
     parser.add_argument("--seed", type=int, default=0, help="another seed, other masks")
-    blocks = parser.add_argument_group("blocks of an image", argument_default=argparse.SUPPRESS)
-    blocks.add_argument("--num-targets", type=int, help="target blocks per image (default: 4)")
+    blocks = parser.add_argument_group("blocks of an image")
+    blocks.add_argument("--num-target-masks", type=int, help="target blocks per image (default: 4)")
     blocks.add_argument(
         "--target-scale", type=float, nargs=2, metavar=("LOW", "HIGH"), help="share of the grid (default: 0.15 0.2)"
     )
@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
         "--context-scale", type=float, nargs=2, metavar=("LOW", "HIGH"), help="share of the grid (default: 0.85 1.0)"
     )
     blocks.add_argument("--min-keep", type=int, help="every mask keeps more tokens than this (default: 10)")
-    clip = parser.add_argument_group("clips", argument_default=argparse.SUPPRESS)
+    clip = parser.add_argument_group("clips")
     clip.add_argument("--frames", type=int, help="draw masks of clips of so many frames, spread over the video")
     clip.add_argument("--tubelet-size", type=int, help="frames per token (default: 2)")
     clip.add_argument(
@@ -68,9 +68,9 @@ def main(argv: list[str]) -> int:
     for name in ("step", "seed"):
         if not 0 <= getattr(args, name) < 2**63:
             raise ValueError(f"--{name} must be in [0, 2^63), got {getattr(args, name)}")
-    kind, others = ("clips", _IMAGE_OPTIONS) if "frames" in args else ("images", _CLIP_OPTIONS)
+    kind, others = ("clips", _IMAGE_OPTIONS) if args.frames is not None else ("images", _CLIP_OPTIONS)
     for name in others:
-        if name in args:
+        if getattr(args, name) is not None:
             hint = "add --frames" if kind == "images" else "leave out --frames to draw masks of images"
             raise ValueError(f"--{name.replace('_', '-')} says nothing about masks of {kind}: {hint}")
     seed = {"seed": args.seed} if args.mode == "corrected" else {}  # official modes read the global generators
@@ -91,8 +91,7 @@ def _draw_images(args, image_size: tuple[int, int], grid_size: tuple[int, int], 
     from hf_jepa.masking.statistics import measure_masks
     from hf_jepa.visualization.masks import draw_mask_distribution, draw_masks
 
-    names = {"num_target_masks": "num_targets"} | {name: name for name in _IMAGE_OPTIONS[1:]}
-    settings = {setting: getattr(args, name) for setting, name in names.items() if name in args}
+    settings = {name: value for name in _IMAGE_OPTIONS if (value := getattr(args, name)) is not None}
     sampler = build_mask_sampler(args.mode, grid_size=grid_size, **settings, **seed)
     if args.distribution:
         statistics = measure_masks(sampler, global_seed=args.seed)
@@ -106,7 +105,7 @@ def _draw_images(args, image_size: tuple[int, int], grid_size: tuple[int, int], 
 
 
 def _draw_clips(args, image_size: tuple[int, int], grid_size: tuple[int, int], seed: dict) -> int:
-    tubelet_size = getattr(args, "tubelet_size", 2)
+    tubelet_size = 2 if args.tubelet_size is None else args.tubelet_size
     if args.frames < 1 or tubelet_size < 1 or args.frames % tubelet_size:
         raise ValueError(f"a clip of {args.frames} frames does not divide into tubelets of {tubelet_size}")
     video_grid = (args.frames // tubelet_size, *grid_size)
@@ -137,12 +136,12 @@ def _clip_settings(args) -> dict:
     """Settings of `build_video_mask_sampler`."""
     from hf_jepa.masking.block_mask import VJEPA_MASKS, BlockMask
 
-    if "random_tube" in args:
-        if "mask" in args or "temporal_scale" in args:
+    if args.random_tube is not None:
+        if args.mask or args.temporal_scale:
             raise ValueError("--random-tube draws no blocks: drop --mask and --temporal-scale")
         return {"kind": "random_tube", "ratio": args.random_tube}
-    blocks = getattr(args, "mask", [(mask.num_blocks, mask.spatial_scale[0]) for mask in VJEPA_MASKS])
-    temporal_scale = getattr(args, "temporal_scale", (1.0, 1.0))
+    blocks = args.mask or [(mask.num_blocks, mask.spatial_scale[0]) for mask in VJEPA_MASKS]
+    temporal_scale = args.temporal_scale or (1.0, 1.0)
     for num_blocks, _ in blocks:
         if num_blocks != int(num_blocks):
             raise ValueError(f"--mask takes a whole number of blocks and their share of a frame, got {num_blocks:g}")

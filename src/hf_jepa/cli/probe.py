@@ -31,18 +31,14 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--test-data", help="where the test split is, unless in the data: a second csv list, for example"
     )
+    parser.add_argument("--test-split", help="split they are scored on (default: test; train with --test-data)")
     parser.add_argument(
-        "--test-split",
-        default=argparse.SUPPRESS,
-        help="split they are scored on (default: test; train with --test-data)",
-    )
-    parser.add_argument(
-        "--k", type=int, help=f"neighbours; {_USUAL_K} unless given, or all training rows where there are fewer"
+        "--k", type=int, help=f"neighbours (default: {_USUAL_K}, or all training rows where there are fewer)"
     )
     few = parser.add_mutually_exclusive_group()
     few.add_argument("--fraction", type=float, help="learn from this share of the labels of each class (0.01: 1 %%)")
     few.add_argument("--per-class", type=int, help="learn from this many samples of each class")
-    parser.add_argument("--weight-decay", type=float, help="of the linear probe; chosen on held-out rows unless given")
+    parser.add_argument("--weight-decay", type=float, help="of the linear probe (default: chosen on held-out rows)")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of few labels and of held-out rows")
     add_encoder_options(parser)
     return parser
@@ -59,7 +55,9 @@ def main(argv: list[str]) -> int:
     from hf_jepa.evaluation.low_shot import low_shot_indices
 
     embedder = Embedder(args.checkpoint, args)
-    test_split = getattr(args, "test_split", "test" if args.test_data is None else "train")
+    test_split = args.test_split
+    if test_split is None:
+        test_split = "test" if args.test_data is None else "train"
     places = [(args.data, args.train_split), (args.test_data or args.data, test_split)]
     splits = [_labelled(embedder.open(data, split), data, split) for data, split in places]
     names = [getattr(dataset.features["label"], "names", None) for dataset in splits]

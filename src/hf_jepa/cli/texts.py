@@ -15,9 +15,7 @@ def add_text_options(parser: argparse.ArgumentParser) -> None:
     """What both commands can say about records and model."""
     parser.add_argument("checkpoint", help="folder or Hub id of a causal language model, of LLM-JEPA or any other")
     parser.add_argument("data", help="records with `messages`: JSONL or parquet file, folder of these, or Hub id")
-    parser.add_argument(
-        "--split", default=argparse.SUPPRESS, help="of a folder or Hub id (default: test); a file is one split"
-    )
+    parser.add_argument("--split", help="of a folder or Hub id (default: test); a file is one split")
     parser.add_argument("--limit", type=int, help="only the first so many records")
     parser.add_argument("--batch-size", type=int, default=16, help="records per batch")
     parser.add_argument(
@@ -39,7 +37,9 @@ def open_records(args: argparse.Namespace) -> list[dict[str, Any]]:
     from hf_jepa.data.text_sources import open_text_pairs
     from hf_jepa.evaluation.inputs import check_count
 
-    split = getattr(args, "split", "train" if Path(args.data).is_file() else "test")
+    split = args.split
+    if split is None:
+        split = "train" if Path(args.data).is_file() else "test"
     data = open_text_pairs(args.data, split, args.text_column, args.code_column)
     if args.limit is not None:
         data = data.select(range(min(len(data), check_count(args.limit, "--limit"))))
@@ -76,8 +76,8 @@ def load_language_model(checkpoint: str) -> "tuple[LlmJepaForCausalLM, PreTraine
     rows = model.get_input_embeddings().num_embeddings
     if len(tokenizer) > rows:
         raise ValueError(f"the tokenizer of {checkpoint} has {len(tokenizer)} tokens, the model embeds {rows} of them")
-    size = sum(parameter.numel() for parameter in model.parameters())
-    print(f"{checkpoint}: {type(model.causal_lm).__name__}, {size:,} parameters, {model.dtype}".replace("torch.", ""))
+    size = f"{model.num_parameters():,} parameters"
+    print(f"{checkpoint}: {type(model.causal_lm).__name__}, {size}, {model.dtype}".replace("torch.", ""))
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer
 
 

@@ -5,14 +5,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from os.path import basename, isabs
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from transformers import PreTrainedConfig
 
+from hf_jepa.core.validation import require_choices
 from hf_jepa.losses.prediction import LOSSES, NORMALIZATIONS
 
 
-TARGET_SOURCES = ("ema", "frozen", "shared", "shared_stopgrad", "input_embedding")
 OWN_TARGETS = ("shared", "shared_stopgrad", "input_embedding")  # without an encoder that only makes targets
 
 
@@ -35,10 +35,22 @@ class JepaConfigMixin:
     """
 
     target_sources: ClassVar[tuple[str, ...]] = ("ema", "frozen")
+    sizes: ClassVar[dict[str, dict[str, Any]]] = {}
 
     target_source: str = "ema"
     target_normalization: str = "layer_norm"
     loss_type: str = "smooth_l1"
+
+    @classmethod
+    def from_size(cls, size: str, **overrides) -> Self:
+        """The config of a named size, any field of which can be overridden.
+
+        Raises:
+            ValueError: no size of that name; the error lists those of the variant.
+        """
+        if size not in cls.sizes:
+            raise ValueError(f"size {size!r} is not one of {', '.join(cls.sizes)}")
+        return cls(**(cls.sizes[size] | overrides))
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
@@ -51,14 +63,7 @@ class JepaConfigMixin:
         return super().from_dict(config_dict | given, **kwargs)
 
     def validate_objective(self):
-        choices = {
-            "target_source": self.target_sources,
-            "target_normalization": NORMALIZATIONS,
-            "loss_type": tuple(LOSSES),
-        }
-        for field, allowed in choices.items():
-            if getattr(self, field) not in allowed:
-                raise ValueError(f"{field}={getattr(self, field)!r} is not one of {', '.join(allowed)}")
+        require_choices(self, target_source=self.target_sources, target_normalization=NORMALIZATIONS, loss_type=LOSSES)
 
     @property
     def has_target_encoder(self) -> bool:
@@ -111,7 +116,6 @@ def without_path(config: PreTrainedConfig) -> PreTrainedConfig:
 
 __all__ = [
     "OWN_TARGETS",
-    "TARGET_SOURCES",
     "JepaConfigMixin",
     "model_fields",
     "require_model_fields",

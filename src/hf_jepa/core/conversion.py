@@ -46,6 +46,17 @@ class Heads:
     by: tuple[str, ...]
     known: Mapping[tuple, int]
 
+    @classmethod
+    def of_sizes(cls, table: Mapping[str, Mapping[str, Any]]) -> "Heads":
+        """Those of an encoder, by the width and depth of named sizes.
+
+        Example:
+            >>> Heads.of_sizes({"small": {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 4}}).known
+            {(8, 2): 4}
+        """
+        by = ("hidden_size", "num_hidden_layers")
+        return cls(by, {tuple(size[name] for name in by): size["num_attention_heads"] for size in table.values()})
+
 
 @dataclass(frozen=True)
 class Release:

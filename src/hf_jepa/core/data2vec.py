@@ -11,12 +11,20 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from hf_jepa.core.configuration import JepaConfigMixin
 from hf_jepa.core.ema import Average
 from hf_jepa.core.modeling import JepaPreTrainingMixin
 from hf_jepa.core.outputs import JepaForPreTrainingOutput
+from hf_jepa.core.validation import require_at_least, require_choices, require_heads, require_positive
 from hf_jepa.losses.layer_targets import LAYER_NORMALIZATIONS, data2vec_loss, layer_targets
+
+
+SIZES = {
+    "base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
+    "large": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096},
+}
 
 
 @dataclass(kw_only=True, repr=False)
@@ -39,20 +47,13 @@ class Data2VecConfigMixin(JepaConfigMixin):
         6
     """
 
-    sizes: ClassVar[dict[str, dict[str, Any]]] = {}
+    sizes = SIZES
 
     top_k_layers: int = 6
     layer_target_normalization: str = "none"
     loss_beta: float | int = 2.0
     loss_scale: float | int | None = None
     pred_num_layers: int = 0
-
-    @classmethod
-    def from_size(cls, size: str, **overrides):
-        """The config of a named size ("base", "large"), any field of which can be overridden."""
-        if size not in cls.sizes:
-            raise ValueError(f"size {size!r} is not one of {', '.join(cls.sizes)}")
-        return cls(**(cls.sizes[size] | overrides))
 
     def validate_layer_targets(self):
         if self.loss_type != "smooth_l1":
@@ -63,25 +64,14 @@ class Data2VecConfigMixin(JepaConfigMixin):
             raise ValueError(
                 f"top_k_layers {self.top_k_layers} must lie between 1 and num_hidden_layers {self.num_hidden_layers}"
             )
-        if self.layer_target_normalization not in LAYER_NORMALIZATIONS:
-            raise ValueError(
-                f"layer_target_normalization={self.layer_target_normalization!r} is not one of "
-                f"{', '.join(LAYER_NORMALIZATIONS)}"
-            )
-        if not self.loss_beta >= 0:  # NaN as well
-            raise ValueError(f"loss_beta must not be negative, got {self.loss_beta}")
-        if self.loss_scale is not None and not self.loss_scale > 0:
-            raise ValueError(f"loss_scale must be above 0, got {self.loss_scale}")
-        if self.pred_num_layers < 0:
-            raise ValueError(f"pred_num_layers must not be negative, got {self.pred_num_layers}")
+        require_choices(self, layer_target_normalization=LAYER_NORMALIZATIONS)
+        require_at_least(self, 0, ("loss_beta", "pred_num_layers"))
+        require_positive(self, "loss_scale")
 
     def validate_transformer(self):
-        heads, width = self.num_attention_heads, self.hidden_size
-        if heads < 1 or width < 1 or width % heads:
-            raise ValueError(f"hidden_size {width} must be a multiple of its {heads} attention heads")
-        for name in ("num_hidden_layers", "intermediate_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        require_heads(self)
+        require_at_least(self, 1, ("num_hidden_layers", "intermediate_size"))
+        require_positive(self, "layer_norm_eps", "initializer_range")
 
 
 def regression_head(width: int, num_layers: int) -> nn.Sequential:
@@ -175,8 +165,8 @@ class Data2VecPreTrainingMixin(JepaPreTrainingMixin):
     """The contract of a data2vec: the student is the base model, the teacher a copy of its transformer alone.
 
     The teacher shares what stands before the student's transformer (patches, features, embeddings), without gradient
-    and without dropout. It stays in float32 beside a 16-bit student. A class that mixes this in names the parts of
-    the student that make the transformer, and gives `encode_targets`.
+    and without dropout. It stays in float32 beside a 16-bit student. A class that mixes this in names its
+    `encoder_class` and the parts of it that make the transformer, and gives `encode_targets`.
 
     Example:
         >>> from hf_jepa import Data2VecVisionConfig, Data2VecVisionForPreTraining
@@ -187,10 +177,18 @@ class Data2VecPreTrainingMixin(JepaPreTrainingMixin):
         >>> model.update_target_encoder(0.999)  # after every optimizer step
     """
 
+    encoder_class: ClassVar[type[PreTrainedModel]]  # of the student
     target_encoder_name = "teacher"
     transformer_parts: ClassVar[tuple[str, ...]] = ("encoder",)  # of the student, that the teacher has too
     copied_parts: ClassVar[tuple[str, ...]] = ()  # of the teacher, that are never averaged
     _keep_in_fp32_modules_strict = ["teacher"]
+
+    def __init__(self, config: Data2VecConfigMixin):
+        super().__init__(config)
+        setattr(self, self.base_model_prefix, self.encoder_class(self.config))
+        self.teacher = self.transformer_of(self.encoder_class(self.config))
+        self.predictor = regression_head(self.config.hidden_size, self.config.pred_num_layers)
+        self.post_init()
 
     def transformer_of(self, encoder: nn.Module) -> nn.ModuleDict:
         """The parts of an encoder that a teacher has, as they are, not copied."""

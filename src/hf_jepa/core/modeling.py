@@ -10,6 +10,7 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import TransformersKwargs, logging
 
 from hf_jepa.core.ema import Average
+from hf_jepa.core.loading import REMEDY, require_weights
 from hf_jepa.layers.attentive_pooler import AttentivePooler
 
 
@@ -23,12 +24,6 @@ _HINTS = {
     "bool_masked_pos": ": give the tokens to keep by context_mask",
     "sample_index": ": JepaTrainer and ClassificationTrainer take it out of the batch",
 }
-
-
-_REMEDY = (
-    "Check that the checkpoint is of this variant and not truncated; of a run with adapters take the one at its end, "
-    "where they are merged."
-)
 
 
 def runtime_options(model: nn.Module, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -59,7 +54,6 @@ class JepaPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
-    _may_be_missing = ("predictor.",)  # parts of a base model that a checkpoint may lack: they start at random
 
     def __init__(self, config, *args, **kwargs):
         # `AutoModelForPreTraining` hands over the native config where the model type is native; ours adds fields.
@@ -79,17 +73,33 @@ class JepaPreTrainedModel(PreTrainedModel):
             ValueError: weights of the encoder are not in the checkpoint, as where it is one of another variant.
         """
         model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        model.freeze_parts()
         if output_loading_info:
             return model, info
-        prefix = "" if model.base_model is model else f"{model.base_model_prefix}."
-        inside = [key.removeprefix(prefix) for key in info["missing_keys"] if key.startswith(prefix)]
-        if lost := sorted(key for key in inside if not key.startswith(model._may_be_missing)):
-            part = "the encoder" if model._may_be_missing else cls.__name__
-            raise ValueError(
-                f"{pretrained_model_name_or_path} lacks {len(lost)} weights of {part}, among them "
-                f"{', '.join(lost[:5])}. {_REMEDY}"
-            )
+        model._require_whole(set(info["missing_keys"]), pretrained_model_name_or_path)
         return model
+
+    def mark_tied_weights_as_initialized(self, loading_info) -> None:
+        """As in transformers, but a tensor that two modules share stays missing where the file has neither name.
+
+        There it would count as loaded, because one of its names is that of a tied weight.
+        """
+        absent = {
+            source
+            for target, source in self.all_tied_weights_keys.items()
+            if {target, source} <= loading_info.missing_keys
+        }
+        super().mark_tied_weights_as_initialized(loading_info)
+        loading_info.missing_keys |= absent
+
+    def freeze_parts(self) -> None:
+        """Exclude from training what never is: nothing here. Loading makes every parameter trainable."""
+
+    def _require_whole(self, missing: set[str], source: str) -> None:
+        """Refuse a checkpoint that lacks weights of the encoder; heads start at random, as in transformers."""
+        prefix = "" if self.base_model is self else f"{self.base_model_prefix}."
+        inside = [key.removeprefix(prefix) for key in missing if key.startswith(prefix)]
+        require_weights((key for key in inside if not key.startswith("predictor.")), source, "the encoder")
 
     def save_pretrained(self, *args, save_original_format: bool = False, **kwargs):
         """Save with the keys of the file equal to the names of the modules (True: keys of old hub files instead)."""
@@ -300,7 +310,7 @@ class JepaPreTrainingMixin:
             keys = sorted(missing or info["missing_keys"])
             raise ValueError(
                 f"{source} does not hold a complete {type(self).__name__}: {len(keys)} keys are missing, among them "
-                f"{', '.join(keys[:5])}. {_REMEDY}"
+                f"{', '.join(keys[:5])}: {REMEDY}"
             )
         if unexpected := sorted(info["unexpected_keys"]):
             logger.warning(

@@ -22,6 +22,7 @@ from hf_jepa.core.backbones import (
     has_batch_norm,
     residual_norms,
 )
+from hf_jepa.core.loading import require_weights
 from hf_jepa.core.modeling import JepaPreTrainedModel, JepaPreTrainingMixin, runtime_options
 from hf_jepa.core.multi_view_configuration import MultiViewConfigMixin
 from hf_jepa.core.outputs import JepaForPreTrainingOutput
@@ -178,11 +179,7 @@ class MultiViewPreTrainingMixin(JepaPreTrainingMixin):
         model = cls(cls.config_class(backbone_config=loaded.config, **fields))
         backbone = model.base_model.backbone
         state = {name: value for name, value in loaded.state_dict().items() if name in backbone.state_dict()}
-        if lost := sorted(set(info["missing_keys"]) & set(state)):
-            raise ValueError(
-                f"{pretrained_model_name_or_path} lacks {len(lost)} weights of the backbone, among them "
-                f"{', '.join(lost[:5])}"
-            )
+        require_weights(set(info["missing_keys"]) & set(state), pretrained_model_name_or_path, "the backbone")
         backbone.load_state_dict(state)
         if "attn_implementation" in (loading or {}):  # a choice of run time, which no config keeps
             backbone.set_attn_implementation(loading["attn_implementation"])

@@ -9,6 +9,7 @@ from transformers.configuration_utils import SubConfigSpec
 
 from hf_jepa.core.backbones import POOLINGS, SIZES, backbone_width
 from hf_jepa.core.configuration import JepaConfigMixin
+from hf_jepa.core.validation import require_at_least, require_choices
 
 
 BATCH_NORM_SCOPES = ("view", "all")
@@ -92,18 +93,14 @@ class MultiViewConfigMixin(JepaConfigMixin):
         return getattr(self.backbone_config, "num_channels", 3)
 
     def validate_multi_view(self):
-        choices = {
-            "pooling": POOLINGS,
-            "batch_norm_scope": BATCH_NORM_SCOPES,
-            "loss_type": self.loss_types,
-            "target_normalization": ("none",),
-        }
-        for field, allowed in choices.items():
-            if getattr(self, field) not in allowed:
-                raise ValueError(f"{field}={getattr(self, field)!r} is not one of {', '.join(allowed)}")
-        for field in ("proj_hidden_size", "proj_size"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field} must be at least 1, got {getattr(self, field)}")
+        require_choices(
+            self,
+            pooling=POOLINGS,
+            batch_norm_scope=BATCH_NORM_SCOPES,
+            loss_type=self.loss_types,
+            target_normalization=("none",),
+        )
+        require_at_least(self, 1, ("proj_hidden_size", "proj_size"))
         if self.zero_init_residual and self.backbone_config.model_type != "resnet":
             raise ValueError(
                 f"zero_init_residual=True is for backbones of type 'resnet', not {self.backbone_config.model_type!r}"

@@ -35,4 +35,25 @@ class JepaForPreTrainingOutput(ModelOutput):
     attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
-__all__ = ["JepaForPreTrainingOutput"]
+@dataclass
+class WorldModelOutput(ModelOutput):
+    """Output of a world model that predicts, too.
+
+    Args:
+        last_hidden_state: (B, T, *L), the latents of the frames; L is (N, D) for a model of tokens, (D,) for one of a
+            vector per frame.
+        predictions: (B, t, *L), of the frame after each of the first t actions; None where no actions were given.
+        hidden_states, attentions: of the encoder, rows ordered (sample, frame), when asked for.
+
+    Example:
+        >>> WorldModelOutput(last_hidden_state=torch.zeros(2, 4, 8)).predictions is None
+        True
+    """
+
+    last_hidden_state: torch.FloatTensor | None = None
+    predictions: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+__all__ = ["JepaForPreTrainingOutput", "WorldModelOutput"]

@@ -8,6 +8,7 @@ from inspect import signature
 import torch
 from transformers.modeling_utils import PreTrainedModel
 
+from hf_jepa.core.validation import require_at_least, require_choices
 from hf_jepa.losses.sigreg import dense_sigreg, sigreg
 
 
@@ -44,13 +45,9 @@ class SigRegConfigMixin:
     sigreg_num_slices: int = 256
 
     def validate_sigreg(self):
-        if self.sigreg_on not in REGULARIZED:
-            raise ValueError(f"sigreg_on={self.sigreg_on!r} is not one of {', '.join(REGULARIZED)}")
-        if not self.sigreg_weight >= 0:  # NaN as well
-            raise ValueError(f"sigreg_weight must be 0 or more, got {self.sigreg_weight}")
-        for name in ("sigreg_positions", "sigreg_num_slices"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        require_choices(self, sigreg_on=REGULARIZED)
+        require_at_least(self, 0, ("sigreg_weight",))
+        require_at_least(self, 1, ("sigreg_positions", "sigreg_num_slices"))
         if self.sigreg_weight and self.has_target_encoder:
             raise ValueError(
                 f"sigreg_weight={self.sigreg_weight} regularises the encoder that makes the targets, but with "

@@ -5,6 +5,7 @@ and what positions mean to them.
 """
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -26,6 +27,8 @@ from hf_jepa.core.clips import (
 from hf_jepa.core.modeling import JepaPreTrainingMixin, runtime_options
 from hf_jepa.core.outputs import JepaForPreTrainingOutput
 from hf_jepa.core.regularization import sigreg_term
+from hf_jepa.core.video_configuration import VideoConfigMixin
+from hf_jepa.core.video_networks import transformer_layers
 from hf_jepa.layers.packed_transformer import Rotary
 from hf_jepa.layers.packing import Packing
 from hf_jepa.layers.tokens import take_tokens
@@ -35,14 +38,30 @@ from hf_jepa.losses.prediction import normalize_targets, prediction_loss
 class VideoEncoderMixin:
     """The forward of an encoder of clips, and its features.
 
-    A class that mixes this in builds `embeddings` (with `clips`, `grid_size` and a forward that takes masks), `layer`
-    (of `PackedTransformerLayer`) and `layernorm`. One whose attention turns queries and keys overrides `rotary`.
+    A class that mixes this in names its `embeddings_class`, with `clips`, `grid_size` and a forward that takes masks.
+    One whose attention turns queries and keys overrides `rotary`.
 
     Example:
         >>> from hf_jepa import VJepa2Encoder
         >>> issubclass(VJepa2Encoder, VideoEncoderMixin)
         True
     """
+
+    embeddings_class: ClassVar[type[nn.Module]]
+
+    def __init__(self, config: VideoConfigMixin):
+        super().__init__(config)
+        config = self.config
+        self.embeddings = self.embeddings_class(config)
+        self.layer = transformer_layers(
+            config, config.num_hidden_layers, config.hidden_size, config.num_attention_heads, config.mlp_ratio
+        )
+        self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.add_parts()
+        self.post_init()
+
+    def add_parts(self) -> None:
+        """What a variant has beside embeddings, layers and final norm: nothing."""
 
     def get_input_embeddings(self) -> nn.Module:
         return self.embeddings.patch_embeddings.proj

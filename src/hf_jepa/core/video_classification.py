@@ -1,8 +1,10 @@
 """The attentive classifier of the video models: one forward for one clip, or for many clips and views of a video."""
 
+from typing import ClassVar
+
 import torch
 from torch import nn
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
@@ -35,13 +37,24 @@ def attentive_pooler(config: PreTrainedConfig, num_queries: int = 1) -> Attentiv
     )
 
 
-def attentive_classifier(config: PreTrainedConfig) -> tuple[AttentivePooler, nn.Linear]:
-    """Pooler and linear classifier that a config describes."""
-    return attentive_pooler(config), nn.Linear(config.hidden_size, config.num_labels)
-
-
 class VideoClassificationMixin:
-    """The forward of a `...ForVideoClassification` model, which has a base model, a `pooler` and a `classifier`."""
+    """A `...ForVideoClassification` model: a base model of its `base_model_class`, a pooler and a linear classifier.
+
+    Example:
+        >>> from hf_jepa import VJepa2ForVideoClassification
+        >>> issubclass(VJepa2ForVideoClassification, VideoClassificationMixin)
+        True
+    """
+
+    base_model_class: ClassVar[type[PreTrainedModel]]
+
+    def __init__(self, config: PreTrainedConfig):
+        super().__init__(config)
+        config = self.config
+        setattr(self, self.base_model_prefix, self.base_model_class(config))
+        self.pooler = attentive_pooler(config)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
 
     @can_return_tuple
     @merge_with_config_defaults
@@ -82,4 +95,4 @@ class VideoClassificationMixin:
         )
 
 
-__all__ = ["QUESTIONS", "VideoClassificationMixin", "attentive_classifier", "attentive_pooler"]
+__all__ = ["QUESTIONS", "VideoClassificationMixin", "attentive_pooler"]

@@ -1,9 +1,17 @@
 """What the configs of all video variants have in common: sizes of clips, tokens and networks."""
 
-from transformers.activations import ACT2FN
+from typing import Any
 
 from hf_jepa.core.clips import Grid
 from hf_jepa.core.configuration import JepaConfigMixin
+from hf_jepa.core.validation import (
+    require_activations,
+    require_at_least,
+    require_heads,
+    require_patches,
+    require_positive,
+    require_rates,
+)
 from hf_jepa.layers.patch_embedding import pair
 
 
@@ -34,13 +42,18 @@ class VideoConfigMixin(JepaConfigMixin):
         """Hidden width of a feed-forward network on tokens of width `dim`."""
         return int(dim * ratio)
 
+    def layer_options(self, index: int, depth: int) -> dict[str, Any]:
+        """Options of layer `index` of the `depth` ones of encoder or predictor, see `PackedTransformerLayer`."""
+        return {
+            "layer_norm_eps": self.layer_norm_eps,
+            "qkv_bias": self.qkv_bias,
+            "hidden_act": self.hidden_act,
+            "attention_dropout": self.attention_probs_dropout_prob,
+            "residual_init_divisor": (2.0 * (index + 1)) ** 0.5 if self.rescale_residual_init else 1.0,
+        }
+
     def validate_geometry(self):
-        for name in ("crop_size", "patch_size"):
-            if not isinstance(size := getattr(self, name), int) and len(size) != 2:
-                raise ValueError(f"{name} {size} is neither a number of pixels nor (height, width)")
-        (height, width), patch = pair(self.crop_size), pair(self.patch_size)
-        if min(patch) < 1 or min(height, width) < 1 or height % patch[0] or width % patch[1]:
-            raise ValueError(f"crop_size {self.crop_size} does not divide into patches of {self.patch_size} pixels")
+        require_patches(self, "crop_size")
         self.require_tubelets()
 
     def require_tubelets(self):
@@ -51,29 +64,18 @@ class VideoConfigMixin(JepaConfigMixin):
             )
 
     def validate_networks(self):
-        for name in ("num_hidden_layers", "pred_num_hidden_layers", "pred_num_mask_tokens", "in_chans"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        require_at_least(self, 1, ("num_hidden_layers", "pred_num_hidden_layers", "pred_num_mask_tokens", "in_chans"))
         for prefix in ("", "pred_"):
-            width, heads = getattr(self, f"{prefix}hidden_size"), getattr(self, f"{prefix}num_attention_heads")
-            heads = self.num_attention_heads if heads is None else heads  # where unset means those of the encoder
-            if heads < 1 or width < 1 or width % heads:
-                raise ValueError(f"{prefix}hidden_size {width} must be a multiple of its {heads} attention heads")
-            if not 1 <= self.mlp_width(width, getattr(self, f"{prefix}mlp_ratio")) < 2**31:
-                raise ValueError(f"{prefix}mlp_ratio {getattr(self, f'{prefix}mlp_ratio')} gives no width")
-        for name in ("layer_norm_eps", "initializer_range"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
-        for name in ("attention_probs_dropout_prob", "attention_dropout", "drop_path_rate"):
-            if not 0 <= getattr(self, name, 0.0) < 1:  # not every variant has them all
-                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
-        if not self.pooler_layer_norm_eps > 0 or self.num_pooler_layers < 0:
-            raise ValueError(
-                f"pooler_layer_norm_eps {self.pooler_layer_norm_eps} must be above 0, num_pooler_layers "
-                f"{self.num_pooler_layers} not below"
-            )
-        if self.hidden_act not in ACT2FN:
-            raise ValueError(f"hidden_act={self.hidden_act!r} is not one of {', '.join(ACT2FN)}")
+            require_heads(self, prefix)
+            ratio = getattr(self, f"{prefix}mlp_ratio")
+            if not 1 <= self.mlp_width(getattr(self, f"{prefix}hidden_size"), ratio) < 2**31:
+                raise ValueError(f"{prefix}mlp_ratio {ratio} gives no width")
+        require_positive(self, "layer_norm_eps", "initializer_range")
+        rates = ("attention_probs_dropout_prob", "attention_dropout", "drop_path_rate")
+        require_rates(self, *(name for name in rates if hasattr(self, name)))  # not every variant has them all
+        require_positive(self, "pooler_layer_norm_eps")
+        require_at_least(self, 0, ("num_pooler_layers",))
+        require_activations(self, "hidden_act")
 
 
 __all__ = ["VideoConfigMixin"]

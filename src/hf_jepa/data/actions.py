@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import Dataset
 
 from hf_jepa.data.moving_digits import REACH, MovingDigits
-from hf_jepa.data.shared_epoch import SharedEpoch
+from hf_jepa.data.shared_epoch import RowDataset
 from hf_jepa.data.transforms import sample_rng
 from hf_jepa.data.video_readers import VIDEO_ERRORS, open_video
 from hf_jepa.data.video_sampling import anticipation_indices
@@ -108,7 +108,7 @@ class ActionClasses:
         return {"verbs": self.verbs, "nouns": self.nouns, "actions": [list(pair) for pair in self.actions]}
 
 
-class ActionDataset(Dataset):
+class ActionDataset(RowDataset):
     """Clips that end before an action, and what the action is.
 
     For training, the time between the end of the clip and the moment asked for is drawn from 0.25 to 1.75 s, and the
@@ -132,6 +132,8 @@ class ActionDataset(Dataset):
         True
     """
 
+    items = "actions"
+
     def __init__(
         self,
         actions: Sequence[Action],
@@ -143,21 +145,16 @@ class ActionDataset(Dataset):
         train: bool = False,
         seed: int = 0,
     ):
+        super().__init__(seed)
         self.actions, self.classes, self.transform = actions, classes, transform
-        self.frames_per_clip, self.fps, self.anchor, self.train, self.seed = frames_per_clip, fps, anchor, train, seed
-        self._epoch = SharedEpoch(seed)
+        self.frames_per_clip, self.fps, self.anchor, self.train = frames_per_clip, fps, anchor, train
 
     def __len__(self) -> int:
         return len(self.actions)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the random numbers of an epoch, in running persistent workers too."""
-        self._epoch.set(epoch)
-
-    def __getitem__(self, index: int) -> dict[str, Any] | UndecodableVideo:
+    def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any] | UndecodableVideo:
         """ "pixel_values_videos" (T, C, H, W), "anticipation_times" (seconds), "verb_labels", ..., "sample_index"."""
         action = self.actions[index]
-        rng = sample_rng(self.seed, self._epoch.get(), index)
         time, point = (rng.uniform(*TRAIN_TIMES), rng.uniform(*TRAIN_POINTS)) if self.train else (TEST_TIME, 0.0)
         try:
             with open_video(action.video) as video:
@@ -175,9 +172,8 @@ class ActionDataset(Dataset):
                 )
                 pixels = self.transform(video.read(frames), rng)
         except VIDEO_ERRORS as error:
-            reason = str(error) or type(error).__name__
             blank = self.transform(np.zeros((self.frames_per_clip, 16, 16, 3), np.uint8), rng)
-            return UndecodableVideo(index, action.video, reason, tuple(blank.shape))
+            return UndecodableVideo.of(error, index, action.video, blank.shape)
         labels = {f"{kind}_labels": number for kind, number in self.classes.labels(action).items()}
         return {"pixel_values_videos": pixels, "anticipation_times": time, "sample_index": index} | labels
 

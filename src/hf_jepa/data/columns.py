@@ -32,9 +32,9 @@ def find_image_column(features: "datasets.Features", wanted: str | None = None) 
     import datasets
 
     if wanted is not None:
-        _require(features, wanted, "image_column")
+        require_column(features, wanted, "image_column")
         feature = features[wanted]
-        if not (isinstance(feature, datasets.Image) or _holds_encoded_image(feature) or _is_text(feature)):
+        if not (isinstance(feature, datasets.Image) or _holds_encoded_image(feature) or is_text(feature)):
             raise ValueError(f"image_column {wanted!r} holds neither images, nor their bytes or paths, but {feature}")
         return wanted
     typed = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
@@ -76,7 +76,7 @@ def find_label_column(features: "datasets.Features", wanted: str | None = None) 
     import datasets
 
     if wanted is not None:
-        _require(features, wanted, "label_column")
+        require_column(features, wanted, "label_column")
         if not _is_label(features[wanted]):
             raise ValueError(f"label_column {wanted!r} holds neither class names nor integers, but {features[wanted]}")
         return wanted
@@ -119,17 +119,36 @@ def standard_columns(
     if features is None:
         raise ValueError("the columns of this stream are not known in advance: load it with streaming=False")
     image, label = find_image_column(features, image_column), find_label_column(features, label_column)
-    text, stream = label is not None and _is_text(features[label]), isinstance(dataset, datasets.IterableDataset)
-    if text and stream:  # the classes are only known after the last row
-        if label_column is not None:
+    if label and is_text(features[label]) and isinstance(dataset, datasets.IterableDataset):
+        if label_column is not None:  # the classes are only known after the last row
             raise ValueError(f"the labels in {label!r} are text, which a stream cannot number: use streaming=False")
         label = None
-    dataset = dataset.with_format(None).select_columns([image] if label is None else [image, label])
-    dataset = dataset.cast_column(image, datasets.Image(decode=False))
-    if text and not stream:
+    return keep_columns(dataset, "image", image, label)
+
+
+def keep_columns(dataset: Any, media: str, column: str, label: str | None) -> Any:
+    """A data set with nothing but its media, undecoded, and its labels, under the names that are read.
+
+    Args:
+        dataset: of `datasets`.
+        media: "image" or "video".
+        column, label: what they are called now; None without labels.
+
+    Example:
+        >>> import datasets
+        >>> rows = datasets.Dataset.from_dict({"img": [{"bytes": b"", "path": None}], "animal": ["cat"], "id": [3]})
+        >>> keep_columns(rows, "image", "img", "animal").features["label"].names
+        ['cat']
+    """
+    import datasets
+
+    names = {column: media} if label is None else {column: media, label: "label"}
+    text = label is not None and is_text(dataset.features[label])
+    feature = {"image": datasets.Image, "video": datasets.Video}[media](decode=False)
+    dataset = dataset.with_format(None).select_columns(list(names)).cast_column(column, feature)
+    if text:
         dataset = dataset.class_encode_column(label)
-    names = {image: "image", label: "label"}
-    return dataset.rename_columns({old: new for old, new in names.items() if old not in (None, new)})
+    return dataset.rename_columns({old: new for old, new in names.items() if old != new})
 
 
 def check_same_classes(first: str, names: list[str] | None, second: str, others: list[str] | None) -> None:
@@ -165,18 +184,35 @@ def column_names(rows: Any) -> list[str]:
     return rows.column_names if hasattr(rows, "column_names") else sorted(rows[0])
 
 
-def _is_text(feature: Any) -> bool:
+def is_text(feature: Any) -> bool:
+    """Whether a column holds strings.
+
+    Example:
+        >>> import datasets
+        >>> is_text(datasets.Value("string")), is_text(datasets.Value("binary"))
+        (True, False)
+    """
     return getattr(feature, "dtype", None) in ("string", "large_string")
 
 
 def _is_label(feature: Any) -> bool:
     dtype = str(getattr(feature, "dtype", ""))  # a ClassLabel has dtype int64
-    return _is_text(feature) or dtype == "bool" or dtype.lstrip("u").startswith("int")
+    return is_text(feature) or dtype == "bool" or dtype.lstrip("u").startswith("int")
 
 
-def _require(features: "datasets.Features", name: str, option: str) -> None:
+def require_column(features: "datasets.Features", name: str, option: str) -> None:
+    """Raise a ValueError where the column that an option names does not exist."""
     if name not in features:
         raise ValueError(f"{option} {name!r} is not one of the columns {sorted(features)}")
 
 
-__all__ = ["check_same_classes", "column_names", "find_image_column", "find_label_column", "standard_columns"]
+__all__ = [
+    "check_same_classes",
+    "column_names",
+    "find_image_column",
+    "find_label_column",
+    "is_text",
+    "keep_columns",
+    "require_column",
+    "standard_columns",
+]

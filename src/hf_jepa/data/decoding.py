@@ -5,7 +5,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -49,6 +49,11 @@ class UndecodableImage:
     source: str
     reason: str
     shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, error: Exception, sample_index: int, source: str, shape: tuple[int, ...], **more: Any) -> Self:
+        """What takes the place of the sample that could not be read because of an error."""
+        return cls(sample_index, source, str(error) or type(error).__name__, tuple(shape), **more)
 
     def __str__(self) -> str:
         return f"{self.source}: {self.reason}"

@@ -10,12 +10,10 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from torch.utils.data import Dataset
 
 from hf_jepa.data.digit_texts import DIGITS, DigitQuestion, choose_question, digit_scenes, story_caption
 from hf_jepa.data.moving_digits import CANVAS, GLYPH, REACH, SPEED, digit_images, glyph_numbers, paint_digits
-from hf_jepa.data.shared_epoch import SharedEpoch
-from hf_jepa.data.transforms import sample_rng
+from hf_jepa.data.shared_epoch import EndlessDataset
 
 
 TASKS = ("caption", "question", "both")
@@ -103,7 +101,7 @@ def _glyphs(split: str, digits: np.ndarray, uniform: np.ndarray) -> np.ndarray:
     return glyphs[first[digits] + (uniform * count[digits]).astype(np.int64)]
 
 
-class DigitStories(Dataset):
+class DigitStories(EndlessDataset):
     """Endless clips of moving digits with texts: clip `index` of an epoch is a function of (seed, epoch, index).
 
     A sample is what `VisionTextDataset` gives: "video" uint8 (T, 64, 64, 3), "query", "target", "sample_index".
@@ -132,6 +130,8 @@ class DigitStories(Dataset):
         ((3, 8, 64, 64), 3)
     """
 
+    items = "clips"
+
     def __init__(
         self,
         length: int,
@@ -144,40 +144,22 @@ class DigitStories(Dataset):
         seed: int = 0,
         num_digits: int = 2,
     ):
-        if length < 1:
-            raise ValueError(f"an epoch needs at least one clip, got length={length}")
+        super().__init__(length, seed)
         if num_frames < 2:
             raise ValueError(f"nothing moves in less than two frames, got num_frames={num_frames}")
         if task not in TASKS:
             raise ValueError(f"task {task!r} is not one of {', '.join(TASKS)}")
         glyph_numbers(split)  # raises where it is unknown
         self.scenes = digit_scenes(combinations, num_directions, num_digits)
-        self.length, self.split, self.num_frames = length, split, num_frames
-        self.num_directions, self.task, self.caption_query, self.seed = num_directions, task, caption_query, seed
-        self._epoch = SharedEpoch(seed)
-
-    def __len__(self) -> int:
-        return self.length
+        self.split, self.num_frames, self.num_directions = split, num_frames, num_directions
+        self.task, self.caption_query = task, caption_query
 
     @property
     def frame_counts(self) -> np.ndarray:
         """As of a `VisionTextDataset`."""
         return np.broadcast_to(self.num_frames, self.length)
 
-    @property
-    def epoch(self) -> int:
-        """The epoch whose clips are in use."""
-        return self._epoch.get()
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the clips of an epoch, in running persistent workers too."""
-        self._epoch.set(epoch)
-
-    def __getitem__(self, index: int) -> dict:
-        return self.__getitems__([index])[0]
-
     def __getitems__(self, indices: list[int]) -> list[dict]:
-        """A batch of samples at once; PyTorch's loader calls this where it exists."""
         uniform = self._uniform(indices)
         batch = self._render(uniform)
         samples = []
@@ -205,10 +187,7 @@ class DigitStories(Dataset):
 
     def _uniform(self, indices: Sequence[int]) -> np.ndarray:
         """The random numbers of clips, (B, 13) in [0, 1)."""
-        if wrong := [index for index in indices if not 0 <= index < self.length]:
-            raise IndexError(f"index {wrong[0]} is out of range for {self.length} clips")
-        epoch = self._epoch.get()
-        return np.stack([sample_rng(self.seed, epoch, int(index)).random(UNIFORM) for index in indices])
+        return np.stack([rng.random(UNIFORM) for rng in self.rngs(indices)])
 
     def _render(self, uniform: np.ndarray) -> DigitStoryBatch:
         scene = self.scenes[(uniform[:, 0] * len(self.scenes)).astype(np.int64)]  # (B, n, 2)

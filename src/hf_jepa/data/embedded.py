@@ -16,8 +16,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from hf_jepa.data.shared_epoch import SharedEpoch
-from hf_jepa.data.transforms import sample_rng
+from hf_jepa.data.shared_epoch import EndlessDataset
 
 
 # All pictures that are inside the scikit-image wheel and are neither tiny, synthetic nor binary.
@@ -131,7 +130,7 @@ def _side(size: int | Sequence[int]) -> int:
     return sides.pop()
 
 
-class EmbeddedCrops(Dataset):
+class EmbeddedCrops(EndlessDataset):
     """Endless random crops of the left halves: sample `index` of an epoch is a pure function of (seed, epoch, index).
 
     Args:
@@ -147,28 +146,14 @@ class EmbeddedCrops(Dataset):
         3
     """
 
+    items = "crops"
+
     def __init__(self, length: int, size: int = 48, seed: int = 0):
-        if length < 1:
-            raise ValueError(f"an epoch needs at least one crop, got length={length}")
-        self.length, self.size, self.seed = length, _side(size), seed
-        self._epoch = SharedEpoch(seed)
-
-    def __len__(self) -> int:
-        return self.length
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the crops of an epoch."""
-        self._epoch.set(epoch)
-
-    def __getitem__(self, index: int) -> dict:
-        return self.__getitems__([index])[0]
+        super().__init__(length, seed)
+        self.size = _side(size)
 
     def __getitems__(self, indices: list[int]) -> list[dict]:
-        """A batch of samples in one gather; PyTorch's loader calls this where it exists."""
-        if wrong := [index for index in indices if not 0 <= index < self.length]:
-            raise IndexError(f"index {wrong[0]} is out of range for {self.length} crops")
-        epoch = self._epoch.get()
-        uniform = np.stack([sample_rng(self.seed, epoch, int(index)).random(4) for index in indices])
+        uniform = np.stack([rng.random(4) for rng in self.rngs(indices)])
         picture = (uniform[:, 0] * len(PICTURES)).astype(np.int64)
         crops = _pyramid(self.size).crop(picture, 0, uniform[:, 1:])
         return [{"pixel_values": crop, "sample_index": int(index)} for crop, index in zip(crops, indices, strict=True)]

@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
+import numpy as np
 from PIL import Image
-from torch.utils.data import Dataset
 
+from hf_jepa.data.collating import no_rows, split_readable, stack_samples
 from hf_jepa.data.columns import column_names, standard_columns
 from hf_jepa.data.decoding import DECODE_ERRORS, UndecodableImage, decode_image, describe_source
+from hf_jepa.data.labelled_rows import LabelledRows, row_label
 from hf_jepa.data.row_stream import RowStream
-from hf_jepa.data.shared_epoch import SharedEpoch
 from hf_jepa.data.sources import load_images
 from hf_jepa.data.transforms import sample_rng
 
@@ -34,26 +34,24 @@ class PendingImage:
 
     def load(self) -> dict[str, Any] | UndecodableImage:
         """{"pixel_values" (C, H, W), "sample_index", "labels" if there are any}, or why there is no image."""
-        value = self.row["image"]
-        try:
-            image = decode_image(value)
-        except DECODE_ERRORS as error:
-            reason = str(error) or type(error).__name__
-            shape = self._pixels(Image.new("RGB", (16, 16))).shape
-            return UndecodableImage(self.sample_index, describe_source(value, self.sample_index), reason, tuple(shape))
-        pixels = self._pixels(image)
-        sample = {"pixel_values": pixels, "sample_index": self.sample_index}
-        if "label" in self.row:
-            if self.row["label"] is None:
-                raise ValueError(f"{describe_source(value, self.sample_index)} has no label, other rows do")
-            sample["labels"] = int(self.row["label"])
-        return sample
-
-    def _pixels(self, image: Image.Image) -> torch.Tensor:
-        return self.transform(image, sample_rng(self.seed, self.epoch, self.sample_index))
+        rng = sample_rng(self.seed, self.epoch, self.sample_index)
+        return image_sample(self.row, self.sample_index, self.transform, rng)
 
 
-class ImageDataset(Dataset):
+def image_sample(
+    row: dict[str, Any], index: int, transform: Callable, rng: np.random.Generator
+) -> dict[str, Any] | UndecodableImage:
+    """The sample of a row {"image", optionally "label"}, see `ImageDataset.sample`."""
+    value = row["image"]
+    try:
+        image = decode_image(value)
+    except DECODE_ERRORS as error:
+        shape = transform(Image.new("RGB", (16, 16)), rng).shape
+        return UndecodableImage.of(error, index, describe_source(value, index), shape)
+    return {"pixel_values": transform(image, rng), "sample_index": index} | row_label(row, value, index)
+
+
+class ImageDataset(LabelledRows):
     """Map-style data set of transformed images.
 
     The random numbers of a sample follow from (seed, epoch, index) alone: workers, ranks, order and resuming do not
@@ -79,6 +77,8 @@ class ImageDataset(Dataset):
         (torch.Size([3, 32, 32]), 0, 1)
     """
 
+    items = "images"
+
     def __init__(self, dataset: Any, transform: Callable, seed: int = 0):
         if not hasattr(dataset, "__len__"):
             raise TypeError(f"{type(dataset).__name__} has no length: use IterableImageDataset for streams")
@@ -86,48 +86,12 @@ class ImageDataset(Dataset):
             dataset = standard_columns(dataset)
         elif len(dataset) and "image" not in (columns := column_names(dataset)):
             raise ValueError(f"rows need an 'image', got the columns {columns}")
-        self.dataset, self.transform, self.seed = dataset, transform, seed
-        self._epoch = SharedEpoch(seed)
+        super().__init__(seed)
+        self.dataset, self.transform = dataset, transform
 
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> dict[str, Any] | UndecodableImage:
-        """The sample at `index`: "pixel_values" (C, H, W), "sample_index", "labels" if there are any."""
-        index = int(index)
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"index {index} is out of range for {len(self)} images")
-        index %= len(self)
-        return PendingImage(self.dataset[index], index, self.seed, self._epoch.get(), self.transform).load()
-
-    @property
-    def epoch(self) -> int:
-        """The epoch whose random numbers are in use."""
-        return self._epoch.get()
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the random numbers of an epoch, in running persistent workers too."""
-        self._epoch.set(epoch)
-        if hasattr(self.dataset, "set_epoch"):
-            self.dataset.set_epoch(epoch)
-
-    @property
-    def class_names(self) -> list[str] | None:
-        """Names of the classes in the order of their numbers; None where the data set does not know them."""
-        if hasattr(self.dataset, "class_names"):
-            return self.dataset.class_names
-        return getattr(getattr(self.dataset, "features", {}).get("label"), "names", None)
-
-    @property
-    def labels(self) -> list[int | None] | None:
-        """Label of every row (None where it has none), without reading an image; None without labels."""
-        if hasattr(self.dataset, "labels"):
-            return self.dataset.labels
-        if hasattr(self.dataset, "features"):
-            labels = self.dataset["label"] if "label" in self.dataset.features else None
-            return None if labels is None else [None if label is None else int(label) for label in labels]
-        rows = [self.dataset[index] for index in range(len(self))]
-        return [int(row["label"]) for row in rows] if rows and "label" in rows[0] else None
+    def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any] | UndecodableImage:
+        """ "pixel_values" (C, H, W), "sample_index", "labels" if there are any; or why there is no image."""
+        return image_sample(self.dataset[index], index, self.transform, rng)
 
 
 class IterableImageDataset(RowStream):
@@ -175,7 +139,7 @@ class ImageCollator:
             which losses ignore: batches of all processes then keep one size, as gathering predictions needs.
 
     Raises:
-        ValueError: some samples with labels and some without.
+        ValueError: some samples with labels and some without, or images of several shapes.
 
     Example:
         >>> import torch
@@ -190,28 +154,9 @@ class ImageCollator:
 
     def __call__(self, samples: Sequence[dict[str, Any] | UndecodableImage | PendingImage]) -> dict[str, Any]:
         samples = [sample.load() if isinstance(sample, PendingImage) else sample for sample in samples]
-        skipped = [str(sample) for sample in samples if isinstance(sample, UndecodableImage)]
-        if self.keep_unreadable:
-            samples = [_blank(sample) if isinstance(sample, UndecodableImage) else sample for sample in samples]
-        elif len(skipped) == len(samples):
-            nothing = {"pixel_values": torch.empty(0, *samples[0].shape), "sample_index": torch.empty(0).long()}
-            return nothing | {"skipped": skipped}
-        else:
-            samples = [sample for sample in samples if not isinstance(sample, UndecodableImage)]
-        batch = {
-            "pixel_values": torch.stack([sample["pixel_values"] for sample in samples]),
-            "sample_index": torch.tensor([sample["sample_index"] for sample in samples]),
-        }
-        labelled = sum("labels" in sample for sample in samples)
-        if labelled:
-            if labelled < len(samples):
-                raise ValueError(f"{labelled} of {len(samples)} samples have labels: give them to all or to none")
-            batch["labels"] = torch.tensor([sample["labels"] for sample in samples])
+        found, skipped = split_readable(samples, "pixel_values", self.keep_unreadable)
+        batch = stack_samples(found, "pixel_values") if found else no_rows(samples[0], "pixel_values")
         return batch | {"skipped": skipped}
-
-
-def _blank(sample: UndecodableImage) -> dict[str, Any]:
-    return {"pixel_values": torch.zeros(sample.shape), "sample_index": sample.sample_index, "labels": -100}
 
 
 __all__ = ["ImageCollator", "ImageDataset", "IterableImageDataset", "PendingImage", "load_images"]

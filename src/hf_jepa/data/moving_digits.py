@@ -10,10 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 
-from hf_jepa.data.shared_epoch import SharedEpoch
-from hf_jepa.data.transforms import sample_rng
+from hf_jepa.data.shared_epoch import EndlessDataset
 
 
 CANVAS = 64  # side in pixels
@@ -73,7 +71,7 @@ def glyph_numbers(split: str) -> np.ndarray:
     return numbers[(numbers % 5 == 4) == (split == "test")]
 
 
-class MovingDigits(Dataset):
+class MovingDigits(EndlessDataset):
     """Endless clips of moving digits: clip `index` of an epoch is a pure function of (seed, epoch, index).
 
     Args:
@@ -96,6 +94,8 @@ class MovingDigits(Dataset):
         torch.Size([3, 8, 2, 2])
     """
 
+    items = "clips"
+
     def __init__(
         self,
         length: int,
@@ -105,36 +105,17 @@ class MovingDigits(Dataset):
         jump_frame: int | None = None,
         seed: int = 0,
     ):
-        if length < 1:
-            raise ValueError(f"an epoch needs at least one clip, got length={length}")
+        super().__init__(length, seed)
         if num_frames < 1:
             raise ValueError(f"a clip needs at least one frame, got num_frames={num_frames}")
         if channels not in (1, 3):
             raise ValueError(f"channels must be 1 or 3, got {channels}")
         if jump_frame is not None and not 0 < jump_frame < num_frames:
             raise ValueError(f"jump_frame must be in 1..{num_frames - 1}, got {jump_frame}")
-        self.length, self.num_frames, self.channels = length, num_frames, channels
-        self.jump_frame, self.seed = jump_frame, seed
+        self.num_frames, self.channels, self.jump_frame = num_frames, channels, jump_frame
         self.glyphs = glyph_numbers(split)
-        self._epoch = SharedEpoch(seed)
-
-    def __len__(self) -> int:
-        return self.length
-
-    @property
-    def epoch(self) -> int:
-        """The epoch whose clips are in use."""
-        return self._epoch.get()
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the clips of an epoch, in running persistent workers too."""
-        self._epoch.set(epoch)
-
-    def __getitem__(self, index: int) -> dict:
-        return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: list[int]) -> list[dict]:
-        """A batch of samples at once; PyTorch's loader calls this where it exists."""
         clips = self.batch(indices).pixel_values_videos
         return [
             {"pixel_values_videos": clip, "sample_index": int(index)}
@@ -153,10 +134,7 @@ class MovingDigits(Dataset):
         Raises:
             IndexError: an index out of range.
         """
-        if wrong := [index for index in indices if not 0 <= index < self.length]:
-            raise IndexError(f"index {wrong[0]} is out of range for {self.length} clips")
-        epoch = self._epoch.get()
-        uniform = np.stack([sample_rng(self.seed, epoch, int(index)).random((2, 5)) for index in indices])  # (B, 2, 5)
+        uniform = np.stack([rng.random((2, 5)) for rng in self.rngs(indices)])  # (B, 2, 5)
         glyphs, classes = digit_images()
         chosen = self.glyphs[(uniform[..., 0] * len(self.glyphs)).astype(np.int64)]  # (B, 2)
         chosen = np.take_along_axis(chosen, np.argsort(classes[chosen], axis=1, kind="stable"), axis=1)

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
-from hf_jepa.data.shared_epoch import SharedEpoch
+from hf_jepa.data.shared_epoch import EpochDataset
 
 
-class RowStream(IterableDataset):
+class RowStream(EpochDataset, IterableDataset):
     """What streams of images, and of images or videos with texts, have in common. Sub-classes implement `pending`.
 
     A sample's index is a running number, unique over workers and ranks; an endless stream counts on in every pass, so
@@ -40,9 +40,9 @@ class RowStream(IterableDataset):
 
         if not isinstance(dataset, datasets.IterableDataset):
             raise TypeError(f"expected a datasets.IterableDataset, got {type(dataset).__name__}: use {self.map_style}")
-        self.dataset, self.seed = dataset, seed
+        super().__init__(seed)
+        self.dataset = dataset
         self.shuffle_buffer, self.endless = shuffle_buffer, endless
-        self._epoch = SharedEpoch(seed)
 
     def pending(self, row: dict[str, Any], index: int, epoch: int) -> Any:
         """A sample that its collator decodes with `load()`."""
@@ -53,7 +53,7 @@ class RowStream(IterableDataset):
         worker = get_worker_info()
         first, step = (worker.id, worker.num_workers) if worker else (0, 1)
         index = first
-        for epoch in count(self._epoch.get()):
+        for epoch in count(self.epoch):
             for row in self._rows(epoch):
                 yield self.pending(row, index, epoch)
                 index += step
@@ -68,16 +68,6 @@ class RowStream(IterableDataset):
             return self.dataset
         generator = np.random.default_rng((self.seed, epoch))
         return self.dataset.shuffle(buffer_size=self.shuffle_buffer, generator=generator)
-
-    @property
-    def epoch(self) -> int:
-        """The epoch whose random numbers are in use."""
-        return self._epoch.get()
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the random numbers of an epoch and the order of a shuffled stream."""
-        self._epoch.set(epoch)
-        self.dataset.set_epoch(epoch)
 
 
 __all__ = ["RowStream"]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from hf_jepa.data.columns import find_image_column, find_label_column
+from hf_jepa.data.columns import find_image_column, find_label_column, is_text
 from hf_jepa.data.shard_index import NO_LABEL, ShardIndex, index_shards, member_of
 from hf_jepa.data.shard_reads import OpenFiles, PatientReader, ReadLimits, ShardError
 from hf_jepa.data.shared_epoch import SharedEpoch
@@ -142,7 +142,7 @@ class ShardedRows(Sequence):
         find = find_image_column if self.media == "image" else find_video_column
         found = {self.media: find(features, media_column), "label": find_label_column(features, label_column)}
         found = {use: name for use, name in found.items() if name is not None}
-        if "label" in found and getattr(features[found["label"]], "dtype", None) in ("string", "large_string"):
+        if "label" in found and is_text(features[found["label"]]):
             if label_column is not None:
                 raise ValueError(
                     f"the labels in {label_column!r} are text: store the numbers of the classes in shards"

@@ -8,7 +8,7 @@ from PIL import Image
 from hf_jepa.data.columns import standard_columns
 from hf_jepa.data.shard_names import find_shards, names_shards
 from hf_jepa.data.shards import ShardedRows, ShardOptions
-from hf_jepa.data.splits import SPLIT_FOLDERS
+from hf_jepa.data.splits import SPLIT_OF, split_folder
 
 
 if TYPE_CHECKING:
@@ -98,18 +98,10 @@ def _folder_options(path: Path, split: str) -> tuple[str, dict]:
         return "parquet", {"data_dir": str(path)}  # splits are found by the usual names train-00000-of-00002.parquet
     if not any(file.suffix.lower() in Image.registered_extensions() for file in path.rglob("*")):
         raise FileNotFoundError(f"{path} holds neither images nor parquet files")
-    folders = {entry.name for entry in path.iterdir() if entry.is_dir()}
-    split_of = {folder: name for name, known in SPLIT_FOLDERS.items() for folder in known}
-    divided = "train" in {split_of.get(folder) for folder in folders} or (folders and folders <= set(split_of))
-    if not divided:
-        if split != "train":
-            raise ValueError(
-                f"{path} has no split {split!r}: it is not divided into train, validation and test folders"
-            )
+    if split_folder(path, split) == path:
         return "imagefolder", {"data_dir": str(path), "data_files": {"train": "**"}}
-    files = {split_of[folder]: f"{folder}/**" for folder in sorted(folders & set(split_of))}
-    if split not in files:
-        raise ValueError(f"{path} has no split {split!r}, only {sorted(files)}")
+    folders = sorted(entry.name for entry in path.iterdir() if entry.is_dir() and entry.name in SPLIT_OF)
+    files = {SPLIT_OF[folder]: f"{folder}/**" for folder in folders}
     return "imagefolder", {"data_dir": str(path), "data_files": files}
 
 

@@ -11,10 +11,9 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 
 from hf_jepa.data.decoding import UndecodableImage
-from hf_jepa.data.shared_epoch import SharedEpoch
+from hf_jepa.data.shared_epoch import RowDataset
 from hf_jepa.data.transforms import sample_rng
 from hf_jepa.data.video_readers import VIDEO_ERRORS, VideoError
 from hf_jepa.data.video_sampling import ShortVideoError
@@ -131,7 +130,7 @@ class Recordings(Protocol):
         ...
 
 
-class TrajectoryDataset(Dataset):
+class TrajectoryDataset(RowDataset):
     """Map-style data set of windows of recorded trajectories, one of each in an epoch.
 
     The random numbers of a sample follow from (seed, epoch, index) alone: workers, ranks, order and resuming change
@@ -166,6 +165,8 @@ class TrajectoryDataset(Dataset):
         (torch.Size([4, 3, 8, 8]), [5.0, 5.0, 5.0])
     """
 
+    items = "trajectories"
+
     def __init__(
         self,
         recordings: Recordings,
@@ -176,33 +177,26 @@ class TrajectoryDataset(Dataset):
         rows: Sequence[int] | None = None,
         seed: int = 0,
     ):
+        super().__init__(seed)
         self.rows = range(len(recordings)) if rows is None else rows
         if not len(self.rows):
             raise ValueError("there are no trajectories")
         self.recordings, self.transform, self.window, self.derive = recordings, transform, window, derive
-        self.random_window, self.seed = random_window, seed
-        self._epoch = SharedEpoch(seed)
+        self.random_window = random_window
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> dict[str, Any] | UndecodableTrajectory:
+    def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any] | UndecodableTrajectory:
         """ "pixel_values_videos" (T, C, H, W), "actions" (T - 1, A), "states" (T, P), ..., "sample_index"."""
-        index = int(index)
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"index {index} is out of range for {len(self)} trajectories")
-        index %= len(self)
-        rng = sample_rng(self.seed, self._epoch.get(), index)
         try:
             found = self.recordings.read(self.rows[index], self.window, rng if self.random_window else None)
             self._check(found)
         except VIDEO_ERRORS as error:
-            reason = str(error) or type(error).__name__
             blank = self._finish(self._blank(), sample_rng(self.seed, 0, 0))
             shapes = {name: tuple(value.shape) for name, value in blank.items()}
-            return UndecodableTrajectory(
-                index, self.recordings.name(self.rows[index]), reason, shapes.pop("pixel_values_videos"), shapes
-            )
+            shape = shapes.pop("pixel_values_videos")
+            return UndecodableTrajectory.of(error, index, self.recordings.name(self.rows[index]), shape, others=shapes)
         return self._finish(found, rng) | {"sample_index": index}
 
     def _check(self, found: dict[str, np.ndarray]) -> None:
@@ -226,15 +220,6 @@ class TrajectoryDataset(Dataset):
         }
         told = self.derive(told) if self.derive else told
         return {"pixel_values_videos": pixels} | {name: values.float() for name, values in told.items()}
-
-    @property
-    def epoch(self) -> int:
-        """The epoch whose random numbers are in use."""
-        return self._epoch.get()
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the random numbers of an epoch, in running persistent workers too."""
-        self._epoch.set(epoch)
 
 
 class TrajectoryCollator:

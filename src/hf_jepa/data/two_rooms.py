@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 
-from hf_jepa.data.shared_epoch import SharedEpoch
+from hf_jepa.data.shared_epoch import EndlessDataset
 from hf_jepa.data.two_rooms_dynamics import SIDE, layouts_from, walk
 from hf_jepa.data.two_rooms_pixels import normalise_positions, room_pixels
 from hf_jepa.data.two_rooms_walks import STEPS, UNIFORM, wander
@@ -41,7 +40,7 @@ class RoomClips(NamedTuple):
         return room_pixels(self.positions, self.wall_x, self.door_y, image_size)
 
 
-class TwoRooms(Dataset):
+class TwoRooms(EndlessDataset):
     """Endless clips of a dot in two rooms: clip `index` of an epoch is a pure function of (seed, split, epoch, index).
 
     Args:
@@ -63,6 +62,8 @@ class TwoRooms(Dataset):
         torch.Size([2, 17, 2, 65, 65])
     """
 
+    items = "clips"
+
     def __init__(
         self,
         length: int,
@@ -72,34 +73,18 @@ class TwoRooms(Dataset):
         door_y: int | None = None,
         seed: int = 0,
     ):
-        if length < 1:
-            raise ValueError(f"an epoch needs at least one clip, got length={length}")
+        super().__init__(length, seed)
         if split not in SPLITS:
             raise ValueError(f"split {split!r} is not one of {', '.join(SPLITS)}")
         if not 2 <= num_frames <= STEPS:
             raise ValueError(f"a clip has 2 to {STEPS} frames, got num_frames={num_frames}")
         layouts_from(np.zeros((1, 2)), wall_x, door_y)
-        self.length, self.split, self.num_frames, self.seed = length, split, num_frames, seed
-        self.wall_x, self.door_y = wall_x, door_y
-        self._epoch = SharedEpoch(seed)
+        self.split, self.num_frames, self.wall_x, self.door_y = split, num_frames, wall_x, door_y
 
-    def __len__(self) -> int:
-        return self.length
-
-    @property
-    def epoch(self) -> int:
-        """The epoch whose clips are in use."""
-        return self._epoch.get()
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the clips of an epoch, in running persistent workers too."""
-        self._epoch.set(epoch)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.__getitems__([index])[0]
+    def rng(self, index: int) -> np.random.Generator:
+        return np.random.default_rng((self.seed, self.epoch, index, SPLITS.index(self.split)))
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        """A batch of samples at once; PyTorch's loader calls this where it exists."""
         clips = self.batch(indices)._asdict()
         return [
             {name: values[row] for name, values in clips.items()} | {"sample_index": int(index)}
@@ -119,8 +104,6 @@ class TwoRooms(Dataset):
             >>> TwoRooms(length=100, door_y=18).batch([3, 4]).door_y.tolist()
             [18, 18]
         """
-        if wrong := [index for index in indices if not 0 <= index < self.length]:
-            raise IndexError(f"index {wrong[0]} is out of range for {self.length} clips")
         uniform, turns = self._draw(indices)
         layouts = layouts_from(uniform[:, :2], self.wall_x, self.door_y)
         start, actions = wander(uniform[:, 3:], turns, layouts)
@@ -134,10 +117,8 @@ class TwoRooms(Dataset):
 
     def _draw(self, indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """Uniform numbers (B, 193) and turns (B, 2, 89) of samples, each from a generator of its own."""
-        epoch, split = self._epoch.get(), SPLITS.index(self.split)
         uniform, turns = np.empty((len(indices), 3 + UNIFORM)), np.empty((len(indices), 2, STEPS - 1))
-        for row, index in enumerate(indices):
-            rng = np.random.default_rng((self.seed, epoch, int(index), split))
+        for row, rng in enumerate(self.rngs(indices)):
             rng.random(out=uniform[row])
             turns[row] = rng.vonmises(0.0, TURN, (2, STEPS - 1))
         return uniform, turns

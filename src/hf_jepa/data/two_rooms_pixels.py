@@ -87,11 +87,6 @@ def normalise_positions(positions: torch.Tensor) -> torch.Tensor:
     return (positions - positions.new_tensor(POSITION_MEAN)) / (positions.new_tensor(POSITION_STD) + _TINY)
 
 
-def pixel_positions(normalised: torch.Tensor) -> torch.Tensor:
-    """The inverse of `normalise_positions`."""
-    return normalised * (normalised.new_tensor(POSITION_STD) + _TINY) + normalised.new_tensor(POSITION_MEAN)
-
-
 def room_pixels(
     positions: torch.Tensor, wall_x: torch.Tensor, door_y: torch.Tensor, image_size: int = SIDE
 ) -> torch.Tensor:
@@ -122,7 +117,6 @@ __all__ = [
     "STD",
     "normalise",
     "normalise_positions",
-    "pixel_positions",
     "render_dots",
     "render_walls",
     "room_pixels",

@@ -43,7 +43,7 @@ def wander(uniform: np.ndarray, turns: np.ndarray, layouts: Layouts) -> tuple[np
     first = steps_of(heading, turns[:, 0], lengths[:, 0])
     second = steps_of(leftward + np.pi, turns[:, 1], lengths[:, 1])
     passing, before = _through_door(first, second, coins[:, 3:5])
-    start = np.where(crossing[:, None], _before_door(layouts, passing, before, coins[:, 5:7]), _start(place, layouts))
+    start = np.where(crossing[:, None], _before_door(layouts, before, coins[:, 5:7]), _start(place, layouts))
     return start, np.where(crossing[:, None, None], passing, first)
 
 
@@ -101,7 +101,7 @@ def _through_door(first: np.ndarray, second: np.ndarray, coins: np.ndarray) -> t
     return actions, (actions * before[:, :, None]).sum(axis=1)
 
 
-def _before_door(layouts: Layouts, actions: np.ndarray, before: np.ndarray, coins: np.ndarray) -> np.ndarray:
+def _before_door(layouts: Layouts, before: np.ndarray, coins: np.ndarray) -> np.ndarray:
     """Where who passes the door starts (N, 2)."""
     x = layouts.wall_x + WALL_HALF * (2 * coins[:, 0] - 1)
     y = layouts.door_y + truncated_normal(coins[:, 1], 0.0, DOOR_SPREAD, -DOOR_HALF, DOOR_HALF)

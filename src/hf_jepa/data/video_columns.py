@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from hf_jepa.data.columns import find_label_column
+from hf_jepa.data.columns import find_label_column, is_text, keep_columns, require_column
 
 
 if TYPE_CHECKING:
@@ -34,8 +34,7 @@ def find_video_column(features: "datasets.Features", wanted: str | None = None) 
     import datasets
 
     if wanted is not None:
-        if wanted not in features:
-            raise ValueError(f"video_column {wanted!r} is not one of the columns {sorted(features)}")
+        require_column(features, wanted, "video_column")
         if not (isinstance(features[wanted], (datasets.Video, datasets.Image)) or is_encoded(features[wanted])):
             raise ValueError(f"video_column {wanted!r} holds neither videos, nor bytes or paths: {features[wanted]}")
         return wanted
@@ -62,7 +61,7 @@ def is_encoded(feature: Any) -> bool:
     """
     if isinstance(feature, dict):
         return set(feature) == {"bytes", "path"}
-    return getattr(feature, "dtype", None) in ("binary", "large_binary", "string", "large_string")
+    return is_text(feature) or getattr(feature, "dtype", None) in ("binary", "large_binary")
 
 
 def standard_video_columns(
@@ -93,13 +92,7 @@ def standard_video_columns(
 
     features = dataset.features
     video, label = find_video_column(features, video_column), find_label_column(features, label_column)
-    dataset = dataset.with_format(None).select_columns([video] if label is None else [video, label])
-    images = isinstance(features[video], datasets.Image)
-    dataset = dataset.cast_column(video, (datasets.Image if images else datasets.Video)(decode=False))
-    if label is not None and getattr(features[label], "dtype", None) in ("string", "large_string"):
-        dataset = dataset.class_encode_column(label)
-    names = {video: "image" if images else "video", label: "label"}
-    return dataset.rename_columns({old: new for old, new in names.items() if old not in (None, new)})
+    return keep_columns(dataset, "image" if isinstance(features[video], datasets.Image) else "video", video, label)
 
 
 __all__ = ["find_video_column", "is_encoded", "standard_video_columns"]

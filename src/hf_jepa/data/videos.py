@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 
+from hf_jepa.data.collating import no_rows, split_readable, stack_samples
 from hf_jepa.data.columns import column_names
 from hf_jepa.data.decoding import UndecodableImage, decode_image, describe_source
-from hf_jepa.data.shared_epoch import SharedEpoch
+from hf_jepa.data.labelled_rows import LabelledRows, row_label
 from hf_jepa.data.transforms import sample_rng
 from hf_jepa.data.video_columns import standard_video_columns
 from hf_jepa.data.video_readers import VIDEO_ERRORS, VideoReader, open_video
@@ -34,7 +34,7 @@ class UndecodableVideo(UndecodableImage):
     """
 
 
-class VideoDataset(Dataset):
+class VideoDataset(LabelledRows):
     """Map-style data set of transformed clips.
 
     The random numbers of a sample follow from (seed, epoch, index) alone: workers, ranks, order and resuming change
@@ -52,7 +52,7 @@ class VideoDataset(Dataset):
         seed: of positions and transforms.
         image_frames: frames of the static clip of an image; `sampling.frames_per_clip` unless given. 1 is for the
             image tokenizer of V-JEPA 2.1.
-        frames_fps: frames per second of folders of images.
+        folder_fps: frames per second of folders of images.
         backend: of video files, see `open_video`.
 
     Raises:
@@ -67,6 +67,8 @@ class VideoDataset(Dataset):
         (torch.Size([16, 3, 32, 32]), 0, 1)
     """
 
+    items = "videos"
+
     def __init__(
         self,
         dataset: Any,
@@ -75,7 +77,7 @@ class VideoDataset(Dataset):
         random_position: bool = True,
         seed: int = 0,
         image_frames: int | None = None,
-        frames_fps: float | None = None,
+        folder_fps: float | None = None,
         backend: str = "auto",
     ):
         if not hasattr(dataset, "__len__"):
@@ -86,21 +88,10 @@ class VideoDataset(Dataset):
             raise ValueError(f"rows need a 'video' or an 'image', got the columns {columns}")
         if image_frames is not None and image_frames < 1:
             raise ValueError(f"image_frames must be 1 or more, got {image_frames}")
-        self.dataset, self.transform, self.sampling, self.seed = dataset, transform, sampling, seed
+        super().__init__(seed)
+        self.dataset, self.transform, self.sampling = dataset, transform, sampling
         self.random_position, self.image_frames = random_position, image_frames
-        self.frames_fps, self.backend = frames_fps, backend
-        self._epoch = SharedEpoch(seed)
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> dict[str, Any] | UndecodableVideo:
-        """The sample at `index`, see `sample`."""
-        index = int(index)
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"index {index} is out of range for {len(self)} videos")
-        index %= len(self)
-        return self.sample(index, sample_rng(self.seed, self._epoch.get(), index))
+        self.folder_fps, self.backend = folder_fps, backend
 
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any] | UndecodableVideo:
         """The sample of a row with given random numbers, or why there is none.
@@ -115,21 +106,15 @@ class VideoDataset(Dataset):
         try:
             clips, static = self._read(value if "video" in row else decode_image(value), rng)
         except VIDEO_ERRORS as error:
-            reason = str(error) or type(error).__name__
-            return UndecodableVideo(index, describe_source(value, index), reason, self._shape())
+            return UndecodableVideo.of(error, index, describe_source(value, index), self._shape())
         pixels = self._transformed(clips, rng)
         if static:
             pixels = pixels.repeat_interleave(static, dim=-4)
-        sample = {"pixel_values_videos": pixels, "sample_index": index}
-        if "label" in row:
-            if row["label"] is None:
-                raise ValueError(f"{describe_source(value, index)} has no label, other rows do")
-            sample["labels"] = int(row["label"])
-        return sample
+        return {"pixel_values_videos": pixels, "sample_index": index} | row_label(row, value, index)
 
     def _read(self, value: Any, rng: np.random.Generator) -> tuple[list[np.ndarray], int]:
         """Frames (T, H, W, 3) of every clip, and the number of frames that a single image stands for."""
-        with open_video(value, self.backend, self.frames_fps) as video:
+        with open_video(value, self.backend, self.folder_fps) as video:
             if video.is_still:
                 static = self.image_frames or self.sampling.frames_per_clip
                 return [video.read([0])] * self.sampling.num_clips, static
@@ -147,36 +132,6 @@ class VideoDataset(Dataset):
         blank = [np.zeros((1, 16, 16, 3), np.uint8)] * self.sampling.num_clips
         shape = self._transformed(blank, sample_rng(self.seed, 0, 0)).shape
         return (*shape[:-4], self.sampling.frames_per_clip, *shape[-3:])
-
-    @property
-    def epoch(self) -> int:
-        """The epoch whose random numbers are in use."""
-        return self._epoch.get()
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the random numbers of an epoch, in running persistent workers too."""
-        self._epoch.set(epoch)
-        if hasattr(self.dataset, "set_epoch"):
-            self.dataset.set_epoch(epoch)
-
-    @property
-    def class_names(self) -> list[str] | None:
-        """Names of the classes in the order of their numbers; None where the data set does not know them."""
-        if hasattr(self.dataset, "class_names"):
-            return self.dataset.class_names
-        return getattr(getattr(self.dataset, "features", {}).get("label"), "names", None)
-
-    @property
-    def labels(self) -> list[int | None] | None:
-        """Label of every row (None where it has none), without reading a video; None without labels."""
-        if hasattr(self.dataset, "labels"):
-            return self.dataset.labels
-        if hasattr(self.dataset, "features"):
-            labels = self.dataset["label"] if "label" in self.dataset.features else None
-        else:
-            rows = [self.dataset[index] for index in range(len(self))]
-            labels = [row["label"] for row in rows] if rows and "label" in rows[0] else None
-        return None if labels is None else [None if label is None else int(label) for label in labels]
 
 
 def read_clips(video: VideoReader, sampling: ClipSampling, rng: np.random.Generator | None = None) -> np.ndarray:
@@ -235,18 +190,10 @@ class VideoCollator:
         self.keep_unreadable, self.frame_counts = keep_unreadable, frame_counts
 
     def __call__(self, samples: Sequence[dict[str, Any] | UndecodableImage]) -> dict[str, Any]:
-        skipped = [str(sample) for sample in samples if isinstance(sample, UndecodableImage)]
-        if self.keep_unreadable:
-            samples = [_blank(sample) if isinstance(sample, UndecodableImage) else sample for sample in samples]
-        elif len(skipped) == len(samples):
-            nothing = {"pixel_values_videos": torch.empty(0, *samples[0].shape), "sample_index": torch.empty(0).long()}
-            return nothing | {"skipped": skipped}
-        else:
-            samples = [sample for sample in samples if not isinstance(sample, UndecodableImage)]
-        labelled = sum("labels" in sample for sample in samples)
-        if labelled not in (0, len(samples)):
-            raise ValueError(f"{labelled} of {len(samples)} samples have labels: give them to all or to none")
-        parts = [_stack(group) for group in self._groups(samples)]
+        found, skipped = split_readable(samples, "pixel_values_videos", self.keep_unreadable)
+        if not found:
+            return no_rows(samples[0], "pixel_values_videos") | {"skipped": skipped}
+        parts = [stack_samples(group, "pixel_values_videos") for group in self._groups(found)]
         batch = parts[0] if len(parts) == 1 else {name: [part[name] for part in parts] for name in parts[0]}
         return batch | {"skipped": skipped}
 
@@ -259,19 +206,6 @@ class VideoCollator:
         if unknown := set(groups) - set(order):
             raise ValueError(f"a clip has {min(unknown)} frames, which is not one of frame_counts={self.frame_counts}")
         return [groups[count] for count in order if count in groups]
-
-
-def _stack(samples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-    shapes = {tuple(sample["pixel_values_videos"].shape) for sample in samples}
-    if len(shapes) > 1:
-        raise ValueError(f"clips of equally many frames differ in shape: {sorted(shapes)}")
-    batch = {"pixel_values_videos": torch.stack([sample["pixel_values_videos"] for sample in samples])}
-    names = ["sample_index", "labels"] if "labels" in samples[0] else ["sample_index"]
-    return batch | {name: torch.tensor([sample[name] for sample in samples]) for name in names}
-
-
-def _blank(sample: UndecodableImage) -> dict[str, Any]:
-    return {"pixel_values_videos": torch.zeros(sample.shape), "sample_index": sample.sample_index, "labels": -100}
 
 
 __all__ = ["UndecodableVideo", "VideoCollator", "VideoDataset", "load_videos", "read_clips"]

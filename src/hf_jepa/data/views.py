@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import Dataset
 
 from hf_jepa.data.decoding import UndecodableImage
 from hf_jepa.data.embedded import pictures
 from hf_jepa.data.images import ImageCollator, PendingImage
-from hf_jepa.data.shared_epoch import SharedEpoch
-from hf_jepa.data.transforms import RandomResizedCrop, sample_rng
+from hf_jepa.data.shared_epoch import EndlessDataset
+from hf_jepa.data.transforms import RandomResizedCrop
 
 
 class Views(tuple):
@@ -51,6 +50,7 @@ class MultiCrop:
 
     Example:
         >>> from PIL import Image
+        >>> from hf_jepa.data.transforms import sample_rng
         >>> crop = MultiCrop(48, num_local=6, local_size=24)
         >>> crop(Image.new("RGB", (300, 200)), sample_rng(0, 0, 0)).shape
         ((2, 3, 48, 48), (6, 3, 24, 24))
@@ -122,7 +122,7 @@ def _left_halves() -> tuple[Image.Image, ...]:
     return tuple(picture.crop((0, 0, picture.width // 2, picture.height)) for picture in pictures())
 
 
-class EmbeddedViews(Dataset):
+class EmbeddedViews(EndlessDataset):
     """Views of the bundled photographs: a random window of a left half, and crops of it.
 
     Sample `index` of an epoch is a pure function of (seed, epoch, index). Windows are twice as wide as the crops by
@@ -145,34 +145,20 @@ class EmbeddedViews(Dataset):
     """
 
     def __init__(self, length: int, transform: MultiCrop, window: int = 96, seed: int = 0):
-        if length < 1:
-            raise ValueError(f"an epoch needs at least one sample, got length={length}")
+        super().__init__(length, seed)
         if not 1 <= window <= (smallest := min(min(half.size) for half in _left_halves())):
             raise ValueError(f"window={window} pixels do not fit into the smallest half, of {smallest} pixels")
-        self.length, self.transform, self.window, self.seed = length, transform, window, seed
-        self._epoch = SharedEpoch(seed)
+        self.transform, self.window = transform, window
 
-    def __len__(self) -> int:
-        return self.length
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        views = [self._views(rng) for rng in self.rngs(indices)]
+        return [{"pixel_values": each, "sample_index": int(i)} for each, i in zip(views, indices, strict=True)]
 
-    @property
-    def epoch(self) -> int:
-        """The epoch whose views are given."""
-        return self._epoch.get()
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the views of an epoch, in running persistent workers too."""
-        self._epoch.set(epoch)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        index = int(index)
-        if not 0 <= index < self.length:
-            raise IndexError(f"index {index} is out of range for {self.length} samples")
-        rng = sample_rng(self.seed, self._epoch.get(), index)
+    def _views(self, rng: np.random.Generator) -> Views:
         half = _left_halves()[rng.integers(len(_left_halves()))]
         left, top = (int(rng.integers(side - self.window + 1)) for side in half.size)
         window = half.crop((left, top, left + self.window, top + self.window))
-        return {"pixel_values": self.transform(window, rng), "sample_index": index}
+        return self.transform(window, rng)
 
 
 __all__ = ["EmbeddedViews", "MultiCrop", "ViewCollator", "Views"]

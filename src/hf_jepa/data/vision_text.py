@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 
 from hf_jepa.data.columns import column_names
 from hf_jepa.data.decoding import UndecodableImage
 from hf_jepa.data.row_stream import RowStream
-from hf_jepa.data.shared_epoch import SharedEpoch
+from hf_jepa.data.shared_epoch import RowDataset
 from hf_jepa.data.transforms import sample_rng
 from hf_jepa.data.videos import UndecodableVideo
 from hf_jepa.data.vision_text_columns import VisionTextRows, standard_stream
@@ -24,7 +23,7 @@ from hf_jepa.data.vision_text_reader import VisionTextReader
 from hf_jepa.data.vision_text_shards import VisionTextShards
 
 
-class VisionTextDataset(Dataset):
+class VisionTextDataset(RowDataset):
     """Map-style data set of frames with texts.
 
     What is random in a sample follows from (seed, epoch, index) alone: workers, ranks, order and resuming change
@@ -49,6 +48,8 @@ class VisionTextDataset(Dataset):
         ((8, 6, 8, 3), 'who?', 'a seven', 0)
     """
 
+    items = "rows"
+
     def __init__(self, dataset: Any, reader: VisionTextReader | None = None, seed: int = 0):
         if not hasattr(dataset, "__len__"):
             raise TypeError(f"{type(dataset).__name__} has no length: use IterableVisionTextDataset for streams")
@@ -59,8 +60,8 @@ class VisionTextDataset(Dataset):
             _require_standard(column_names(dataset))
         if isinstance(dataset, VisionTextShards) and not reader.read_media:
             dataset = dataset.select_columns([name for name in dataset.column_names if name != dataset.media])
-        self.dataset, self.reader, self.seed = dataset, reader, seed
-        self._epoch = SharedEpoch(seed)
+        super().__init__(seed)
+        self.dataset, self.reader = dataset, reader
 
     @property
     def frame_counts(self) -> np.ndarray:
@@ -76,28 +77,9 @@ class VisionTextDataset(Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> dict[str, Any] | UndecodableVideo:
-        """The sample at `index`, see `VisionTextReader`."""
-        index = int(index)
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"index {index} is out of range for {len(self)} rows")
-        index %= len(self)
-        return self.sample(index, sample_rng(self.seed, self._epoch.get(), index))
-
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any] | UndecodableVideo:
-        """The sample of a row with given random numbers."""
+        """The sample of a row with given random numbers, see `VisionTextReader`."""
         return self.reader(self.dataset[index], index, rng)
-
-    @property
-    def epoch(self) -> int:
-        """The epoch whose random numbers are in use."""
-        return self._epoch.get()
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the random numbers of an epoch, in running persistent workers too."""
-        self._epoch.set(epoch)
-        if hasattr(self.dataset, "set_epoch"):
-            self.dataset.set_epoch(epoch)
 
 
 def _require_standard(names: Sequence[str]) -> None:

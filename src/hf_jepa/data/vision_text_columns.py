@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hf_jepa.data.columns import IMAGE_NAMES
+from hf_jepa.data.columns import IMAGE_NAMES, is_text
 from hf_jepa.data.video_columns import is_encoded
 from hf_jepa.data.video_readers import is_image_path
 
@@ -180,8 +180,7 @@ def _media_columns(features: "datasets.Features", media: str | None, wanted: str
 
 
 def _is_text(feature: Any) -> bool:
-    feature = getattr(feature, "feature", feature)  # of a list
-    return getattr(feature, "dtype", None) in ("string", "large_string")
+    return is_text(getattr(feature, "feature", feature))  # of a list, too
 
 
 def _is_number(feature: Any) -> bool:

@@ -22,7 +22,7 @@ class VisionTextReader:
             3.1).
         image_frames: T of images.
         short_videos: "refuse" videos of fewer frames (they are named and skipped), or "pad" them with the last frame.
-        frames_fps: frames per second of folders of images, for records with a `start` or an `end`.
+        folder_fps: frames per second of folders of images, for records with a `start` or an `end`.
         backend: of video files, see `open_video`.
         read_media: False leaves out the frames, for what is trained on texts alone.
 
@@ -39,7 +39,7 @@ class VisionTextReader:
     num_frames: int = 16
     image_frames: int = 1
     short_videos: str = "refuse"
-    frames_fps: float | None = None
+    folder_fps: float | None = None
     backend: str = "auto"
     read_media: bool = True
 
@@ -76,8 +76,7 @@ class VisionTextReader:
             if self.read_media:
                 sample["video"] = self._image(value) if is_image else self._clip(value, row)
         except VIDEO_ERRORS as error:
-            reason = str(error) or type(error).__name__
-            return UndecodableVideo(index, describe_source(broken, index), reason, (self.frames_of(is_image),))
+            return UndecodableVideo.of(error, index, describe_source(broken, index), (self.frames_of(is_image),))
         return sample | {"sample_index": index}
 
     def frames_of(self, is_image: Any) -> Any:
@@ -88,7 +87,7 @@ class VisionTextReader:
         return np.repeat(np.asarray(decode_image(value))[None], self.image_frames, axis=0)
 
     def _clip(self, value: Any, row: Mapping[str, Any]) -> np.ndarray:
-        with open_video(value, self.backend, self.frames_fps) as video:
+        with open_video(value, self.backend, self.folder_fps) as video:
             if video.is_still:
                 return np.repeat(video.read([0]), self.num_frames, axis=0)
             first, stop = _part(video, row.get("start"), row.get("end"))
@@ -101,7 +100,7 @@ def _part(video: VideoReader, start: float | None, end: float | None) -> tuple[i
     if start is None and end is None:
         return 0, video.num_frames
     if video.fps is None:
-        raise VideoError("a start and an end in seconds need frames per second: say frames_fps")
+        raise VideoError("a start and an end in seconds need frames per second: say folder_fps")
     first = round((start or 0) * video.fps)
     stop = video.num_frames if end is None else min(round(end * video.fps), video.num_frames)
     if not 0 <= first < stop:

@@ -5,14 +5,12 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from torch.utils.data import Dataset
 
 from hf_jepa.data.decoding import UndecodableImage
-from hf_jepa.data.shared_epoch import SharedEpoch
-from hf_jepa.data.transforms import sample_rng
+from hf_jepa.data.shared_epoch import RowDataset
 
 
-class WeightedSources(Dataset):
+class WeightedSources(RowDataset):
     """A mixture of data sets: item i of an epoch is a pure function of (seed, epoch, i).
 
     As in V-JEPA 2 (2506.09985, table of data weights; the official `DistributedWeightedSampler`) rows are drawn with
@@ -39,6 +37,8 @@ class WeightedSources(Dataset):
         (True, 5)
     """
 
+    items = "items"
+
     def __init__(self, sources: Sequence[Any], weights: Sequence[float], length: int | None = None, seed: int = 0):
         if not sources or len(sources) != len(weights):
             raise ValueError(f"every source needs a weight: got {len(sources)} sources and {len(weights)} weights")
@@ -46,32 +46,27 @@ class WeightedSources(Dataset):
             raise ValueError(f"weights must be positive, got {wrong[0]}")
         if empty := [i for i, source in enumerate(sources) if not len(source)]:
             raise ValueError(f"source {empty[0]} is empty")
-        self.sources, self.seed = list(sources), seed
+        super().__init__(seed)
+        self.sources = list(sources)
         self.length = sum(map(len, sources)) if length is None else length
         if self.length < 1:
             raise ValueError(f"an epoch needs at least one item, got length={length}")
         self._limits = np.cumsum(np.asarray(weights, np.float64) / np.sum(weights))
-        self._epoch = SharedEpoch(seed)
 
     def __len__(self) -> int:
         return self.length
 
     def draw(self, index: int) -> tuple[int, int]:
         """(source, row) of an item in the present epoch."""
-        return self._draw(sample_rng(self.seed, self._epoch.get(), index), index)
+        return self._draw(self.rng(index), index)
 
     def _draw(self, rng: np.random.Generator, index: int) -> tuple[int, int]:
         """(source, row) of item `index`, whose random numbers are `rng`."""
         source = min(int(np.searchsorted(self._limits, rng.random(), side="right")), len(self.sources) - 1)
         return source, int(rng.integers(len(self.sources[source])))
 
-    def __getitem__(self, index: int) -> dict[str, Any] | UndecodableImage:
+    def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any] | UndecodableImage:
         """The sample of an item, with the item's number as `sample_index`."""
-        index = int(index)
-        if not -self.length <= index < self.length:
-            raise IndexError(f"index {index} is out of range for {self.length} items")
-        index %= self.length
-        rng = sample_rng(self.seed, self._epoch.get(), index)
         number, row = self._draw(rng, index)
         source = self.sources[number]
         sample = source.sample(row, rng) if hasattr(source, "sample") else source[row]
@@ -79,14 +74,9 @@ class WeightedSources(Dataset):
             return replace(sample, sample_index=index)
         return {name: value for name, value in sample.items() if name != "labels"} | {"sample_index": index}
 
-    @property
-    def epoch(self) -> int:
-        """The epoch whose draws are in use."""
-        return self._epoch.get()
-
     def set_epoch(self, epoch: int) -> None:
         """Choose the draws of an epoch, here and in the sources, in running persistent workers too."""
-        self._epoch.set(epoch)
+        super().set_epoch(epoch)
         for source in self.sources:
             if hasattr(source, "set_epoch"):
                 source.set_epoch(epoch)

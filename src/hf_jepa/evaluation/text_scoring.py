@@ -6,7 +6,6 @@ the verdicts of the code of LLM-JEPA (2509.14252), for comparison with published
 
 import json
 import math
-import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -25,6 +24,7 @@ from hf_jepa.evaluation.text_rules import (
     official_prefix_match,
     prefix_match,
 )
+from hf_jepa.hub.files import new_name
 
 
 SCORINGS = ("strict", "official")
@@ -132,13 +132,8 @@ class TextScores:
     def save(self, path: str | Path) -> Path:
         """Write `as_dict` as JSON, first under a temporary name. Missing folders are created."""
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        try:
+        with new_name(path) as temporary:
             temporary.write_text(json.dumps(self.as_dict(), indent=2) + "\n", encoding="utf-8")
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
         return path
 
     def __str__(self) -> str:

@@ -43,10 +43,7 @@ class VisionLanguageTasks(VisionLanguageEmbeddings):
     Args:
         model: has `get_vision_tokens`, `predict` and `encode_text` as `VLJepaModel`, or a `base_model` that has them;
             for captions also `generate`, as `VLJepaForConditionalGeneration`.
-        processor: called as `VLJepaProcessor`.
-        batch_size: videos, questions or texts at a time.
-        progress: show a bar; only where there are ten batches or more unless given.
-        cached_texts: number of texts whose embeddings are kept.
+        others: see `VisionLanguageEmbeddings`.
 
     Raises:
         TypeError: a model without these methods, or a number that is not whole.

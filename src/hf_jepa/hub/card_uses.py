@@ -1,17 +1,75 @@
 """What a card says of the use of a checkpoint: the snippet that loads it, what it is meant for, and its limits."""
 
-FEATURES_USE = """{loader} loads the encoder:
+ALL_PARTS = "gives all parts of pretraining"
+SAME_OBJECTIVE = "continues training with the same objective"
+
+
+def _auto_model(what: str, code: str, with_package: str = ALL_PARTS) -> str:
+    """The snippet of a model that `AutoModel` finds, and what its own class is for."""
+    return f"""{{loader}} loads {what}:
 
 ```python
-{imports}import torch
+{{imports}}import torch
 from transformers import AutoModel
 
-encoder = AutoModel.from_pretrained("{repo}")
-output = encoder(torch.randn(1, {channels}, {height}, {width}))
-feature = {feature}
+{code}
 ```
 
-With `hf_jepa`, `{pretraining_model}.from_pretrained("{repo}")` gives all parts of pretraining."""
+With `hf_jepa`, `{{pretraining_model}}.from_pretrained("{{repo}}")` {with_package}."""
+
+
+FEATURES_USE = _auto_model(
+    "the encoder",
+    """encoder = AutoModel.from_pretrained("{repo}")
+output = encoder(torch.randn(1, {channels}, {height}, {width}))
+feature = {feature}""",
+)
+
+VIDEO_FEATURES_USE = _auto_model(
+    "{loaded}",
+    """model = AutoModel.from_pretrained("{repo}")
+clip = torch.randn(1, {frames}, {channels}, {height}, {width})  # (1, T, C, H, W), from the processor
+tokens = model({call}).last_hidden_state  # (1, N, {hidden})
+feature = tokens.mean(dim=1)  # there is no CLS token""",
+    """gives all parts of pretraining, and `{base_model}`
+encodes parts of a clip and clips of any size""",
+)
+
+AUDIO_FEATURES_USE = _auto_model(
+    "the encoder",
+    """encoder = AutoModel.from_pretrained("{repo}")
+waves = torch.randn(1, 16000)  # a second at 16 kHz, of mean 0 and variance 1
+feature = encoder(waves).last_hidden_state.mean(dim=1)  # (1, {hidden})""",
+)
+
+TEXT_FEATURES_USE = _auto_model(
+    "the encoder",
+    """encoder = AutoModel.from_pretrained("{repo}")
+tokens = torch.tensor([[0, 5, 6, 7, 2]])  # from the tokenizer that it was trained with
+feature = encoder(tokens).last_hidden_state.mean(dim=1)  # (1, {hidden})""",
+)
+
+VISION_TEXT_USE = _auto_model(
+    "all parts",
+    """model = AutoModel.from_pretrained("{repo}").eval()
+clip = torch.randn(1, {frames}, {channels}, {height}, {width})  # (1, T, C, H, W), from the processor
+query, text = torch.tensor([[5, 6, 7]]), torch.tensor([[8, 9]])  # from the tokenizers of predictor and Y-Encoder
+feature = model.predict(clip, query)  # the embedding of the text that answers
+print(torch.cosine_similarity(feature, model.encode_text(text)))  # the highest of several texts is the answer""",
+    SAME_OBJECTIVE,
+)
+
+TRAJECTORY_USE = _auto_model(
+    "the world model",
+    """model = AutoModel.from_pretrained("{repo}").eval()
+frames, goal = torch.randn(2, 1, {seen}, {channels}, {height}, {width})  # (B, T, C, H, W) each, from the processor
+state = model.encode(frames{told})
+actions = 0.1 * torch.randn(1, 16, 2, {action_dim})  # 16 sequences of two actions
+imagined = model.unroll(state, actions)[:, :, -1]  # what the last of them leads to
+distance = (imagined - model.encode(goal).last.unsqueeze(1)).abs().flatten(2).mean(dim=2)
+print(actions[0, distance.argmin()])  # hf_jepa.planning has planners that search on""",
+    SAME_OBJECTIVE,
+)
 
 CLASSIFICATION_USE = """{loader} loads the classifier:
 
@@ -22,79 +80,6 @@ from transformers import pipeline
 classify = pipeline("image-classification", model="{repo}")
 print(classify(Image.new("RGB", ({width}, {height})), top_k=2))  # put your image here
 ```"""
-
-VIDEO_FEATURES_USE = """{loader} loads {loaded}:
-
-```python
-{imports}import torch
-from transformers import AutoModel
-
-model = AutoModel.from_pretrained("{repo}")
-clip = torch.randn(1, {frames}, {channels}, {height}, {width})  # (1, T, C, H, W), from the processor
-tokens = model({call}).last_hidden_state  # (1, N, {hidden})
-feature = tokens.mean(dim=1)  # there is no CLS token
-```
-
-With `hf_jepa`, `{pretraining_model}.from_pretrained("{repo}")` gives all parts of pretraining, and `{base_model}`
-encodes parts of a clip and clips of any size."""
-
-AUDIO_FEATURES_USE = """{loader} loads the encoder:
-
-```python
-{imports}import torch
-from transformers import AutoModel
-
-encoder = AutoModel.from_pretrained("{repo}")
-waves = torch.randn(1, 16000)  # a second at 16 kHz, of mean 0 and variance 1
-feature = encoder(waves).last_hidden_state.mean(dim=1)  # (1, {hidden})
-```
-
-With `hf_jepa`, `{pretraining_model}.from_pretrained("{repo}")` gives all parts of pretraining."""
-
-TEXT_FEATURES_USE = """{loader} loads the encoder:
-
-```python
-{imports}import torch
-from transformers import AutoModel
-
-encoder = AutoModel.from_pretrained("{repo}")
-tokens = torch.tensor([[0, 5, 6, 7, 2]])  # from the tokenizer that it was trained with
-feature = encoder(tokens).last_hidden_state.mean(dim=1)  # (1, {hidden})
-```
-
-With `hf_jepa`, `{pretraining_model}.from_pretrained("{repo}")` gives all parts of pretraining."""
-
-VISION_TEXT_USE = """{loader} loads all parts:
-
-```python
-{imports}import torch
-from transformers import AutoModel
-
-model = AutoModel.from_pretrained("{repo}").eval()
-clip = torch.randn(1, {frames}, {channels}, {height}, {width})  # (1, T, C, H, W), from the processor
-query, text = torch.tensor([[5, 6, 7]]), torch.tensor([[8, 9]])  # from the tokenizers of predictor and Y-Encoder
-feature = model.predict(clip, query)  # the embedding of the text that answers
-print(torch.cosine_similarity(feature, model.encode_text(text)))  # the highest of several texts is the answer
-```
-
-With `hf_jepa`, `{pretraining_model}.from_pretrained("{repo}")` continues training with the same objective."""
-
-TRAJECTORY_USE = """{loader} loads the world model:
-
-```python
-{imports}import torch
-from transformers import AutoModel
-
-model = AutoModel.from_pretrained("{repo}").eval()
-frames, goal = torch.randn(2, 1, {seen}, {channels}, {height}, {width})  # (B, T, C, H, W) each, from the processor
-state = model.encode(frames{told})
-actions = 0.1 * torch.randn(1, 16, 2, {action_dim})  # 16 sequences of two actions
-imagined = model.unroll(state, actions)[:, :, -1]  # what the last of them leads to
-distance = (imagined - model.encode(goal).last.unsqueeze(1)).abs().flatten(2).mean(dim=2)
-print(actions[0, distance.argmin()])  # hf_jepa.planning has planners that search on
-```
-
-With `hf_jepa`, `{pretraining_model}.from_pretrained("{repo}")` continues training with the same objective."""
 
 VIDEO_CLASSIFICATION_USE = """With `hf_jepa`:
 

@@ -83,6 +83,31 @@ def _world_model(config) -> dict[str, str | int]:
     return {"seen": seen, "action_dim": config.action_dim, "told": "".join(f", {each}" for each in told)}
 
 
+def _use(variant: Variant, config, repo: str, task: str | None, starts_from: str | None) -> str:
+    """The snippet that loads a checkpoint, with a sentence on what it needs."""
+    height, width = pair(getattr(config, "image_size", 0))
+    with_predictor = variant.encoder_place() != ""  # the base model holds it too
+    return (USES[task] if task else ENCODER_USES[variant.modality]).format(
+        loader="Stock transformers" if variant.stock else "transformers, with `hf_jepa` installed,",
+        imports="" if variant.stock else "import hf_jepa  # registers the classes\n",
+        repo=repo,
+        channels=getattr(config, "num_channels", None),
+        height=height,
+        width=width,
+        hidden=getattr(config, "hidden_size", None),
+        frames=getattr(config, "frames_per_clip", None),
+        loaded="the target encoder and the predictor" if with_predictor else "the target encoder",
+        call="clip, skip_predictor=True" if with_predictor else "clip",
+        feature=_feature(variant),
+        pretraining_model=variant.pretraining_model,
+        base_model=variant.base_model,
+        starts_from=starts_from,
+        **(_world_model(config) if variant.modality == "trajectory" else {}),
+        classifier=variant.heads.get("AutoModelForVideoClassification"),
+        anticipation=next(iter(variant.parts.get("anticipation", ())), None),
+    )
+
+
 def _row(result: EvalResult, measured: str) -> str:
     """A score in the table of results, with where it comes from."""
     source = f"[{result.source_name or result.source_url}]({result.source_url})" if result.source_url else measured
@@ -132,40 +157,18 @@ def build_card(
     Returns:
         the card; `str(card)` is the README.
     """
-    height, width = pair(getattr(config, "image_size", 0))
-    use = USES[task] if task else ENCODER_USES[variant.modality]
     purpose, limits = purpose_and_limits(task, variant.modality)
-    task = task or TAGS.get(variant.modality, "feature-extraction")
-    with_predictor = variant.encoder_place() != ""  # the base model holds it too
+    tag = task or TAGS.get(variant.modality, "feature-extraction")
     metadata = ModelCardData(
         license=license,
         language=language,
         library_name="transformers" if variant.stock else "hf_jepa",
-        pipeline_tag=PIPELINE_TAGS.get(task, task),
+        pipeline_tag=PIPELINE_TAGS.get(tag, tag),
         tags=list(dict.fromkeys(["hf_jepa", "jepa", variant.name, *tags])),
         base_model=base_model,
         datasets=list(datasets) or None,
         model_name=name if results else None,  # the model index needs it
         eval_results=list(results) or None,
-    )
-    use = use.format(
-        loader="Stock transformers" if variant.stock else "transformers, with `hf_jepa` installed,",
-        imports="" if variant.stock else "import hf_jepa  # registers the classes\n",
-        repo=repo,
-        channels=getattr(config, "num_channels", None),
-        height=height,
-        width=width,
-        hidden=getattr(config, "hidden_size", None),
-        frames=getattr(config, "frames_per_clip", None),
-        loaded="the target encoder and the predictor" if with_predictor else "the target encoder",
-        call="clip, skip_predictor=True" if with_predictor else "clip",
-        feature=_feature(variant),
-        pretraining_model=variant.pretraining_model,
-        base_model=variant.base_model,
-        starts_from=starts_from,
-        **(_world_model(config) if variant.modality == "trajectory" else {}),
-        classifier=variant.heads.get("AutoModelForVideoClassification"),
-        anticipation=next(iter(variant.parts.get("anticipation", ())), None),
     )
     license_text = (
         f"The weights are under `{license}`." if license else "The author of these weights has not chosen a licence."
@@ -176,7 +179,7 @@ def build_card(
             name=name,
             title=variant.title,
             paper=variant.paper,
-            use=use,
+            use=_use(variant, config, repo, task, starts_from),
             facts="\n".join(f"- **{label}**: {text}" for label, text in facts.items()),
             results=RESULTS.format(rows="\n".join(_row(each, measured) for each in results)) if results else "",
             recipe=RECIPE.format(fields=yaml.safe_dump(recipe, sort_keys=False)) if recipe else "",

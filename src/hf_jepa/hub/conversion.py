@@ -1,4 +1,4 @@
-"""The program behind all converters: official file -> ordinary checkpoint, and back."""
+"""The program behind `hf-jepa convert`: official file -> ordinary checkpoint, and back."""
 
 import argparse
 import json
@@ -21,9 +21,10 @@ from hf_jepa.hub.files import (
     read_config,
     read_torch_checkpoint,
     require_finite,
+    require_new_file,
     save_weights,
 )
-from hf_jepa.hub.fingerprint import load_target_encoder, write_fingerprint
+from hf_jepa.hub.fingerprint import in_words, load_target_encoder, write_fingerprint
 from hf_jepa.hub.processors import load_processor
 from hf_jepa.hub.publish import publish
 from hf_jepa.registry import VARIANTS, Variant
@@ -33,7 +34,7 @@ HEADS = ("num_attention_heads", "pred_num_attention_heads")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options that all converters share."""
+    """The options of `hf-jepa convert`."""
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--checkpoint", type=Path, help="official file to convert")
     source.add_argument("--reverse", type=Path, metavar="DIR", help="our checkpoint, to be written in official layout")
@@ -51,12 +52,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--license", help="of the weights, for the card; released files have their own")
     parser.add_argument(
-        "--push-to-hub", "--to", metavar="REPO", help="publish the result as this Hub repository, as hf-jepa push does"
+        "--push-to-hub", metavar="REPO", help="publish the result as this Hub repository, as hf-jepa push does"
     )
 
 
 def run(variant_name: str, args: argparse.Namespace) -> None:
-    """Do what the shared options say and print a report."""
+    """Do what the options say and print a report."""
     variant = VARIANTS[variant_name]
     if args.reverse is not None:
         if args.push_to_hub:
@@ -129,7 +130,7 @@ def convert_checkpoint(
             "Converted from": f"`{checkpoint.name}`, entry `{target_key}` as target encoder",
             "Architecture of": " or ".join(f"`{known}`" for known in names) if names else "no released file",
             "Parameters of the encoder": f"{encoder.num_parameters():,}",
-            "Fingerprint": f"mean {fingerprint['mean']:.6f}, std {fingerprint['std']:.6f} (`fingerprint.json`)",
+            "Fingerprint": in_words(fingerprint),
         }
         unverified = "Published accuracies were not measured again with these files."
         name = output.resolve().name
@@ -180,8 +181,7 @@ def revert_checkpoint(variant: Variant, folder: Path, output: Path) -> str:
         ConversionError: a part is missing, as in an encoder-only checkpoint, or does not fit.
         FileExistsError: the output exists.
     """
-    if output.exists():
-        raise FileExistsError(f"output {output} exists: choose another name or remove it")
+    require_new_file(output)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder with a checkpoint")
     # The stored tensors themselves, not a model: loading one would fill in missing parts and widen 16-bit targets.

@@ -5,7 +5,7 @@ from pathlib import Path
 from hf_jepa.hub.card_check import CARD
 from hf_jepa.hub.cards import build_card
 from hf_jepa.hub.files import new_name, read_config, read_json
-from hf_jepa.hub.fingerprint import FILE_NAME, differences, load_target_encoder, write_fingerprint
+from hf_jepa.hub.fingerprint import FILE_NAME, differences, in_words, load_target_encoder, write_fingerprint
 from hf_jepa.hub.inspect import variant_of_folder
 from hf_jepa.registry import Variant
 
@@ -56,7 +56,7 @@ def draft_card(folder: str | Path, license: str | None = None) -> Path:
         found = write_fingerprint(encoder, folder)
     facts = {
         "Parameters of the encoder": f"{encoder.num_parameters():,}",
-        "Fingerprint": f"mean {found['mean']:.6f}, std {found['std']:.6f} (`{FILE_NAME}`)",
+        "Fingerprint": in_words(found),
     }
     name = folder.resolve().name
     unverified = "What it was trained on and how it scores is not known to the program that wrote this card."

@@ -1,7 +1,5 @@
 """Encoders as checkpoints of stock transformers: its classes, its config, nothing of this package."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 
@@ -9,10 +7,10 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto import CONFIG_MAPPING, MODEL_MAPPING
-from transformers.utils import logging
 
 from hf_jepa.core.configuration import model_fields
 from hf_jepa.core.key_map import ConversionError, some
+from hf_jepa.core.quiet import quiet_loading
 from hf_jepa.hub.export import CARRIED, carry, check_fingerprint, left_out, tell_in_card
 from hf_jepa.hub.files import SHARD_BYTES, new_folder, read_config
 from hf_jepa.hub.fingerprint import FILE_NAME, TOLERANCE, fixed_input
@@ -128,7 +126,7 @@ def _base_model(variant: Variant, source: Path, encoder: str | None) -> tuple[st
 
     A predictor that the checkpoint lacks is taken out of the base model.
     """
-    with _quiet():  # what is missing is told below, and what is not exported does not matter
+    with quiet_loading():  # what is missing is told below, and what is not exported does not matter
         model, info = variant.model_class().from_pretrained(source, output_loading_info=True)
     missing, base = set(info["missing_keys"]), model.base_model
     chosen = model.feature_encoder if encoder is None else getattr(model, f"{encoder}_encoder")
@@ -148,16 +146,6 @@ def _base_model(variant: Variant, source: Path, encoder: str | None) -> tuple[st
     return which, base, moved
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-
-
 def _write_native(base: PreTrainedModel, folder: Path) -> tuple[PreTrainedModel, list[str]]:
     """Write a base model as one of transformers, and read it again: the model, and the parts that it has beyond."""
     config = native_config(base.config)
@@ -166,7 +154,7 @@ def _write_native(base: PreTrainedModel, folder: Path) -> tuple[PreTrainedModel,
     base.save_pretrained(folder, save_original_format=True, max_shard_size=SHARD_BYTES)
     config.architectures = [MODEL_MAPPING[type(config)].__name__]
     config.save_pretrained(folder)
-    with _quiet():
+    with quiet_loading():
         native, info = AutoModel.from_pretrained(
             folder, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
         )

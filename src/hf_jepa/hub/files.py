@@ -85,6 +85,16 @@ def require_new_folder(output: str | Path) -> None:
         raise FileExistsError(f"output {output} exists and is not an empty folder: choose another or remove it")
 
 
+def require_new_file(output: str | Path) -> None:
+    """Refuse an output that is there.
+
+    Raises:
+        FileExistsError: it is.
+    """
+    if Path(output).exists():
+        raise FileExistsError(f"output {output} exists: choose another name or remove it")
+
+
 @contextmanager
 def new_folder(output: str | Path) -> Iterator[Path]:
     """A temporary folder that becomes `output` when all went well and vanishes when not.
@@ -344,6 +354,7 @@ __all__ = [
     "read_json",
     "read_torch_checkpoint",
     "require_finite",
+    "require_new_file",
     "require_new_folder",
     "save_weights",
     "stored_shapes",

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.utils import logging
 
 from hf_jepa.core.key_map import ConversionError, some
+from hf_jepa.core.quiet import quiet_loading
 from hf_jepa.core.world_model import WorldModel
 from hf_jepa.hub.files import new_name, read_json
 from hf_jepa.layers.patch_embedding import pair
@@ -115,14 +115,10 @@ def load_target_encoder(variant: Variant, folder: str | Path) -> PreTrainedModel
     Raises:
         ConversionError: weights are missing or have other shapes than the config says.
     """
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # what does not fit is told below, in one line
-    try:
+    with quiet_loading():  # what does not fit is told below, in one line
         model, report = variant.base_class().from_pretrained(
             folder, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
         )
-    finally:
-        logging.set_verbosity(verbosity)
     encoder = model if isinstance(model, WorldModel) else variant.encoder_of(model)
     missing = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
     if encoder is not model:  # a part beside the encoder may be absent as a whole
@@ -142,6 +138,16 @@ def write_fingerprint(model: PreTrainedModel, folder: str | Path) -> dict:
     with new_name(Path(folder) / FILE_NAME) as path:
         path.write_text(json.dumps(fingerprint, indent=2) + "\n", encoding="utf-8")
     return fingerprint
+
+
+def in_words(fingerprint: dict) -> str:
+    """A fingerprint in the facts of a card.
+
+    Example:
+        >>> in_words({"mean": 0.25, "std": 1.0})
+        'mean 0.250000, std 1.000000 (`fingerprint.json`)'
+    """
+    return f"mean {fingerprint['mean']:.6f}, std {fingerprint['std']:.6f} (`{FILE_NAME}`)"
 
 
 def differences(model: PreTrainedModel, folder: str | Path) -> list[str]:
@@ -189,6 +195,7 @@ __all__ = [
     "compute_fingerprint",
     "differences",
     "fixed_input",
+    "in_words",
     "input_shape",
     "load_target_encoder",
     "write_fingerprint",

@@ -92,7 +92,7 @@ def _fitting(official: object, path: Path) -> list[Variant]:
         titles = " or ".join(variant.title for variant in probed)
         raise ConversionError(
             f"{path} holds a probe of {titles} without an encoder: convert it with the one that it was trained on, by "
-            "hf-jepa convert --probe FILE --encoder CHECKPOINT --output DIR (conversion/convert_vjepa2_probe.py)"
+            "hf-jepa convert --probe FILE --encoder CHECKPOINT --output DIR"
         )
     expected = "; ".join(f"{title} has {', '.join(layout.entries)}" for title, (_, layout) in layouts.items())
     raise ConversionError(f"{path} has the entries {sorted(map(str, official))}, which no variant knows ({expected})")

@@ -12,8 +12,8 @@ import torch
 from torch.export import ExportedProgram
 from transformers import PreTrainedModel
 
-from hf_jepa.hub.files import new_name
-from hf_jepa.hub.torch_export import TOLERANCE, describe, export_encoder, require_equal, require_new_file
+from hf_jepa.hub.files import new_name, require_new_file
+from hf_jepa.hub.torch_export import TOLERANCE, describe, export_encoder, require_equal
 from hf_jepa.registry import Variant
 
 

@@ -5,6 +5,7 @@ from transformers import PreTrainedConfig
 
 from hf_jepa.core.probe_conversion import Probe, Protocol
 from hf_jepa.hub.cards import build_card
+from hf_jepa.hub.fingerprint import in_words
 from hf_jepa.registry import Variant
 
 
@@ -36,8 +37,7 @@ def build_probe_card(
         "Probe": described(config, probe),
         "Reads": layers_read(config, anticipates),
         "Official evaluation": "not known" if protocol is None else f"{protocol}, at {config.image_size} pixels",
-        "Fingerprint": f"of the encoder: mean {fingerprint['mean']:.6f}, std {fingerprint['std']:.6f} "
-        "(`fingerprint.json`)",
+        "Fingerprint": f"of the encoder: {in_words(fingerprint)}",
     }
     if variant.native:
         facts["Stock transformers"] = _stock(config, anticipates)

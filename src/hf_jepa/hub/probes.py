@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.utils import logging
 
 from hf_jepa.core.key_map import ConversionError, some
 from hf_jepa.core.probe_conversion import EPSILON, Probe, Protocol, head_tensors
+from hf_jepa.core.quiet import quiet_loading
 from hf_jepa.core.video_classification import QUESTIONS
 from hf_jepa.hub.conversion import architecture
 from hf_jepa.hub.files import (
@@ -22,6 +22,7 @@ from hf_jepa.hub.files import (
     read_json,
     read_torch_checkpoint,
     require_finite,
+    require_new_file,
     save_weights,
 )
 from hf_jepa.hub.fingerprint import load_target_encoder, write_fingerprint
@@ -104,23 +105,16 @@ def convert_probe(
     """
     with new_folder(output) as folder:
         variant, config, state, lines = _encoder(encoder)
-        layout = variant.probes
-        if layout is None:
+        if variant.probes is None:
             raise ConversionError(f"{encoder} is a model of {variant.title}, which has no official probes")
         official = read_torch_checkpoint(probe_file)
-        probe = layout.read(official, index or 0)
-        usual = layout.num_attention_heads or config.num_attention_heads
-        heads = usual if num_attention_heads is None else num_attention_heads
-        config.classifier_layers = list(layers) if layers else None
-        _set(config, probe.fields | {"pooler_num_attention_heads": heads, "pooler_layer_norm_eps": EPSILON})
-        layout.require_fit(probe, config)
-        released, protocol = layout.protocol(probe_file, probe, config)
-        notes = _apply_protocol(variant, config, protocol, layers, layout.needs_layers(probe_file), probe_file)
-        layout.require_fit(probe, config)
+        probe = variant.probes.read(official, index or 0)
+        several = len(official[variant.probes.entry]) if variant.probes.several else 1
+        released, protocol, notes = _configure(variant, config, probe, probe_file, layers, num_attention_heads)
         if labels is not None:
             _name_classes(config, probe, labels)
 
-        model_class = layout.model_class(probe.task)
+        model_class = variant.probes.model_class(probe.task)
         weights, absent = _weights(model_class, None if state else encoder, config, state)
         if absent and probe.task == "anticipation":
             raise ConversionError(f"{encoder} has no predictor, whose features a probe of anticipation reads")
@@ -132,7 +126,6 @@ def convert_probe(
         if config.num_channels == 3:
             variant.processor(config).save_pretrained(folder)
         fingerprint = write_fingerprint(load_target_encoder(variant, folder), folder)
-        several = len(official[layout.entry]) if layout.several else 1
         card = build_probe_card(
             variant,
             config,
@@ -166,8 +159,7 @@ def revert_probe(folder: Path, output: Path) -> str:
         ConversionError: the folder has no heads, or official code would compute something else with them.
         FileExistsError: the output exists.
     """
-    if output.exists():
-        raise FileExistsError(f"output {output} exists: choose another name or remove it")
+    require_new_file(output)
     variant = variant_of_folder(folder)
     if variant.probes is None:
         raise ConversionError(f"{folder} is a model of {variant.title}, which has no official probes")
@@ -210,8 +202,8 @@ def _encoder(source: str | Path) -> tuple[Variant, PreTrainedConfig, dict[str, t
             config, names, notes = architecture(variant.layout, official, path.name, {})
         except ConversionError as error:
             raise ConversionError(
-                f"encoder {path}: {error}. An encoder of no released size is converted first, by "
-                f"conversion/convert_{variant.name}.py: then give its folder"
+                f"encoder {path}: {error}. An encoder of no released size is converted first, by hf-jepa convert: "
+                "then give its folder"
             ) from error
         target_key = variant.layout.sources(official)[variant.layout.target_part]
         config.official_target_key = target_key
@@ -246,6 +238,27 @@ def _set(config: PreTrainedConfig, fields: dict[str, Any]) -> None:
     if "num_labels" in fields:
         config.id2label = {index: f"LABEL_{index}" for index in range(fields["num_labels"])}
         config.label2id = {name: index for index, name in config.id2label.items()}
+
+
+def _configure(
+    variant: Variant,
+    config: PreTrainedConfig,
+    probe: Probe,
+    path: Path,
+    layers: Sequence[int] | None,
+    num_attention_heads: int | None,
+) -> tuple[str | None, Protocol | None, list[str]]:
+    """Put a probe into the config of its encoder: the released file that it is, its official evaluation, and notes."""
+    layout = variant.probes
+    usual = layout.num_attention_heads or config.num_attention_heads
+    heads = usual if num_attention_heads is None else num_attention_heads
+    config.classifier_layers = list(layers) if layers else None
+    _set(config, probe.fields | {"pooler_num_attention_heads": heads, "pooler_layer_norm_eps": EPSILON})
+    layout.require_fit(probe, config)
+    released, protocol = layout.protocol(path, probe, config)
+    notes = _apply_protocol(variant, config, protocol, layers, layout.needs_layers(path), path)
+    layout.require_fit(probe, config)
+    return released, protocol, notes
 
 
 def _apply_protocol(
@@ -306,15 +319,11 @@ def _weights(
     state: dict[str, torch.Tensor] | None,
 ) -> tuple[dict[str, torch.Tensor], bool]:
     """The tensors of encoder and predictor in a model with heads, and whether the predictor is missing."""
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # that the heads are missing is as it should be
-    try:
+    with quiet_loading():  # that the heads are missing is as it should be
         model, report = model_class.from_pretrained(
             source, config=config, state_dict=state, output_loading_info=True, ignore_mismatched_sizes=True,
             dtype=torch.float32,
         )  # fmt: skip
-    finally:
-        logging.set_verbosity(verbosity)
     heads = {*head_tensors(model_class, config)}
     weights = {key: value for key, value in model.state_dict().items() if key not in heads}
     missing = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])} - heads

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from hf_jepa import __version__
 from hf_jepa.core.key_map import ConversionError
-from hf_jepa.hub.files import new_name
+from hf_jepa.hub.files import new_name, require_new_file
 from hf_jepa.hub.fingerprint import input_shape
 from hf_jepa.layers.patch_embedding import pair
 from hf_jepa.registry import Variant
@@ -179,11 +179,6 @@ def save_program(program: ExportedProgram, path: str | Path, variant: Variant) -
         torch.export.save(program, temporary, extra_files={MADE_BY: json.dumps(describe(program, variant))})
 
 
-def require_new_file(path: Path) -> None:
-    if path.exists():
-        raise FileExistsError(f"{path} exists: choose another name or remove it")
-
-
 def _input_shape(program: ExportedProgram) -> torch.Size:
     """The shape of the one input of a graph, symbols where it is any number."""
     (node,) = (node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs)
@@ -228,6 +223,5 @@ __all__ = [
     "export_encoder",
     "fixed_size",
     "require_equal",
-    "require_new_file",
     "save_program",
 ]

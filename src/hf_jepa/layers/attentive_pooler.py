@@ -6,30 +6,20 @@ import torch
 from torch import nn
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from hf_jepa.layers.attention import eager_attention_forward
+from hf_jepa.layers.attention import MultiHeadAttention
 from hf_jepa.layers.mlp import MLP
 
 
-class PoolerCrossAttention(nn.Module):
+class PoolerCrossAttention(MultiHeadAttention):
     """Multi-head attention from queries to other tokens, without an output projection.
 
     Args:
-        config: the model's config, read only for the choice of attention implementation, which may change at run time.
-        dim: width of queries and tokens.
-        num_heads: heads; must divide `dim`.
+        config, dim, num_heads: see `MultiHeadAttention`.
     """
 
-    is_causal = False  # read by the sdpa and flash back ends
-
     def __init__(self, config: PreTrainedConfig, dim: int, num_heads: int):
-        super().__init__()
-        if dim % num_heads:
-            raise ValueError(f"an attentive pooler of width {dim} cannot be split into {num_heads} heads")
-        self.config = config
-        self.head_dim = dim // num_heads
-        self.scaling = self.head_dim**-0.5
+        super().__init__(config, dim, num_heads)
         self.q_proj = nn.Linear(dim, dim)
         self.k_proj = nn.Linear(dim, dim)
         self.v_proj = nn.Linear(dim, dim)
@@ -38,14 +28,10 @@ class PoolerCrossAttention(nn.Module):
         self, queries: torch.Tensor, hidden_states: torch.Tensor, **kwargs
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """queries (B, Q, D), hidden_states (B, N, D) -> (B, Q, D) and, where there are any, weights (B, H, Q, N)."""
-        query = self._split(self.q_proj(queries))  # (B, H, Q, d)
-        key, value = self._split(self.k_proj(hidden_states)), self._split(self.v_proj(hidden_states))  # (B, H, N, d)
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-        out, weights = attend(self, query, key, value, None, dropout=0.0, scaling=self.scaling, **kwargs)
+        query = self.split_heads(self.q_proj(queries))
+        key, value = self.split_heads(self.k_proj(hidden_states)), self.split_heads(self.v_proj(hidden_states))
+        out, weights = self.attend(query, key, value, **kwargs)
         return out.reshape(queries.shape), weights
-
-    def _split(self, x: torch.Tensor) -> torch.Tensor:
-        return x.view(*x.shape[:-1], -1, self.head_dim).transpose(1, 2)
 
 
 class PoolerSelfAttention(PoolerCrossAttention):

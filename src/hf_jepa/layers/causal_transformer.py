@@ -4,9 +4,8 @@ import torch
 from torch import nn
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from hf_jepa.layers.attention import Attention, eager_attention_forward
+from hf_jepa.layers.attention import Attention
 from hf_jepa.layers.mlp import MLP
 from hf_jepa.layers.rotary_2d import rotate_halves
 
@@ -62,12 +61,10 @@ class CausalAttention(Attention):
         Returns:
             (B, N, D) and the attention weights (B, H, N, N) where the implementation has them.
         """
-        query = rotate_halves(self.q_norm(self._split(self.q_proj(hidden_states))), *rotary)  # (B, H, N, d)
-        key = rotate_halves(self.k_norm(self._split(self.k_proj(hidden_states))), *rotary)
-        value = self._split(self.v_proj(hidden_states))
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-        dropout = self.dropout if self.training else 0.0
-        out, weights = attend(self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs)
+        query = rotate_halves(self.q_norm(self.split_heads(self.q_proj(hidden_states))), *rotary)  # (B, H, N, d)
+        key = rotate_halves(self.k_norm(self.split_heads(self.k_proj(hidden_states))), *rotary)
+        value = self.split_heads(self.v_proj(hidden_states))
+        out, weights = self.attend(query, key, value, attention_mask, **kwargs)
         return self.o_proj(out.reshape(hidden_states.shape)), weights
 
 

@@ -8,9 +8,8 @@ import torch
 from torch import nn
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from hf_jepa.layers.attention import eager_attention_forward
+from hf_jepa.layers.attention import MultiHeadAttention
 from hf_jepa.layers.mlp import MLP, SwiGLU
 from hf_jepa.layers.packing import Packing
 from hf_jepa.layers.rotary import rotate
@@ -19,29 +18,18 @@ from hf_jepa.layers.rotary import rotate
 Rotary = tuple[torch.Tensor, torch.Tensor]  # cosines and sines, (B or 1, N, 1, d), packed as the tokens
 
 
-class PackedAttention(nn.Module):
-    """Bidirectional self-attention within every sequence of a packed tensor.
+class PackedAttention(MultiHeadAttention):
+    """Bidirectional self-attention within every sequence of a packed tensor, named as in native V-JEPA 2.
 
     Args:
-        config: the model's config, read only for the choice of attention implementation, which may change at run time.
-        dim: width of the tokens.
-        num_heads: heads; must divide `dim`.
+        config, dim, num_heads, dropout: see `MultiHeadAttention`.
         qkv_bias: whether the three input projections have a bias.
-        dropout: probability of dropping an attention weight while training.
     """
-
-    is_causal = False  # read by the sdpa and flash back ends
 
     def __init__(
         self, config: PreTrainedConfig, dim: int, num_heads: int, qkv_bias: bool = True, dropout: float = 0.0
     ):
-        super().__init__()
-        if dim % num_heads:
-            raise ValueError(f"an attention of width {dim} cannot be split into {num_heads} heads")
-        self.config = config
-        self.head_dim = dim // num_heads
-        self.scaling = self.head_dim**-0.5
-        self.dropout = dropout
+        super().__init__(config, dim, num_heads, dropout)
         self.query = nn.Linear(dim, dim, bias=qkv_bias)
         self.key = nn.Linear(dim, dim, bias=qkv_bias)
         self.value = nn.Linear(dim, dim, bias=qkv_bias)
@@ -87,10 +75,7 @@ class PackedAttention(nn.Module):
 
     def _attend(self, query, key, value, **kwargs) -> tuple[torch.Tensor, torch.Tensor | None]:
         """(B, K, H, d), (B, N, H, d), (B, N, H, d) -> (B, K, H, d) and weights."""
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-        heads_first = (x.transpose(1, 2) for x in (query, key, value))
-        dropout = self.dropout if self.training else 0.0
-        return attend(self, *heads_first, None, dropout=dropout, scaling=self.scaling, **kwargs)
+        return self.attend(*(x.transpose(1, 2) for x in (query, key, value)), **kwargs)
 
 
 class PackedTransformerLayer(GradientCheckpointingLayer):

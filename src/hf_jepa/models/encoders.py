@@ -7,6 +7,7 @@ import torch
 from transformers import AutoConfig, AutoModel, PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
+from hf_jepa.core.loading import require_weights
 from hf_jepa.models.ijepa.modeling_ijepa import IJepaModel
 from hf_jepa.models.vjepa2.modeling_vjepa2 import VJepa2Encoder
 from hf_jepa.models.vjepa2_1.modeling_vjepa2_1 import VJepa21Encoder
@@ -32,11 +33,7 @@ def load_encoder(source: str | PathLike, wanted: str, **kwargs) -> PreTrainedMod
     config = AutoConfig.from_pretrained(source, **{name: kwargs[name] for name in hub if name in kwargs})
     encoder_class = ENCODERS.get(config.model_type, AutoModel)
     model, info = encoder_class.from_pretrained(source, output_loading_info=True, **kwargs)
-    if lost := sorted(info["missing_keys"]):
-        raise ValueError(
-            f"{source} lacks {len(lost)} weights of {type(model).__name__}, among them {', '.join(lost[:5])}: "
-            f"{wanted} must be trained"
-        )
+    require_weights(info["missing_keys"], source, type(model).__name__, f"{wanted} must be trained")
     return model
 
 

@@ -6,13 +6,8 @@ from hf_jepa.planning.cem import CategoricalCEMPlanner, CEMPlanner, ICEMPlanner
 from hf_jepa.planning.control import ControlRecord, control_loop
 from hf_jepa.planning.costs import DISTANCES, LatentCost, WeightedCost, encode_goal
 from hf_jepa.planning.gradient import GradientPlanner
-from hf_jepa.planning.hierarchical import (
-    HierarchicalAgent,
-    HierarchicalPlan,
-    HierarchicalPlanner,
-    LevelPlan,
-    macro_settings,
-)
+from hf_jepa.planning.hierarchical import HierarchicalPlan, HierarchicalPlanner, LevelPlan, macro_settings
+from hf_jepa.planning.hierarchical_agent import HierarchicalAgent
 from hf_jepa.planning.landscape import EnergyLandscape, energy_landscape
 from hf_jepa.planning.mppi import MPPIPlanner
 from hf_jepa.planning.noise import RecordedNoise, color_noise

@@ -2,7 +2,6 @@
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -123,10 +122,7 @@ class MpcAgent:
         return action
 
     def _decide(self, steps_left: int | None) -> None:
-        planner = self.planner
-        if steps_left is not None:
-            steps = -(-steps_left // planner.space.repeat)
-            planner = replace(planner, horizon=min(planner.horizon, steps))
+        planner = self.planner.up_to(steps_left)
         with torch.no_grad():
             cost = self.make_cost(self._encode())
         initial = planner.shift(self.plan.actions, self._done) if self.warm_start and self.plan else None

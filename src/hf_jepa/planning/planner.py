@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 
 import torch
 
@@ -176,6 +176,18 @@ class Planner(ABC):
                 actions = self.finish(actions)
             final = search.ask(actions[:, None])[:, 0]
         return Plan(actions, final, search.iterations, search.history)
+
+    def up_to(self, steps: int | None) -> "Planner":
+        """This planner with plans of at most so many steps of the environments; None for no limit.
+
+        Example:
+            >>> from hf_jepa.planning import ActionSpace, CEMPlanner
+            >>> CEMPlanner(ActionSpace(1, repeat=2), horizon=5).up_to(3).horizon
+            2
+        """
+        if steps is None:
+            return self
+        return replace(self, horizon=min(self.horizon, -(-steps // self.space.repeat)))
 
     def shift(self, actions: torch.Tensor, steps: int) -> torch.Tensor:
         """The rest of a plan after some steps, filled up: what to start the next plan from.

@@ -4,11 +4,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from peft import LoraConfig, PeftModel, inject_adapter_in_model
-from torch import nn
 from transformers import Trainer, TrainingArguments
 
 from hf_jepa.core.adapters import adapted_names, adapted_weights, merge_adapters
 from hf_jepa.core.modeling import JepaPreTrainingMixin
+from hf_jepa.training.run_cards import trained_of_all
 
 
 def adapt_context_encoder(
@@ -44,14 +44,17 @@ def adapt_context_encoder(
 
 
 @dataclass(kw_only=True)
-class AdapterArguments:
-    """LoRA adapters of the context encoder that a run trains instead of its weights."""
+class LoraArguments:
+    """LoRA adapters that a run trains instead of weights."""
 
-    lora_rank: int = field(
-        default=0, metadata={"help": "Train LoRA adapters of this rank in the context encoder; 0: all weights."}
-    )
+    lora_rank: int = field(default=0, metadata={"help": "Train LoRA adapters of this rank; 0: all weights."})
     lora_alpha: float | None = field(default=None, metadata={"help": "Their scale; twice the rank unless given."})
     lora_dropout: float = field(default=0.0, metadata={"help": "Dropout of adapters."})
+
+
+@dataclass(kw_only=True)
+class AdapterArguments(LoraArguments):
+    """LoRA adapters of the context encoder that a run trains instead of its weights."""
 
     def adapt(self, model: JepaPreTrainingMixin, training: TrainingArguments) -> JepaPreTrainingMixin:
         """The model, with adapters where they are asked for.
@@ -92,7 +95,7 @@ class AdapterMixin:
                 "itself, so give them to the context encoder alone, by adapt_context_encoder(model, rank=...)"
             )
         super().__init__(model, *args, **kwargs)
-        self._trained_values = _size(model, trained=True), _size(model)
+        self._trained_values = trained_of_all(model)
         self._adapters = _described(model)
 
     def _issue_warnings_after_load(self: Trainer, load_result: Any) -> None:
@@ -120,10 +123,4 @@ def _described(model: JepaPreTrainingMixin) -> str | None:
     return f"LoRA of rank {', '.join(map(str, ranks))} on {len(weights)} layers, merged at the end"
 
 
-def _size(model: nn.Module, trained: bool = False) -> int:
-    """Values, also of parameters that DeepSpeed has partitioned."""
-    chosen = [parameter for parameter in model.parameters() if parameter.requires_grad or not trained]
-    return sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in chosen)
-
-
-__all__ = ["AdapterArguments", "AdapterMixin", "adapt_context_encoder"]
+__all__ = ["AdapterArguments", "AdapterMixin", "LoraArguments", "adapt_context_encoder"]

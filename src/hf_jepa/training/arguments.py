@@ -26,13 +26,10 @@ class JepaTrainingArguments(ScheduleArguments, RunArguments):
     context_loss_end_step: int = field(
         default=0, metadata={"help": "Step from which on that loss has its full weight; 0: always."}
     )
-    max_grad_norm: float = field(default=0.0, metadata={"help": "Gradient clipping; 0, as in the recipe, is none."})
     clip_after_warmup: bool = field(
         default=False,
         metadata={"help": "Clip context encoder and predictor apart, and only after the warm-up (V-JEPA)."},
     )
-    collapse_monitor: bool = field(default=True, metadata={"help": "Watch for collapse and say so in the logs."})
-    dataloader_drop_last: bool = field(default=True, metadata={"help": "Drop an incomplete last batch."})
 
     def __post_init__(self):
         if self.batch_eval_metrics or not self.eval_do_concat_batches:
@@ -41,8 +38,6 @@ class JepaTrainingArguments(ScheduleArguments, RunArguments):
                 "eval_do_concat_batches"
             )
         super().__post_init__()
-        if self.label_names is None:
-            self.label_names = []  # the targets are made by the model
         for name in ("start_momentum", "final_momentum"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name}={getattr(self, name)} is outside [0, 1]")

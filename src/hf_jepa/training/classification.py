@@ -15,11 +15,11 @@ from hf_jepa.data.columns import check_same_classes
 from hf_jepa.evaluation.low_shot import low_shot_indices
 from hf_jepa.hub.files import new_name
 from hf_jepa.registry import find_variant
-from hf_jepa.training.finetuning import MODES, ClassificationTrainer, load_classifier, prepare_mode
-from hf_jepa.training.program import begin, finish, resume_point, whole_models
+from hf_jepa.training.finetuning import ClassificationTrainer, ModeArguments, load_classifier
+from hf_jepa.training.program import finish, run_training, whole_models
 from hf_jepa.training.recipe import given_fields
 from hf_jepa.training.reports import format_table
-from hf_jepa.training.run_cards import base_license, dataset_names
+from hf_jepa.training.run_cards import dataset_names
 from hf_jepa.training.shards import ShardArguments
 
 
@@ -28,13 +28,12 @@ logger = logging.get_logger(__name__)
 OpenSplit = Callable[[str, bool], Dataset]  # (split, whether it is for training) -> labelled data
 
 
-@dataclass
-class CommonClassificationArguments(ShardArguments):
+@dataclass(kw_only=True)
+class CommonClassificationArguments(ModeArguments, ShardArguments):
     """Checkpoint, data and mode of a fine-tuning run, whatever the modality."""
 
     model_name_or_path: str = field(metadata={"help": "Hub id or folder: pretrained, encoder-only or a classifier."})
     dataset: str = field(metadata={"help": "Where the labelled data is."})
-    mode: str = field(default="full", metadata={"help": f"What is trained: {', '.join(MODES)}.", "choices": MODES})
     train_split: str = field(default="train", metadata={"help": 'Split to train on, also "train[:90%%]".'})
     eval_split: str = field(default="test", metadata={"help": "Split to measure on."})
     eval_fraction: float | None = field(
@@ -45,12 +44,6 @@ class CommonClassificationArguments(ShardArguments):
         default=None, metadata={"help": "Low-shot: share of each class (1 %%: 0.01)."}
     )
     train_per_class: int | None = field(default=None, metadata={"help": "Low-shot: images of each class."})
-    lora_rank: int = field(default=8, metadata={"help": "Rank of the adapters."})
-    lora_alpha: float = field(default=16.0, metadata={"help": "Scale of the adapters, over their rank."})
-    lora_dropout: float = field(default=0.0, metadata={"help": "Dropout before the adapters."})
-    license: str | None = field(
-        default=None, metadata={"help": "Licence of the new weights, for the card; that of the old ones when unset."}
-    )
 
     def __post_init__(self):
         if self.train_fraction is not None and self.train_per_class is not None:
@@ -165,15 +158,13 @@ def finetune(
     Raises:
         ValueError: as the parts do.
     """
-    begin(training)
-    checkpoint = arguments.model_name_or_path
-    card = {"finetuned_from": checkpoint, "license": arguments.license or base_license(checkpoint)}
+    checkpoint, card = arguments.model_name_or_path, arguments.model_card()  # whose errors come before the training
     train, test, class_names = build_datasets(arguments, open_split, training.seed)
     variant = find_variant(config.model_type, checkpoint)
     with whole_models(training):
         model = load_classifier(variant, checkpoint, class_names, arguments.mode, **(model_fields or {}))
     trainer = ClassificationTrainer(
-        prepare_mode(model, arguments.mode, arguments.lora_rank, arguments.lora_alpha, arguments.lora_dropout),
+        arguments.prepare(model),
         training,
         (dataset_names(arguments.dataset)["dataset"], "held out" if arguments.eval_fraction else arguments.eval_split),
         train_dataset=train,
@@ -181,8 +172,7 @@ def finetune(
         data_collator=data_collator,
         processing_class=processor,
     )
-    trainer.recipe = given_fields(*recipe)
-    trainer.train(resume_from_checkpoint=resume_point(training))
+    run_training(trainer, given_fields(*recipe))
     trainer.merge_adapters()
     trainer.save_model()  # what comes now may fail, and must not take the training with it
     metrics = trainer.evaluate()  # of the weights that are saved

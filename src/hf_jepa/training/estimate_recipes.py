@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from hf_jepa.training.batches import draw_masks, flat_masks
 from hf_jepa.training.finetune_image import ClassificationArguments
 from hf_jepa.training.finetune_llm_jepa import LanguageModelArguments, ObjectiveArguments, TextPairArguments
 from hf_jepa.training.finetune_video import VideoClassificationArguments
-from hf_jepa.training.finetuning import FineTuningArguments, prepare_mode
+from hf_jepa.training.finetuning import FineTuningArguments
 from hf_jepa.training.llm_jepa import LlmJepaTrainingArguments, add_adapters
 from hf_jepa.training.optimizer import layerwise_groups
 from hf_jepa.training.pretrain_image import recipe_sections
@@ -159,7 +160,7 @@ def _shares(sources: Any, config: PreTrainedConfig, frames: Sequence[int], sampl
         weights[source.clip_size(config)[0]] += source.weight
     total = sum(weights.values())
     ends = [round(samples * sum(list(weights.values())[: i + 1]) / total) for i in range(len(frames))]
-    return [end - start for start, end in zip([0, *ends], ends, strict=False)]
+    return [end - start for start, end in pairwise([0, *ends])]
 
 
 def _pretraining(
@@ -213,7 +214,7 @@ def _classification(variant: Variant, arguments: Any, training: TrainingArgument
 
     def make() -> nn.Module:
         model = variant.model_class(variant.heads[head])(config)
-        return prepare_mode(model, arguments.mode, arguments.lora_rank, arguments.lora_alpha, arguments.lora_dropout)
+        return arguments.prepare(model)
 
     def inputs(model: nn.Module, samples: int) -> dict[str, Any]:
         labels = {"labels": torch.zeros(samples, dtype=torch.long)}

@@ -3,7 +3,7 @@
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +200,7 @@ def evaluate(argv: Sequence[str], description: str | None = None, prog: str | No
     """
     types = (VLJepaEvaluationArguments, VisionTextArguments)
     arguments, data = parse_recipe(types, argv, description, prog)
+    data = replace(data, train_split=data.eval_split or data.train_split)
     dataset, texts = (data.open(arguments.seed, read_media=read_media) for read_media in (True, False))
     model = VLJepaModel.from_pretrained(arguments.model_name_or_path).to(arguments.device).eval()
     processor = VLJepaProcessor.from_pretrained(arguments.model_name_or_path)

@@ -10,34 +10,35 @@ import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import Dataset
-from transformers import AutoConfig, EvalPrediction
+from transformers import EvalPrediction
 
 from hf_jepa.core.video_classification import QUESTIONS
 from hf_jepa.data.actions import ActionClasses, ActionCollator, ActionDataset, DigitActions, read_actions
 from hf_jepa.data.video_transforms import clip_pretraining_transform
 from hf_jepa.evaluation.recall import ClassMeanRecall
 from hf_jepa.hub.files import new_name
-from hf_jepa.hub.processors import ProcessedClip, load_processor, pixel_statistics
+from hf_jepa.hub.processors import ProcessedClip, pixel_statistics
 from hf_jepa.losses.focal import sigmoid_focal_loss
 from hf_jepa.registry import find_variant
 from hf_jepa.training.epochs import SetEpochCallback
-from hf_jepa.training.finetune_video import EMBEDDED, VIEW_RATIO
-from hf_jepa.training.finetuning import MODES, FineTuningArguments, FineTuningTrainer, prepare_mode, require_mergeable
-from hf_jepa.training.program import begin, finish, resume_point, whole_models
-from hf_jepa.training.recipe import given_fields, parse_recipe
+from hf_jepa.training.finetune_video import VIEW_RATIO
+from hf_jepa.training.finetuning import MODES, FineTuningArguments, FineTuningTrainer, ModeArguments, open_checkpoint
+from hf_jepa.training.program import finish, run_training, whole_models
+from hf_jepa.training.recipe import given_fields
 from hf_jepa.training.reports import format_table
-from hf_jepa.training.run_cards import base_license, dataset_names
+from hf_jepa.training.run_cards import dataset_names
+from hf_jepa.training.video_sources import DIGITS
 
 
 TOP = 5  # guesses that count, of verb, noun and action
 
 
-@dataclass
-class AnticipationArguments:
+@dataclass(kw_only=True)
+class AnticipationArguments(ModeArguments):
     """Checkpoint, data and mode of an anticipation run."""
 
     model_name_or_path: str = field(metadata={"help": "Hub id or folder of a V-JEPA 2 with its predictor."})
-    dataset: str = field(metadata={"help": f"Folder of the videos, or '{EMBEDDED}' (moving digits)."})
+    dataset: str = field(metadata={"help": f"Folder of the videos, or '{DIGITS}' (generated)."})
     train_table: str | None = field(
         default=None, metadata={"help": "csv of actions to train on (EPIC-Kitchens form)."}
     )
@@ -48,22 +49,16 @@ class AnticipationArguments:
     )
     frames_per_clip: int = field(default=32, metadata={"help": "Frames that are seen."})
     fps: float = field(default=8.0, metadata={"help": "Frames of a clip per second."})
-    embedded_length: int = field(default=320, metadata={"help": f"Clips per split of '{EMBEDDED}'."})
+    generated_length: int = field(default=320, metadata={"help": f"Clips per split of '{DIGITS}'."})
     crop_scale: list[float] = field(default_factory=lambda: [0.08, 1.0], metadata={"help": "Area of a random crop."})
     mask_index: int = field(default=1, metadata={"help": "Learnt mask token; 0 for models pretrained on one length."})
     num_pooler_layers: int | None = field(default=None, metadata={"help": "Self-attention layers of the probe."})
-    lora_rank: int = field(default=8, metadata={"help": "Rank of the adapters."})
-    lora_alpha: float = field(default=16.0, metadata={"help": "Scale of the adapters, over their rank."})
-    lora_dropout: float = field(default=0.0, metadata={"help": "Dropout before the adapters."})
-    license: str | None = field(
-        default=None, metadata={"help": "Licence of the new weights, for the card; that of the old ones when unset."}
-    )
 
     def __post_init__(self):
         if self.anchor not in ("start", "official"):
             raise ValueError(f"anchor={self.anchor!r} is not one of start, official")
         tables = (self.train_table, self.eval_table)
-        if self.dataset != EMBEDDED and None in tables:
+        if self.dataset != DIGITS and None in tables:
             raise ValueError("train_table and eval_table say what is done when in the videos: give both")
 
 
@@ -146,8 +141,8 @@ def open_data(
     arguments: AnticipationArguments, processor: Any, config: Any, seed: int
 ) -> tuple[Dataset, Dataset, dict[str, int], dict[str, list] | None]:
     """Training data, evaluation data, how many verbs, nouns and actions there are, and which."""
-    if arguments.dataset == EMBEDDED:
-        size = (arguments.embedded_length, "train", arguments.frames_per_clip, arguments.fps)
+    if arguments.dataset == DIGITS:
+        size = (arguments.generated_length, "train", arguments.frames_per_clip, arguments.fps)
         train = DigitActions(*size, train=True, seed=seed)
         test = DigitActions(size[0], "test", *size[2:], seed=seed)
         return train, test, dict(DigitActions.num_classes), None
@@ -184,15 +179,11 @@ def finetune(argv: Sequence[str], description: str | None = None) -> Anticipatio
         ValueError: a checkpoint of another variant, as the parts do.
     """
     types = (AnticipationArguments, FineTuningArguments)
-    arguments, training = parse_recipe(types, argv, description)
-    require_mergeable(arguments.mode, training)
-    begin(training)
+    arguments, training, config, processor = open_checkpoint(types, argv, description)
     checkpoint = arguments.model_name_or_path
-    config = AutoConfig.from_pretrained(checkpoint)
     variant = find_variant(config.model_type, checkpoint)
     if "anticipation" not in variant.parts:
         raise ValueError(f"{variant.title} has no class for action anticipation: {checkpoint} must be a V-JEPA 2")
-    processor = load_processor(checkpoint, config)
     train, test, counts, classes = open_data(arguments, processor, config, training.seed)
     (name,) = variant.parts["anticipation"]
     fields = {f"num_{kind}s": count for kind, count in counts.items()}
@@ -205,7 +196,7 @@ def finetune(argv: Sequence[str], description: str | None = None) -> Anticipatio
     if lost := sorted(key for key in report["missing_keys"] if key.startswith(f"{model.base_model_prefix}.")):
         raise ValueError(f"{checkpoint} lacks {len(lost)} weights of encoder and predictor: {', '.join(lost[:5])}")
     trainer = AnticipationTrainer(
-        prepare_mode(model, arguments.mode, arguments.lora_rank, arguments.lora_alpha, arguments.lora_dropout),
+        arguments.prepare(model),
         training,
         {"frames_per_second": arguments.fps, "mask_index": arguments.mask_index},
         (dataset_names(arguments.dataset)["dataset"], f"anchor {arguments.anchor}"),
@@ -214,8 +205,7 @@ def finetune(argv: Sequence[str], description: str | None = None) -> Anticipatio
         data_collator=ActionCollator(),
         processing_class=processor,
     )
-    trainer.recipe = given_fields(types, argv)
-    trainer.train(resume_from_checkpoint=resume_point(training))
+    run_training(trainer, given_fields(types, argv))
     trainer.gather_skipped()
     trainer.merge_adapters()
     trainer.save_model()  # what comes now may fail, and must not take the training with it
@@ -231,8 +221,7 @@ def finetune(argv: Sequence[str], description: str | None = None) -> Anticipatio
         print(
             format_table({"clips": len(test)} | shown | trainer.throughput() | {"skipped clips": len(trainer.skipped)})
         )
-    card = {"finetuned_from": checkpoint, "license": arguments.license or base_license(checkpoint)}
-    finish(trainer, dataset_names(arguments.dataset) | card)
+    finish(trainer, dataset_names(arguments.dataset) | arguments.model_card())
     return trainer
 
 

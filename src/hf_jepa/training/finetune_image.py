@@ -6,25 +6,23 @@ from typing import Any
 
 from PIL import Image
 from torch.utils.data import Dataset
-from transformers import AutoConfig
 from transformers.utils import logging
 
 from hf_jepa.data.embedded import LabelledCrops
 from hf_jepa.data.images import ImageCollator, ImageDataset
 from hf_jepa.data.sources import load_images
 from hf_jepa.data.transforms import height_width, pretraining_transform
-from hf_jepa.hub.processors import ProcessorTransform, load_processor, pixel_statistics
+from hf_jepa.hub.processors import ProcessorTransform, pixel_statistics
 from hf_jepa.training.classification import CommonClassificationArguments, require_labels
 from hf_jepa.training.classification import finetune as finetune_classifier
-from hf_jepa.training.finetuning import ClassificationTrainer, FineTuningArguments, require_mergeable
+from hf_jepa.training.finetuning import ClassificationTrainer, FineTuningArguments, open_checkpoint
 from hf_jepa.training.pretrain_image import EMBEDDED
-from hf_jepa.training.recipe import parse_recipe
 
 
 logger = logging.get_logger(__name__)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class ClassificationArguments(CommonClassificationArguments):
     """Checkpoint, images and mode of a fine-tuning run.
 
@@ -84,16 +82,12 @@ def finetune(argv: Sequence[str], description: str | None = None) -> Classificat
         ValueError: see `hf_jepa.training.classification.finetune`.
     """
     types = (ClassificationArguments, FineTuningArguments)
-    arguments, training = parse_recipe(types, argv, description)
-    require_mergeable(arguments.mode, training)
-    checkpoint = arguments.model_name_or_path
-    config = AutoConfig.from_pretrained(checkpoint)
-    processor = load_processor(checkpoint, config)
+    arguments, training, config, processor = open_checkpoint(types, argv, description)
     shown = tuple(ProcessorTransform(processor)(Image.new("RGB", (512, 512))).shape[1:])
     if shown != height_width(config.image_size):
         logger.warning(
             f"training crops have {config.image_size} pixels, but images for evaluation {shown}: the processor of "
-            f"{checkpoint} says so; correct it if that is not meant"
+            f"{arguments.model_name_or_path} says so; correct it if that is not meant"
         )
     return finetune_classifier(
         arguments,

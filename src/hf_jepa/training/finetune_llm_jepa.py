@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from hf_jepa.data.text_layouts import LlmJepaDataCollator
@@ -15,10 +15,12 @@ from hf_jepa.data.text_sources import TextPairDataset, open_text_pairs
 from hf_jepa.data.text_tokens import PERCEPTION_TOKEN, add_predictor_tokens, token_ids
 from hf_jepa.models.llm_jepa.configuration_llm_jepa import LlmJepaConfig
 from hf_jepa.models.llm_jepa.modeling_llm_jepa import LlmJepaForCausalLM
+from hf_jepa.training.adapters import LoraArguments
+from hf_jepa.training.fresh_language_model import fresh_text_config
 from hf_jepa.training.llm_jepa import LlmJepaTrainer, LlmJepaTrainingArguments, add_adapters, require_mergeable
-from hf_jepa.training.program import begin, finish, resume_point, whole_models
+from hf_jepa.training.program import begin, finish, run_training, whole_models
 from hf_jepa.training.recipe import given_fields, parse_recipe
-from hf_jepa.training.run_cards import base_license, dataset_names
+from hf_jepa.training.run_cards import LicenseArguments, dataset_names
 
 
 logger = logging.get_logger(__name__)
@@ -27,7 +29,7 @@ GENERATED = ("regex", "regex_paraphrases")  # data sets that the package makes i
 
 
 @dataclass(kw_only=True)
-class LanguageModelArguments:
+class LanguageModelArguments(LoraArguments, LicenseArguments):
     """The language model of a run: a checkpoint, or a fresh one."""
 
     model_name_or_path: str | None = field(default=None, metadata={"help": "Any causal language model."})
@@ -40,13 +42,8 @@ class LanguageModelArguments:
     tokenizer_size: int = field(default=512, metadata={"help": "Tokens of a tokenizer that is trained on the data."})
     dtype: str = field(default="float32", metadata={"help": "Of the weights; 'auto': as in the checkpoint."})
     attn_implementation: str | None = field(default=None, metadata={"help": "sdpa, eager, flash_attention_2, ..."})
-    lora_rank: int = field(default=0, metadata={"help": "Train LoRA adapters of this rank; 0: all weights."})
-    lora_alpha: float | None = field(default=None, metadata={"help": "Their scale; twice the rank unless given."})
     lora_dropout: float = field(default=0.1, metadata={"help": "Dropout of adapters."})
     merge_adapters: bool = field(default=True, metadata={"help": "Save an ordinary checkpoint, not adapters."})
-    license: str | None = field(
-        default=None, metadata={"help": "Licence of the weights, for the card; that of the checkpoint unless given."}
-    )
 
     def __post_init__(self):
         if isinstance(self.model_config, str):
@@ -92,7 +89,7 @@ class TextPairArguments:
     eval_dataset: str | None = field(
         default=None, metadata={"help": "Where that split is, unless in the data set; of a file it is 'train'."}
     )
-    generated_pairs: int = field(default=4000, metadata={"help": "Training pairs of a generated data set."})
+    generated_length: int = field(default=4000, metadata={"help": "Training pairs of a generated data set."})
     generated_depth: int = field(default=2, metadata={"help": "How composed generated expressions are, 1 to 3."})
     text_column: str | None = field(default=None, metadata={"help": "Of records without messages."})
     code_column: str | None = field(default=None, metadata={"help": "Of records without messages."})
@@ -130,7 +127,7 @@ class TextPairArguments:
         from hf_jepa.data.regex_pairs import regex_pairs, regex_paraphrases
 
         make = regex_pairs if source == "regex" else regex_paraphrases
-        count = self.generated_pairs if split == self.train_split else max(1, self.generated_pairs // 10)
+        count = self.generated_length if split == self.train_split else max(1, self.generated_length // 10)
         return make(split, count, depth=self.generated_depth)
 
     def contents(self, records: Sequence[dict]) -> Iterator[str]:
@@ -182,17 +179,8 @@ def build_model(
     """
     attention = {} if arguments.attn_implementation is None else {"attn_implementation": arguments.attn_implementation}
     if arguments.model_config is not None:
-        tokens = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
         dtype = {} if arguments.dtype == "auto" else {"dtype": arguments.dtype}
-        fields = tokens | {"vocab_size": len(tokenizer)} | dtype | arguments.model_config
-        if fields["vocab_size"] < len(tokenizer):
-            raise ValueError(f"model_config: {fields['vocab_size']} rows of embeddings for {len(tokenizer)} tokens")
-        text_config = AutoConfig.for_model(**fields)
-        # transformers keeps what it does not know, and a misspelt size would leave the default, of several billions.
-        known = AutoConfig.for_model(fields["model_type"])
-        older = {"rope_theta", "rope_scaling", "torch_dtype", "attn_implementation"}  # it takes these, too
-        if unknown := sorted(name for name in fields if not hasattr(known, name) and name not in older):
-            raise ValueError(f"model_config: {fields['model_type']} has no field {', '.join(unknown)}")
+        text_config = fresh_text_config(arguments.model_config, tokenizer, "model_config", **dtype)
         with whole_models(training):
             return LlmJepaForCausalLM(LlmJepaConfig(text_config=text_config, **attention, **objective))
     model = LlmJepaForCausalLM.from_pretrained(
@@ -250,16 +238,12 @@ def finetune(argv: Sequence[str], description: str | None = None, prog: str | No
         ),
         processing_class=tokenizer,
     )
-    trainer.recipe = given_fields(types, argv)
-    trainer.train(resume_from_checkpoint=resume_point(training))
+    run_training(trainer, given_fields(types, argv))
     if trainer.eval_dataset is not None:
         trainer.evaluate()
     if language_model.merge_adapters:
         trainer.merge_adapters()
-    start = language_model.model_name_or_path
-    card = {"finetuned_from": start, "license": language_model.license or base_license(start)}
-    names = {"dataset": data.dataset} if data.dataset in GENERATED else dataset_names(data.dataset)
-    finish(trainer, names | card)
+    finish(trainer, dataset_names(data.dataset) | language_model.model_card())
     return trainer
 
 

@@ -5,33 +5,32 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch.utils.data import Dataset
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from hf_jepa.data.moving_digits import DigitClasses
 from hf_jepa.data.video_sampling import ClipSampling
 from hf_jepa.data.video_sources import load_videos
 from hf_jepa.data.video_transforms import clip_evaluation_transform, clip_pretraining_transform
 from hf_jepa.data.videos import VideoCollator, VideoDataset
-from hf_jepa.hub.processors import ProcessedClip, load_processor, pixel_statistics
+from hf_jepa.hub.processors import ProcessedClip, pixel_statistics
 from hf_jepa.training.classification import CommonClassificationArguments, require_labels
 from hf_jepa.training.classification import finetune as finetune_classifier
-from hf_jepa.training.finetuning import ClassificationTrainer, FineTuningArguments, require_mergeable
-from hf_jepa.training.recipe import parse_recipe
+from hf_jepa.training.finetuning import ClassificationTrainer, FineTuningArguments, open_checkpoint
+from hf_jepa.training.video_sources import DIGITS
 
 
-EMBEDDED = "embedded"
 VIEW_RATIO = (3 / 4, 4 / 3)  # width over height of a training crop in the official probes
 
 
-@dataclass
+@dataclass(kw_only=True)
 class VideoClassificationArguments(CommonClassificationArguments):
     """Checkpoint, videos and mode of a fine-tuning run.
 
-    `dataset` is a folder of videos, a csv list, parquet files, a Hub id, or 'embedded' (moving digits).
+    `dataset` is a folder of videos, a csv list, parquet files, a Hub id, or 'moving_digits' (generated).
     """
 
     video_column: str | None = field(default=None, metadata={"help": "Column of videos; found by type when unset."})
-    embedded_length: int = field(default=320, metadata={"help": f"Clips per split of '{EMBEDDED}'."})
+    generated_length: int = field(default=320, metadata={"help": f"Clips per split of '{DIGITS}'."})
     frames_per_clip: int | None = field(default=None, metadata={"help": "Frames of a clip; those of the checkpoint."})
     fps: float | None = field(default=None, metadata={"help": "Frames of a clip per second of the video."})
     frame_step: int | None = field(default=None, metadata={"help": "Frames of the video from one to the next."})
@@ -54,8 +53,8 @@ class VideoClassificationArguments(CommonClassificationArguments):
         for name in ("num_segments", "num_views"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.dataset == EMBEDDED and self.num_segments * self.num_views > 1:
-            raise ValueError(f"the clips of '{EMBEDDED}' are whole videos: num_segments and num_views are 1 there")
+        if self.dataset == DIGITS and self.num_segments * self.num_views > 1:
+            raise ValueError(f"the clips of '{DIGITS}' are whole videos: num_segments and num_views are 1 there")
 
     def sampling(self, config: PreTrainedConfig) -> ClipSampling:
         """How clips are taken from a video."""
@@ -101,8 +100,8 @@ def open_split(
     Raises:
         ValueError: the data has no labels, or unlabelled rows.
     """
-    if arguments.dataset == EMBEDDED:
-        return DigitClasses(arguments.embedded_length, split, arguments.frames_per_clip or config.frames_per_clip)
+    if arguments.dataset == DIGITS:
+        return DigitClasses(arguments.generated_length, split, arguments.frames_per_clip or config.frames_per_clip)
     mean, std = pixel_statistics(processor)
     if train:
         transform = clip_pretraining_transform(
@@ -139,11 +138,7 @@ def finetune(argv: Sequence[str], description: str | None = None) -> Classificat
         ValueError: see `hf_jepa.training.classification.finetune`.
     """
     types = (VideoClassificationArguments, FineTuningArguments)
-    arguments, training = parse_recipe(types, argv, description)
-    require_mergeable(arguments.mode, training)
-    checkpoint = arguments.model_name_or_path
-    config = AutoConfig.from_pretrained(checkpoint)
-    processor = load_processor(checkpoint, config)
+    arguments, training, config, processor = open_checkpoint(types, argv, description)
     return finetune_classifier(
         arguments,
         training,

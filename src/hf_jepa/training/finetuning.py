@@ -1,22 +1,26 @@
 """Fine-tuning for classification of images and videos: a probe, LoRA adapters, or all weights."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
-from transformers import AutoConfig, EvalPrediction, TrainerCallback
+from transformers import AutoConfig, EvalPrediction, PreTrainedConfig
 from transformers.utils import logging
 
 from hf_jepa.core.configuration import model_fields as fields_of
-from hf_jepa.evaluation.results import confusion_matrix, topk_accuracy
+from hf_jepa.hub.processors import load_processor
 from hf_jepa.registry import Variant, find_variant
+from hf_jepa.training.adapters import LoraArguments
 from hf_jepa.training.epochs import SetEpochCallback
 from hf_jepa.training.optimizer import layerwise_groups
-from hf_jepa.training.reports import format_table
+from hf_jepa.training.program import begin
+from hf_jepa.training.recipe import parse_recipe
+from hf_jepa.training.reports import ReportCallback
 from hf_jepa.training.run import RunArguments, RunTrainer
-from hf_jepa.training.run_cards import accuracy_results, size_of
+from hf_jepa.training.run_cards import LicenseArguments, accuracy_results, trained_of_all
 from hf_jepa.training.skipped import SkippedSamplesMixin
 
 
@@ -59,6 +63,40 @@ class FineTuningArguments(RunArguments):
     warmup_steps: float = field(default=0.05, metadata={"help": "Steps of warm-up, or their share if below 1."})
     eval_strategy: str = field(default="epoch", metadata={"help": "When to measure the accuracy."})
     hub_strategy: str = field(default="end", metadata={"help": "When to upload, with push_to_hub."})
+
+
+@dataclass(kw_only=True)
+class ModeArguments(LoraArguments, LicenseArguments):
+    """What of a checkpoint is trained."""
+
+    mode: str = field(default="full", metadata={"help": f"What is trained: {', '.join(MODES)}.", "choices": MODES})
+    lora_rank: int = field(default=8, metadata={"help": "Rank of the adapters of mode=lora."})
+
+    def prepare(self, model: nn.Module) -> nn.Module:
+        """The model with what the mode trains, see `prepare_mode`."""
+        return prepare_mode(model, self.mode, self.lora_rank, self.lora_alpha, self.lora_dropout)
+
+
+def open_checkpoint(
+    types: Sequence[type], argv: Sequence[str], description: str | None
+) -> tuple[Any, FineTuningArguments, PreTrainedConfig, Any]:
+    """How every fine-tuning program of images and videos begins.
+
+    Args:
+        types: the sections of the recipe, of which the first is a `ModeArguments` with `model_name_or_path`.
+        argv, description: as of `parse_recipe`.
+
+    Returns:
+        the two sections, the config of the checkpoint, and its processor.
+
+    Raises:
+        ValueError: see `require_mergeable`.
+    """
+    arguments, training = parse_recipe(types, argv, description)
+    require_mergeable(arguments.mode, training)
+    begin(training)
+    config = AutoConfig.from_pretrained(arguments.model_name_or_path)
+    return arguments, training, config, load_processor(arguments.model_name_or_path, config)
 
 
 def require_mergeable(mode: str, training: FineTuningArguments) -> None:
@@ -134,14 +172,16 @@ def head_names(model: nn.Module) -> list[str]:
     return [name for name, _ in model.named_children() if name != model.base_model_prefix]
 
 
-def prepare_mode(model: nn.Module, mode: str, rank: int = 8, alpha: float = 16.0, dropout: float = 0.0) -> nn.Module:
+def prepare_mode(
+    model: nn.Module, mode: str, rank: int = 8, alpha: float | None = None, dropout: float = 0.0
+) -> nn.Module:
     """Make trainable what the mode trains.
 
     Args:
         model: from `load_classifier`.
         mode: "probe", the classifier (with its pooler) alone; "lora", it and adapters on the query and value
             projections of every layer; "full", everything that the logits depend on.
-        rank, alpha, dropout: of the adapters.
+        rank, alpha, dropout: of the adapters; `alpha` is twice the rank unless given.
 
     Returns:
         the model, for "lora" inside a `peft.PeftModel`.
@@ -159,6 +199,7 @@ def prepare_mode(model: nn.Module, mode: str, rank: int = 8, alpha: float = 16.0
         for name in heads:
             getattr(model, name).requires_grad_(True)
     if mode == "lora":
+        alpha = 2 * rank if alpha is None else alpha
         lora = LoraConfig(
             r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=ADAPTED, modules_to_save=heads
         )
@@ -184,16 +225,19 @@ class ClassificationMetrics:
         self.confusion: list[list[int]] | None = None
 
     def __call__(self, prediction: EvalPrediction) -> dict[str, float]:
+        from hf_jepa.evaluation.metrics_hub import ConfusionMatrix, TopKAccuracy
+
         known = prediction.label_ids != IGNORED
         if not known.any():
             raise ValueError("none of the evaluation files can be read")
-        scores = torch.from_numpy(prediction.predictions[known]).float()
-        labels = torch.from_numpy(prediction.label_ids[known]).long()
-        self.confusion = confusion_matrix(scores.argmax(dim=1), labels, self.num_classes).tolist()
-        loss = nn.functional.cross_entropy(scores, labels, label_smoothing=self.label_smoothing)
-        return {"loss": loss.item()} | {
-            f"top{k}": topk_accuracy(scores, labels, k) for k in (1, 5) if k <= scores.shape[1]
-        }
+        logits, labels = prediction.predictions[known], prediction.label_ids[known]
+        guesses = logits.argmax(axis=-1)
+        counts = ConfusionMatrix().compute(predictions=guesses, references=labels, num_classes=self.num_classes)
+        self.confusion = counts["confusion_matrix"]
+        loss = nn.functional.cross_entropy(
+            torch.from_numpy(logits).float(), torch.from_numpy(labels).long(), label_smoothing=self.label_smoothing
+        )
+        return {"loss": loss.item()} | TopKAccuracy().compute(predictions=logits, references=labels)
 
 
 class FineTuningTrainer(SkippedSamplesMixin, RunTrainer):
@@ -251,7 +295,7 @@ class ClassificationTrainer(FineTuningTrainer):
         super().__init__(model=model, args=args, compute_metrics=self.classification, **kwargs)
         self.samples = "clips" if "video" in model.input_modalities else "images"
         self.add_callback(SetEpochCallback())
-        self.add_callback(_Report(self))
+        self.add_callback(ReportCallback(self))
 
     def training_step(self, model, inputs: dict[str, Any], num_items_in_batch=None) -> torch.Tensor:
         return super().training_step(model, self._model_inputs(inputs), num_items_in_batch)
@@ -272,40 +316,30 @@ class ClassificationTrainer(FineTuningTrainer):
             inputs["labels"] = torch.zeros_like(inputs["labels"])
         return inputs
 
+    def summary(self) -> dict[str, Any]:
+        """The run in a few lines: steps, first and last loss, samples left out."""
+        losses = [entry["loss"] for entry in self.state.log_history if "loss" in entry]
+        rows: dict[str, Any] = {"steps": self.state.global_step}
+        if losses:
+            rows |= {"first loss": losses[0], "last loss": losses[-1]}
+        return rows | self.throughput() | {f"skipped {self.samples}": len(self.skipped)}
+
     def card_details(self) -> dict[str, Any]:
         logged = next((entry for entry in reversed(self.state.log_history) if "eval_top1" in entry), {})
         metrics = {name: logged[f"eval_{name}"] for name in ("top1", "top5") if f"eval_{name}" in logged}
         accuracy = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()) or "not measured"
         data, split = self.measured_on
         task = TASKS[next(name for name in find_variant(self.model.config.model_type, data).heads if name in TASKS)]
-        trained = size_of(p for p in self.model.parameters() if p.requires_grad)
         return {
             "task": task,
             "facts": {
                 "Classes": f"{self.model.config.num_labels}",
-                "Trained values": f"{trained:,} of {size_of(self.model.parameters()):,}",
+                "Trained values": "{:,} of {:,}".format(*trained_of_all(self.model)),
                 f"Accuracy on {data}, {split}": accuracy,
             },
             "unverified": "Other data than the one named above was not tried.",
             "results": accuracy_results(task, data, split, metrics),
         }
-
-
-class _Report(TrainerCallback):
-    """The summary at the end of the training."""
-
-    def __init__(self, trainer: ClassificationTrainer):
-        self.trainer = trainer
-
-    def on_train_end(self, args, state, control, **kwargs):
-        self.trainer.gather_skipped()
-        losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
-        rows: dict[str, Any] = {"steps": state.global_step}
-        if losses:
-            rows |= {"first loss": losses[0], "last loss": losses[-1]}
-        rows |= self.trainer.throughput()
-        if state.is_world_process_zero:
-            print("\n" + format_table(rows | {f"skipped {self.trainer.samples}": len(self.trainer.skipped)}))
 
 
 __all__ = [
@@ -314,8 +348,10 @@ __all__ = [
     "ClassificationTrainer",
     "FineTuningArguments",
     "FineTuningTrainer",
+    "ModeArguments",
     "head_names",
     "load_classifier",
+    "open_checkpoint",
     "prepare_mode",
     "require_mergeable",
 ]

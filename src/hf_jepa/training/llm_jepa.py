@@ -9,16 +9,15 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
-from transformers import TrainerCallback
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from hf_jepa.masking.counter_rng import uniform
 from hf_jepa.models.llm_jepa.modeling_llm_jepa import IGNORED, LlmJepaForCausalLM
 from hf_jepa.training.checkpoints import require_same_model
 from hf_jepa.training.llm_jepa_terms import LossTerms
-from hf_jepa.training.reports import format_table
+from hf_jepa.training.reports import ReportCallback
 from hf_jepa.training.run import RunArguments, RunTrainer
-from hf_jepa.training.run_cards import size_of
+from hf_jepa.training.run_cards import trained_of_all
 
 
 _DROPOUT = 0x11A  # tells these random numbers from others with the same seed
@@ -105,7 +104,7 @@ class LlmJepaTrainer(RunTrainer):
                 "raise per_device_train_batch_size"
             )
         super().__init__(model=model, args=args, **kwargs)
-        self._sizes = size_of(p for p in model.parameters() if p.requires_grad), size_of(model.parameters())
+        self._sizes = trained_of_all(model)
         self.skipped = dict.fromkeys(getattr(self.train_dataset, "skipped", ()))
         self._terms = LossTerms(self)
         self._place = (-1, 0)  # of a batch: step, number in it
@@ -317,20 +316,13 @@ def _learnt_tokens(batch: dict[str, Any]) -> Any:
     return len(batch["label_index"]) if "label_index" in batch else (batch["labels"][:, 1:] != IGNORED).sum()
 
 
-class _Report(TrainerCallback):
+class _Report(ReportCallback):
     """Tries the layout before the training, and prints the summary after it."""
-
-    def __init__(self, trainer: LlmJepaTrainer):
-        self.trainer = trainer
 
     def on_train_begin(self, args, state, control, **kwargs):
         trainer = self.trainer
         trainer.accelerator.unwrap_model(trainer.model_wrapped).check_layout(trainer.model_wrapped)
         trainer._terms, trainer._place = LossTerms(trainer), (-1, 0)
-
-    def on_train_end(self, args, state, control, **kwargs):
-        if state.is_world_process_zero:
-            print("\n" + format_table(self.trainer.summary()))
 
 
 __all__ = [

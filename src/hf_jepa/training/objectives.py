@@ -171,7 +171,7 @@ def recipe(
 
     Example:
         >>> found = recipe(image_objectives()["lejepa"], "embedded", steps=100, seed=1)
-        >>> found["model_config"]["backbone_config"]["hidden_size"], found["warmup_steps"], found["embedded_length"]
+        >>> found["model_config"]["backbone_config"]["hidden_size"], found["warmup_steps"], found["generated_length"]
         (96, 10, 6400)
     """
     encoder = ENCODER | {"image_size": image_size}
@@ -184,7 +184,7 @@ def recipe(
         # The backbone is the very encoder of I-JEPA.
         "model_config": ({"backbone_config": {"model_type": "ijepa"} | encoder} if views else encoder) | fields.model,
         "dataset": dataset,
-        **({"embedded_length": steps * batch_size} if dataset == EMBEDDED else {}),
+        **({"generated_length": steps * batch_size} if dataset == EMBEDDED else {}),
         "final_learning_rate": END * own["learning_rate"],
         "warmup_steps": max(1, round(WARMUP * steps)),
         "max_steps": steps,

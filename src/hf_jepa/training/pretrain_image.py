@@ -19,8 +19,8 @@ from hf_jepa.masking.build import build_mask_sampler
 from hf_jepa.registry import VARIANTS, Variant
 from hf_jepa.training.arguments import JepaTrainingArguments
 from hf_jepa.training.knn_probe import KnnProbeArguments, OnlineKnnProbe
-from hf_jepa.training.pretraining import ModelArguments, build_model, train_and_finish
-from hf_jepa.training.program import begin, whole_models
+from hf_jepa.training.pretraining import ModelArguments, build_model
+from hf_jepa.training.program import begin, finish, run_training, whole_models
 from hf_jepa.training.recipe import given_fields, parse_recipe
 from hf_jepa.training.run_cards import dataset_names
 from hf_jepa.training.shards import ShardArguments
@@ -38,11 +38,11 @@ class ImageArguments(ShardArguments, ModelArguments, KnnProbeArguments):
     dataset: str = field(
         metadata={"help": f"Folder of images, parquet, shards, Hub id, or '{EMBEDDED}' (bundled pictures)."}
     )
-    dataset_split: str = field(default="train", metadata={"help": "Split to train on."})
+    train_split: str = field(default="train", metadata={"help": "Split to train on."})
     image_column: str | None = field(default=None, metadata={"help": "Column of images; found by type when unset."})
     streaming: bool = field(default=False, metadata={"help": "Read while training instead of indexing first."})
     shuffle_buffer: int = field(default=1000, metadata={"help": "Rows that a stream is shuffled among; 0: none."})
-    embedded_length: int = field(default=19200, metadata={"help": f"Crops per epoch of '{EMBEDDED}'."})
+    generated_length: int = field(default=19200, metadata={"help": f"Crops per epoch of '{EMBEDDED}'."})
 
 
 @dataclass(kw_only=True)
@@ -133,14 +133,14 @@ def build_views(arguments: ImageArguments, views: ViewArguments, config, seed: i
     transform = views.transform(config.image_size)
     if arguments.dataset == EMBEDDED:
         window = 2 * max(height_width(config.image_size))
-        return EmbeddedViews(arguments.embedded_length, transform, window, seed)
+        return EmbeddedViews(arguments.generated_length, transform, window, seed)
     return _read_images(arguments, transform, seed)
 
 
 def build_dataset(arguments: PretrainingArguments, config, processor: Callable, seed: int) -> Dataset:
     """The training images, cropped to the size of the model and normalised as the processor does."""
     if arguments.dataset == EMBEDDED:
-        return EmbeddedCrops(arguments.embedded_length, config.image_size, seed)
+        return EmbeddedCrops(arguments.generated_length, config.image_size, seed)
     mean, std = pixel_statistics(processor)
     transform = pretraining_transform(
         config.image_size,
@@ -158,7 +158,7 @@ def _read_images(arguments: ImageArguments, transform: Callable, seed: int) -> D
     with PartialState().local_main_process_first():  # what a shard holds is looked up once
         images = load_images(
             arguments.dataset,
-            arguments.dataset_split,
+            arguments.train_split,
             arguments.streaming,
             image_column=arguments.image_column,
             shards=arguments.shard_options(),
@@ -196,7 +196,7 @@ def pretrain(
     types = recipe_sections(variant)
     arguments, hidden, training = parse_recipe(types, argv, description, prog)
     begin(training)
-    card = dataset_names(arguments.dataset) | arguments.card()
+    card = dataset_names(arguments.dataset) | arguments.model_card()
     with whole_models(training):
         model = arguments.adapt(build_model(variant, arguments), training)
     processor = load_processor(arguments.model_name_or_path, model.config)
@@ -216,7 +216,9 @@ def pretrain(
     trainer = JepaTrainer(model, training, processing_class=processor, **parts)
     if arguments.knn_dataset:
         add_knn_probe(trainer, arguments)
-    train_and_finish(trainer, given_fields(types, argv), card)
+    run_training(trainer, given_fields(types, argv))
+    trainer.merge_adapters()
+    finish(trainer, card)
     return trainer
 
 

@@ -10,8 +10,9 @@ from transformers.utils import logging
 
 from hf_jepa.registry import VARIANTS, Variant
 from hf_jepa.training.pretraining import StartArguments, continue_model
-from hf_jepa.training.program import begin, finish, resume_point, whole_models
+from hf_jepa.training.program import begin, finish, run_training, whole_models
 from hf_jepa.training.recipe import given_fields, parse_recipe
+from hf_jepa.training.run_cards import dataset_names
 from hf_jepa.training.trajectory import TrajectoryTrainer
 from hf_jepa.training.trajectory_arguments import TrajectoryTrainingArguments
 from hf_jepa.training.trajectory_data import TrajectoryData, TrajectoryDataArguments
@@ -98,13 +99,12 @@ def pretrain(
         data_collator=opened.collator,
         processing_class=opened.processor,
     )
-    trainer.recipe = given_fields(types, argv)
-    trainer.train(resume_from_checkpoint=resume_point(training))
+    run_training(trainer, given_fields(types, argv))
     if hasattr(model, "fit_macro_actions"):
         model.fit_macro_actions(some_actions(opened, training.per_device_train_batch_size))
     if opened.test is not None:
         trainer.evaluate()
-    finish(trainer, data.card() | arguments.card())
+    finish(trainer, dataset_names(data.dataset) | arguments.model_card())
     return trainer
 
 

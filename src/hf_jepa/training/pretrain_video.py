@@ -24,12 +24,11 @@ from hf_jepa.models.vjepa2.video_processing_vjepa2 import VJepa2VideoProcessor
 from hf_jepa.registry import VARIANTS, Variant
 from hf_jepa.training.arguments import JepaTrainingArguments
 from hf_jepa.training.knn_probe import KnnProbeArguments, Labelled, OnlineKnnProbe
-from hf_jepa.training.pretraining import ModelArguments, build_model, continue_model, train_and_finish
-from hf_jepa.training.program import begin, whole_models
+from hf_jepa.training.pretraining import ModelArguments, build_model, continue_model
+from hf_jepa.training.program import begin, finish, run_training, whole_models
 from hf_jepa.training.recipe import as_mapping, given_fields, parse_recipe
-from hf_jepa.training.run_cards import dataset_names
 from hf_jepa.training.trainer import JepaTrainer
-from hf_jepa.training.video_sources import DISTANCES, EMBEDDED, VideoDataArguments, build_dataset
+from hf_jepa.training.video_sources import DIGITS, DISTANCES, VideoDataArguments, build_dataset
 
 
 logger = logging.get_logger(__name__)
@@ -44,7 +43,7 @@ class VideoPretrainingArguments(ModelArguments, VideoDataArguments, KnnProbeArgu
     """Model and data of a video pretraining run.
 
     Of a checkpoint that is continued, `model_config` changes what its weights do not depend on, such as `crop_size`
-    and `frames_per_clip`. `knn_dataset` is a folder of videos, parquet, a Hub id, or 'embedded' (moving digits), from
+    and `frames_per_clip`. `knn_dataset` is a folder of videos, parquet, a Hub id, or 'moving_digits' (generated), from
     which clips are taken as the run says.
     """
 
@@ -131,7 +130,7 @@ def clip_processor(arguments: VideoPretrainingArguments, config: PreTrainedConfi
         if (saved.crop_size["height"], saved.crop_size["width"]) == height_width(config.crop_size):
             return saved
         return VJepa2VideoProcessor.from_config(config, image_mean=saved.image_mean, image_std=saved.image_std)
-    if {source.path for source in arguments.sources().values()} == {EMBEDDED}:
+    if arguments.all_generated():
         statistics = {"image_mean": [MEAN] * config.in_chans, "image_std": [STD] * config.in_chans}
         return VJepa2VideoProcessor.from_config(config, crop_pct=1.0, **statistics)
     return VJepa2VideoProcessor.from_config(config)
@@ -169,7 +168,7 @@ def add_knn_probe(trainer: JepaTrainer, arguments: VideoPretrainingArguments) ->
 
 def _labelled(split: str, trainer: JepaTrainer, arguments: VideoPretrainingArguments) -> Labelled:
     frames = trainer.model.config.frames_per_clip
-    if arguments.knn_dataset == EMBEDDED:
+    if arguments.knn_dataset == DIGITS:
         return DigitClasses(KNN_DIGITS, split, frames, trainer.model.config.in_chans)
     distance = {name: getattr(arguments, name) for name in DISTANCES}
     if not any(distance.values()):
@@ -180,7 +179,7 @@ def _labelled(split: str, trainer: JepaTrainer, arguments: VideoPretrainingArgum
         ProcessedClip(trainer.processing_class),
         sampling,
         random_position=False,
-        frames_fps=arguments.folder_fps,
+        folder_fps=arguments.folder_fps,
     )
 
 
@@ -200,13 +199,7 @@ def pretrain(
     types = (VideoPretrainingArguments, VideoMaskArguments, JepaTrainingArguments)
     arguments, masks, training = parse_recipe(types, argv, description, prog)
     begin(training)
-    sources = arguments.sources().values()
-    named = [dataset_names(source.path) for source in sources]
-    tags = [each["dataset_tags"] for each in named if "dataset_tags" in each]
-    weights = [f" (weight {source.weight:g})" if len(sources) > 1 else "" for source in sources]
-    shown = [each["dataset"] + weight for each, weight in zip(named, weights, strict=True)]
-    card = {"dataset": shown, "dataset_tags": tags}
-    card |= arguments.card()
+    card = arguments.data_card() | arguments.model_card()
     with whole_models(training):
         model = arguments.adapt(build_video_model(VARIANTS[variant_name], arguments), training)
     processor = clip_processor(arguments, model.config)
@@ -228,7 +221,9 @@ def pretrain(
     )
     if arguments.knn_dataset:
         add_knn_probe(trainer, arguments)
-    train_and_finish(trainer, given_fields(types, argv), card)
+    run_training(trainer, given_fields(types, argv))
+    trainer.merge_adapters()
+    finish(trainer, card)
     return trainer
 
 

@@ -17,9 +17,10 @@ from hf_jepa.models.vl_jepa.configuration_vl_jepa import VLJepaConfig
 from hf_jepa.models.vl_jepa.modeling_vl_jepa import VLJepaForPreTraining
 from hf_jepa.models.vl_jepa.parts_vl_jepa import load_vision_model
 from hf_jepa.models.vl_jepa.processing_vl_jepa import VLJepaProcessor
-from hf_jepa.training.program import begin, finish, resume_point, whole_models
+from hf_jepa.training.fresh_language_model import fresh_text_config
+from hf_jepa.training.program import begin, finish, run_training, whole_models
 from hf_jepa.training.recipe import given_fields, parse_recipe
-from hf_jepa.training.run_cards import base_license
+from hf_jepa.training.run_cards import LicenseArguments
 from hf_jepa.training.vision_language import VLJepaTrainer
 from hf_jepa.training.vision_language_arguments import VLJepaTrainingArguments
 from hf_jepa.training.vision_text_data import VisionTextArguments
@@ -33,7 +34,7 @@ FIXED += ("source_num_layers", "layer_slice", "projection_dim", "project_text")
 
 
 @dataclass(kw_only=True)
-class VLJepaModelArguments:
+class VLJepaModelArguments(LicenseArguments):
     """The model of a run: a checkpoint to continue, trained parts to begin with, or a fresh one."""
 
     model_name_or_path: str | None = field(default=None, metadata={"help": "VL-JEPA to continue from."})
@@ -51,9 +52,6 @@ class VLJepaModelArguments:
     query_tokenizer: str | None = field(default=None, metadata={"help": "That of the language model unless given."})
     target_tokenizer: str | None = field(default=None, metadata={"help": "That of the text encoder unless given."})
     tokenizer_size: int = field(default=512, metadata={"help": "Tokens of a tokenizer that is trained on the data."})
-    license: str | None = field(
-        default=None, metadata={"help": "Licence of the weights, for the card; that of the checkpoint when continued."}
-    )
 
     def __post_init__(self):
         if isinstance(self.model_config, str):
@@ -100,7 +98,12 @@ class VLJepaModelArguments:
             query, target = self._own_tokenizers(texts)
             fields = dict(self.model_config)
             for name, tokenizer in (("predictor_config", query), ("text_config", target)):
-                fields[name] = _with_tokens(fields.get(name), tokenizer, name)
+                if not isinstance(fields.get(name), dict):
+                    raise ValueError(
+                        f"model_config: a fresh model needs {name} with its model_type and sizes; or say "
+                        f"{', '.join(PARTS)}, of which it is made"
+                    )
+                fields[name] = fresh_text_config(fields[name], tokenizer, f"model_config: {name}")
             model = VLJepaForPreTraining(VLJepaConfig(**fields))
         return model, VLJepaProcessor.from_config(model.config, query, target, **(video_fields or {}))
 
@@ -128,25 +131,6 @@ class VLJepaModelArguments:
         encoder = load_vision_model(self.vision, {"dtype": "float32"})
         model.base_model.vision_model.load_state_dict(encoder.state_dict())  # raises where it is another encoder
         return model
-
-    def card(self) -> dict[str, str | None]:
-        """What the card says of where the weights come from, as arguments of `create_model_card`."""
-        start = self.model_name_or_path
-        return {"finetuned_from": start, "license": self.license or base_license(start)}
-
-
-def _with_tokens(given: Any, tokenizer: PreTrainedTokenizerBase, name: str) -> dict[str, Any]:
-    """Fields of a fresh language model with a row of embeddings for every token."""
-    if not isinstance(given, dict) or "model_type" not in given:
-        raise ValueError(
-            f"model_config: a fresh model needs {name} with its model_type and sizes; or say {', '.join(PARTS)}, of "
-            "which it is made"
-        )
-    tokens = {key: getattr(tokenizer, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    fields = tokens | {"vocab_size": len(tokenizer)} | given
-    if fields["vocab_size"] < len(tokenizer):
-        raise ValueError(f"model_config: {name} has {fields['vocab_size']} embeddings for {len(tokenizer)} tokens")
-    return fields
 
 
 def pretrain(argv: Sequence[str], description: str | None = None, prog: str | None = None) -> VLJepaTrainer:
@@ -181,11 +165,10 @@ def pretrain(argv: Sequence[str], description: str | None = None, prog: str | No
         data_collator=data.collator(processor),
         processing_class=processor,
     )
-    trainer.recipe = given_fields(types, argv)
-    trainer.train(resume_from_checkpoint=resume_point(training))
+    run_training(trainer, given_fields(types, argv))
     if test is not None:
         trainer.evaluate()
-    finish(trainer, data.card() | arguments.card())
+    finish(trainer, data.data_card() | arguments.model_card())
     return trainer
 
 

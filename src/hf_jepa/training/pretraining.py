@@ -13,37 +13,23 @@ from hf_jepa.core.configuration import require_model_fields
 from hf_jepa.core.modeling import JepaPreTrainingMixin
 from hf_jepa.registry import Variant
 from hf_jepa.training.adapters import AdapterArguments
-from hf_jepa.training.program import finish, resume_point
-from hf_jepa.training.run_cards import base_license
-from hf_jepa.training.trainer import JepaTrainer
+from hf_jepa.training.run_cards import LicenseArguments
 
 
 logger = logging.get_logger(__name__)
 
 
 @dataclass(kw_only=True)
-class StartArguments:
+class StartArguments(LicenseArguments):
     """The model that a run begins with."""
 
     model_name_or_path: str | None = field(default=None, metadata={"help": "Checkpoint to continue from."})
     model_size: str | None = field(default=None, metadata={"help": "Named size of a fresh model, e.g. vit_huge."})
     model_config: dict | str | None = field(default=None, metadata={"help": "Config fields of a fresh model (JSON)."})
-    license: str | None = field(
-        default=None, metadata={"help": "Licence of the weights, for the card; that of the checkpoint when continued."}
-    )
 
     def __post_init__(self):
         if isinstance(self.model_config, str):
             self.model_config = json.loads(self.model_config)
-
-    def part(self) -> str | None:
-        """The checkpoint that a fresh model has a part of its weights from."""
-        return None
-
-    def card(self) -> dict[str, str | None]:
-        """What the card says of where the weights come from, as arguments of `create_model_card`."""
-        start = self.model_name_or_path
-        return {"finetuned_from": start, "license": self.license or base_license(start or self.part())}
 
     def fresh_config(self, variant: Variant) -> PreTrainedConfig:
         """The config of a fresh model."""
@@ -124,18 +110,4 @@ def _weight_shapes(model_class: type, config: PreTrainedConfig) -> dict[str, tor
         return {name: parameter.shape for name, parameter in model_class(config).named_parameters()}
 
 
-def train_and_finish(trainer: JepaTrainer, recipe: dict[str, Any], card: dict[str, Any]) -> None:
-    """Train, from where it is asked for, and save.
-
-    Args:
-        trainer: ready to train.
-        recipe: the fields that the run was started with, for the card.
-        card: arguments of `create_model_card`.
-    """
-    trainer.recipe = recipe
-    trainer.train(resume_from_checkpoint=resume_point(trainer.args))
-    trainer.merge_adapters()
-    finish(trainer, card)
-
-
-__all__ = ["ModelArguments", "StartArguments", "build_model", "continue_model", "train_and_finish"]
+__all__ = ["ModelArguments", "StartArguments", "build_model", "continue_model"]

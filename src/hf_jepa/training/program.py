@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from transformers import Trainer, TrainingArguments, set_seed
 from transformers.integrations.deepspeed import (
@@ -50,6 +51,17 @@ def resume_point(training: TrainingArguments) -> str | bool | None:
     return {"true": True, "last": True, "false": None, "no": None}.get(str(asked).lower(), asked)
 
 
+def run_training(trainer: Trainer, recipe: dict[str, Any]) -> None:
+    """Train, from where it is asked for.
+
+    Args:
+        trainer: ready to train, with a `recipe` for its card.
+        recipe: the fields that the run was started with.
+    """
+    trainer.recipe = recipe
+    trainer.train(resume_from_checkpoint=resume_point(trainer.args))
+
+
 def finish(trainer: Trainer, card: dict[str, str | None]) -> None:
     """Save the model, the trainer's state and the card, upload them where asked to, and leave together.
 
@@ -76,4 +88,4 @@ def leave_together(trainer: Trainer) -> None:
     trainer.accelerator.end_training()
 
 
-__all__ = ["begin", "finish", "leave_together", "resume_point", "whole_models"]
+__all__ = ["begin", "finish", "leave_together", "resume_point", "run_training", "whole_models"]

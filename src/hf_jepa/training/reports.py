@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from transformers import Trainer, TrainerCallback
+
 
 def format_table(rows: dict[str, Any]) -> str:
     """Two aligned columns.
@@ -16,4 +18,21 @@ def format_table(rows: dict[str, Any]) -> str:
     return "\n".join(f"{name:<{width}}  {value}" for name, value in shown.items())
 
 
-__all__ = ["format_table"]
+class ReportCallback(TrainerCallback):
+    """Prints the `summary` of a trainer after training, once all processes know what the others left out.
+
+    Args:
+        trainer: with `summary()`, and `gather_skipped()` where samples may be left out.
+    """
+
+    def __init__(self, trainer: Trainer):
+        self.trainer = trainer
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if hasattr(self.trainer, "gather_skipped"):
+            self.trainer.gather_skipped()
+        if state.is_world_process_zero:
+            print("\n" + format_table(self.trainer.summary()))
+
+
+__all__ = ["ReportCallback", "format_table"]

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import MISSING, asdict, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,8 @@ from hf_jepa.training.program import whole_models
 
 # Fields of a recipe that say where a run lived, not what it did, or that are nobody else's business.
 PRIVATE = ("output_dir", "logging_dir", "run_name", "resume_from_checkpoint", "hub_token", "report_to", "push_to_hub")
-
-
+# Data sets that the package makes or brings itself, and that no Hub id names.
+GENERATED = ("embedded", "moving_digits", "two_rooms", "gripper_scenes", "digit_stories", "regex", "regex_paraphrases")
 SETTINGS_FILE = "run.json"
 PARTS = ("context_encoder", "predictor")  # whose sizes it names
 
@@ -201,16 +201,38 @@ def base_license(checkpoint: str | None) -> str | None:
         raise ValueError(f"the head of {card} is not valid YAML: {error}. Correct it, or name the licence") from error
 
 
+@dataclass(kw_only=True)
+class LicenseArguments:
+    """The licence of a run's weights, for the card. Sub-classes have `model_name_or_path`, where the run begins."""
+
+    license: str | None = field(
+        default=None, metadata={"help": "Licence of the weights, for the card; that of the checkpoint unless given."}
+    )
+
+    def part(self) -> str | None:
+        """The checkpoint that a fresh model has a part of its weights from."""
+        return None
+
+    def model_card(self) -> dict[str, str | None]:
+        """What the card says of where the weights come from, as arguments of `create_model_card`.
+
+        Raises:
+            ValueError: see `base_license`.
+        """
+        start = self.model_name_or_path
+        return {"finetuned_from": start, "license": self.license or base_license(start or self.part())}
+
+
 def dataset_names(dataset: str) -> dict[str, str]:
     """`dataset` and `dataset_tags` of `create_model_card`: only a Hub id becomes a tag, of a path the last part shows.
 
     Example:
         >>> dataset_names("ylecun/mnist")
         {'dataset': 'ylecun/mnist', 'dataset_tags': 'ylecun/mnist'}
-        >>> dataset_names("embedded"), dataset_names("/data/photos")
+        >>> dataset_names("embedded"), dataset_names("/data/photos")  # `GENERATED` is no Hub id either
         ({'dataset': 'embedded'}, {'dataset': 'photos'})
     """
-    if dataset == "embedded" or os.path.exists(dataset) or os.path.isabs(dataset) or names_shards(dataset):
+    if dataset in GENERATED or os.path.exists(dataset) or os.path.isabs(dataset) or names_shards(dataset):
         return {"dataset": Path(dataset).name}
     return {"dataset": dataset, "dataset_tags": dataset}
 
@@ -241,12 +263,27 @@ def size_of(parameters: Iterable[nn.Parameter]) -> int:
     return sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in parameters)
 
 
+def trained_of_all(model: nn.Module) -> tuple[int, int]:
+    """How many values are trained, and how many there are.
+
+    Example:
+        >>> model = nn.Linear(2, 3)
+        >>> _ = model.weight.requires_grad_(False)
+        >>> trained_of_all(model)
+        (3, 9)
+    """
+    trained = (parameter for parameter in model.parameters() if parameter.requires_grad)
+    return size_of(trained), size_of(model.parameters())
+
+
 def _listed(names: str | Sequence[str] | None) -> list[str]:
     return [names] if isinstance(names, str) else list(names or ())
 
 
 __all__ = [
+    "GENERATED",
     "SETTINGS_FILE",
+    "LicenseArguments",
     "RunCardMixin",
     "accuracy_results",
     "base_license",
@@ -254,4 +291,5 @@ __all__ = [
     "dataset_names",
     "public_recipe",
     "size_of",
+    "trained_of_all",
 ]

@@ -16,7 +16,7 @@ NOT_USED = ("optim", "optim_args", "lr_scheduler_type", "lr_scheduler_kwargs", "
 
 @dataclass
 class ScheduleArguments(OptimizerArguments):
-    """The part of a run's arguments that `ScheduleMixin` reads.
+    """What all runs have that pretrain by schedules, most of which `ScheduleMixin` reads.
 
     Learning rate: linear warm-up over `warmup_steps` from `start_learning_rate` to `learning_rate`, then a cosine or
     a straight line to `final_learning_rate` (equal to `learning_rate`: constant). Weight decay: cosine from
@@ -42,6 +42,9 @@ class ScheduleArguments(OptimizerArguments):
     schedule_scale: float = field(
         default=1.0, metadata={"help": "Length of the schedules over the length of the run (official: ipe_scale)."}
     )
+    max_grad_norm: float = field(default=0.0, metadata={"help": "Gradient clipping; 0, as in the recipe, is none."})
+    collapse_monitor: bool = field(default=True, metadata={"help": "Watch for collapse and say so in the logs."})
+    dataloader_drop_last: bool = field(default=True, metadata={"help": "Drop an incomplete last batch."})
 
     def __post_init__(self):
         defaults = {field.name: field.default for field in fields(TrainingArguments)}
@@ -52,6 +55,8 @@ class ScheduleArguments(OptimizerArguments):
                 "weight_decay, final_weight_decay, adam_* and the config of the model"
             )
         super().__post_init__()
+        if self.label_names is None:
+            self.label_names = []  # the targets are made by the model
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate={self.learning_rate} must be above 0")
         if self.schedule_scale < 1.0:

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import gather_object
+from torch.utils.data import IterableDataset
 from transformers import Trainer
 from transformers.utils import logging
 
@@ -40,6 +41,9 @@ class SkippedSamplesMixin:
         self.skipped: dict[str, None] = {}
         self._found_readable = self._batch_is_blank = self._measuring = False
         self._unreadable = 0  # training samples, also the same file again and again
+        if isinstance(kwargs.get("train_dataset"), IterableDataset):
+            # Every process reads the stream itself: the first one could not send the names of skipped samples.
+            kwargs["args"].accelerator_config.dispatch_batches = False
         super().__init__(*args, **kwargs)
 
     def take_skipped(self, inputs: dict[str, Any], kept: bool = False) -> dict[str, Any]:

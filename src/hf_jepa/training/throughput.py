@@ -43,9 +43,6 @@ PEAK_TFLOPS = {
 }
 _MAX_SHAPES = 32  # batches of so many different shapes are counted; others cost what the most similar of them does
 
-# What a log has beside `<samples>_per_second`.
-LOGGED = ("tokens_per_second", "mfu", "tflops", "memory_gib", "data_wait", "ema_ms")
-
 
 @dataclass
 class ThroughputArguments:
@@ -367,4 +364,4 @@ def _memory_gib(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
-__all__ = ["LOGGED", "PEAK_TFLOPS", "Meter", "ThroughputArguments", "ThroughputMixin", "Work", "peak_tflops"]
+__all__ = ["PEAK_TFLOPS", "Meter", "ThroughputArguments", "ThroughputMixin", "Work", "peak_tflops"]

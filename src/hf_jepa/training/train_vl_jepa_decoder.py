@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoTokenizer
 from transformers.utils import logging
 
 from hf_jepa.data.decoding import UndecodableImage
@@ -16,11 +16,12 @@ from hf_jepa.evaluation.vision_language import VisionLanguageTasks
 from hf_jepa.models.vl_jepa.decoder_vl_jepa import VLJepaForConditionalGeneration
 from hf_jepa.models.vl_jepa.processing_vl_jepa import VLJepaProcessor
 from hf_jepa.training.checkpoints import require_same_model
-from hf_jepa.training.program import begin, finish, resume_point, whole_models
+from hf_jepa.training.fresh_language_model import fresh_text_config
+from hf_jepa.training.program import begin, finish, run_training, whole_models
 from hf_jepa.training.recipe import given_fields, parse_recipe
 from hf_jepa.training.reports import format_table
 from hf_jepa.training.run import RunArguments, RunTrainer
-from hf_jepa.training.run_cards import base_license, size_of
+from hf_jepa.training.run_cards import LicenseArguments, trained_of_all
 from hf_jepa.training.unaligned import unaligned
 from hf_jepa.training.vision_text_data import Targets, VisionTextArguments
 
@@ -46,7 +47,7 @@ class VLJepaDecoderTrainingArguments(RunArguments):
 
 
 @dataclass(kw_only=True)
-class DecoderArguments:
+class DecoderArguments(LicenseArguments):
     """The VL-JEPA that gets a decoder, and the language model that becomes it."""
 
     model_name_or_path: str = field(metadata={"help": "Trained VL-JEPA, with its processor."})
@@ -60,9 +61,6 @@ class DecoderArguments:
     tokenizer_size: int = field(default=512, metadata={"help": "Tokens of a tokenizer that is trained on the data."})
     num_prefix_tokens: int | None = field(default=None, metadata={"help": "Positions that the embedding becomes."})
     prefix_noise: float | None = field(default=None, metadata={"help": "Noise on the embedding while training."})
-    license: str | None = field(
-        default=None, metadata={"help": "Licence of the weights, for the card; that of the VL-JEPA unless given."}
-    )
 
     def __post_init__(self):
         if isinstance(self.decoder_config, str):
@@ -82,19 +80,11 @@ class DecoderArguments:
         tokenizer = AutoTokenizer.from_pretrained(named) if named else train_pair_tokenizer(texts, self.tokenizer_size)
         fields = {name: getattr(self, name) for name in ("num_prefix_tokens", "prefix_noise")}
         fields = {name: value for name, value in fields.items() if value is not None}
-        part = self.decoder if self.decoder is not None else self._fresh(tokenizer)
+        part = self.decoder or fresh_text_config(self.decoder_config, tokenizer, "decoder_config")
         model = VLJepaForConditionalGeneration.from_vl_jepa(self.model_name_or_path, part, **fields)
         processor = VLJepaProcessor.from_pretrained(self.model_name_or_path)
         processor.decoder_tokenizer = tokenizer
         return model, processor
-
-    def _fresh(self, tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:
-        tokens = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-        fields = tokens | {"vocab_size": len(tokenizer)} | self.decoder_config
-        known = AutoConfig.for_model(fields["model_type"])
-        if unknown := sorted(name for name in fields if not hasattr(known, name)):
-            raise ValueError(f"decoder_config: {fields['model_type']} has no field {', '.join(unknown)}")
-        return AutoConfig.for_model(**fields)
 
 
 class DecoderCollator:
@@ -138,7 +128,7 @@ class VLJepaDecoderTrainer(RunTrainer):
         kwargs["processing_class"] = unaligned(kwargs.get("processing_class"))
         super().__init__(model=model, args=args, **kwargs)
         self.skipped: dict[str, None] = {}
-        self._sizes = size_of(p for p in model.parameters() if p.requires_grad), size_of(model.parameters())
+        self._sizes = trained_of_all(model)
         self.written: dict[str, float] = {}
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
@@ -208,16 +198,14 @@ def train(argv: Sequence[str], description: str | None = None, prog: str | None 
         data_collator=DecoderCollator(processor),
         processing_class=processor,
     )
-    trainer.recipe = given_fields(types, argv)
-    trainer.train(resume_from_checkpoint=resume_point(training))
+    run_training(trainer, given_fields(types, argv))
     if test is not None:
         trainer.evaluate()
         if not training.uses_engine:  # which hold weights in pieces
             trainer.write_again(test, max_new_tokens=model.config.max_target_length)
     if trainer.is_world_process_zero():
         print("\n" + format_table(trainer.summary()))
-    start = arguments.model_name_or_path
-    finish(trainer, data.card() | {"finetuned_from": start, "license": arguments.license or base_license(start)})
+    finish(trainer, data.data_card() | arguments.model_card())
     return trainer
 
 

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import IterableDataset
 from transformers import EvalPrediction, TrainerCallback
 from transformers.utils import logging
 
@@ -27,7 +26,7 @@ from hf_jepa.training.collapse import ADVICE, CollapseMonitor, CollapseSignals, 
 from hf_jepa.training.diagnosis.signals import TaskSignalsMixin
 from hf_jepa.training.engines import called_apart
 from hf_jepa.training.epochs import SetEpochCallback
-from hf_jepa.training.reports import format_table
+from hf_jepa.training.reports import ReportCallback
 from hf_jepa.training.run import RunTrainer
 from hf_jepa.training.scheduled import ScheduleMixin
 from hf_jepa.training.schedules import context_loss_weight_at, momentum_at
@@ -96,14 +95,11 @@ class JepaTrainer(
         callbacks: list[TrainerCallback] | None = None,
         **kwargs: Any,
     ):
-        if isinstance(kwargs.get("train_dataset"), IterableDataset):
-            # Every process reads the stream itself: the first one could not send the names of skipped images.
-            args.accelerator_config.dispatch_batches = False
         if kwargs.pop("compute_metrics", None) is not None:
             raise ValueError("compute_metrics: pretraining measures its loss; features are judged by OnlineKnnProbe")
         self.samples = next(SAMPLES[kind] for kind in SAMPLES if kind in model.input_modalities)
         # Before those of the user, which then see the target encoder of the step.
-        callbacks = [SetEpochCallback(), _Schedules(self), *(callbacks or [])]
+        callbacks = [SetEpochCallback(), _Report(self), *(callbacks or [])]
         super().__init__(model=model, args=args, callbacks=callbacks, compute_metrics=self._mean_loss, **kwargs)
         self.mask_sampler, self.view_augmentation = mask_sampler, view_augmentation
         shapes, limit = len(getattr(mask_sampler, "target_lengths", ())), torch._dynamo.config.recompile_limit
@@ -250,11 +246,11 @@ class JepaTrainer(
         }
 
 
-class _Schedules(TrainerCallback):
+class _Report(ReportCallback):
     """The target encoder after a step, the summary at the end."""
 
     def __init__(self, trainer: JepaTrainer):
-        self.trainer = trainer
+        super().__init__(trainer)
         self.average: Average | None = None
 
     def on_train_begin(self, args: JepaTrainingArguments, state, control, **kwargs):
@@ -272,11 +268,6 @@ class _Schedules(TrainerCallback):
         if self.average is not None and not self.trainer.accelerator.optimizer_step_was_skipped:
             with self.trainer.meter.averaging():
                 self.average(self.trainer.momentum(state.global_step - 1), self.trainer.nonfinite)
-
-    def on_train_end(self, args: JepaTrainingArguments, state, control, **kwargs):
-        self.trainer.gather_skipped()
-        if state.is_world_process_zero:
-            print("\n" + format_table(self.trainer.summary()))
 
 
 __all__ = ["JepaTrainer"]

@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import IterableDataset
 from transformers import EvalPrediction, TrainerCallback
 from transformers.utils import logging
 
@@ -13,9 +12,9 @@ from hf_jepa.core.regularization import takes_step
 from hf_jepa.training.clipping import ClippingMixin
 from hf_jepa.training.collapse import ADVICE, CollapseMonitor, collapse_signals, gather_signals
 from hf_jepa.training.epochs import SetEpochCallback
-from hf_jepa.training.reports import format_table
+from hf_jepa.training.reports import ReportCallback
 from hf_jepa.training.run import RunTrainer
-from hf_jepa.training.run_cards import size_of
+from hf_jepa.training.run_cards import trained_of_all
 from hf_jepa.training.scheduled import ScheduleMixin
 from hf_jepa.training.skipped import SkippedSamplesMixin
 from hf_jepa.training.step_weights import StepWeightsMixin
@@ -75,15 +74,12 @@ class TrajectoryTrainer(StepWeightsMixin, SkippedSamplesMixin, ScheduleMixin, Cl
     ):
         if kwargs.pop("compute_metrics", None) is not None:
             raise ValueError("compute_metrics: evaluation measures the terms of the loss; planning judges the model")
-        if isinstance(kwargs.get("train_dataset"), IterableDataset):
-            # Every process reads the stream itself: the first one could not send the names of skipped samples.
-            args.accelerator_config.dispatch_batches = False
         if not any(parameter.requires_grad for parameter in model.parameters()):
             raise ValueError(f"{type(model).__name__} has no trainable parameter")
         callbacks = [SetEpochCallback(), _Report(self), *(callbacks or [])]
         super().__init__(model=model, args=args, callbacks=callbacks, compute_metrics=self._mean_terms, **kwargs)
         self.collapse_monitor = CollapseMonitor() if args.collapse_monitor else None
-        self._sizes = size_of(p for p in model.parameters() if p.requires_grad), size_of(model.parameters())
+        self._sizes = trained_of_all(model)
         self._terms: dict[str, float] = {}
         self._term_names: list[str] = []
         self._takes_step = takes_step(model)
@@ -189,20 +185,12 @@ class TrajectoryTrainer(StepWeightsMixin, SkippedSamplesMixin, ScheduleMixin, Cl
         return {"facts": facts, "unverified": "No planning task was measured in this run."}
 
 
-class _Report(TrainerCallback):
+class _Report(ReportCallback):
     """The signals of a run that is resumed, the table after it."""
-
-    def __init__(self, trainer: TrajectoryTrainer):
-        self.trainer = trainer
 
     def on_train_begin(self, args, state, control, **kwargs):
         if self.trainer.collapse_monitor is not None:
             self.trainer.collapse_monitor.restore(state.log_history)
-
-    def on_train_end(self, args, state, control, **kwargs):
-        self.trainer.gather_skipped()
-        if state.is_world_process_zero:
-            print("\n" + format_table(self.trainer.summary()))
 
 
 def loss_terms(outputs: Any) -> dict[str, torch.Tensor]:

@@ -32,17 +32,12 @@ class TrajectoryTrainingArguments(ScheduleArguments, RunArguments):
         default="linear", metadata={"help": "Form of its decay, 'cosine' or 'linear'.", "choices": list(SCHEDULES)}
     )
     final_weight_decay: float = field(default=0.04, metadata={"help": "Weight decay at the end."})
-    max_grad_norm: float = field(default=0.0, metadata={"help": "Gradient clipping; 0, as in the recipe, is none."})
     clip_apart: bool = field(
         default=False, metadata={"help": "Clip the gradients of the encoder and of all else apart (EB-JEPA)."}
     )
-    collapse_monitor: bool = field(default=True, metadata={"help": "Watch for collapse and say so in the logs."})
-    dataloader_drop_last: bool = field(default=True, metadata={"help": "Drop an incomplete last batch."})
 
     def __post_init__(self):
         super().__post_init__()
-        if self.label_names is None:
-            self.label_names = []  # the targets are made by the model
         if self.clip_apart and not self.max_grad_norm > 0:
             raise ValueError(f"clip_apart: max_grad_norm={self.max_grad_norm} clips nothing, say to what")
 

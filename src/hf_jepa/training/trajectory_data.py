@@ -16,7 +16,6 @@ from hf_jepa.data.trajectory_transforms import CROPS, trajectory_transform
 from hf_jepa.data.two_rooms import TwoRooms, TwoRoomsCollator
 from hf_jepa.hub.processors import load_processor, pixel_statistics
 from hf_jepa.layers.patch_embedding import pair
-from hf_jepa.training.run_cards import dataset_names
 from hf_jepa.training.trajectory_poses import PoseActions
 
 
@@ -51,7 +50,7 @@ class TrajectoryDataArguments:
             "DROID-style trajectories, a LeRobot data set (folder or Hub id), or a folder of .npz files."
         },
     )
-    made_length: int = field(default=4096, metadata={"help": f"Samples per epoch of {', '.join(MADE)}."})
+    generated_length: int = field(default=4096, metadata={"help": f"Samples per epoch of {', '.join(MADE)}."})
     eval_length: int = field(
         default=0,
         metadata={"help": "Trajectories to measure on: another split, or the last recorded ones."},
@@ -94,10 +93,6 @@ class TrajectoryDataArguments:
         opener = {"two_rooms": self._two_rooms, "moving_digits": self._moving_digits}.get(self.dataset)
         return opener(config, seed) if opener else self._recorded(config, checkpoint, seed)
 
-    def card(self) -> dict[str, Any]:
-        """Arguments of `create_model_card`."""
-        return {"dataset": self.dataset} if self.dataset in MADE else dataset_names(self.dataset)
-
     def _two_rooms(self, config: PreTrainedConfig, seed: int) -> TrajectoryData:
         self._require(config, actions=2, states=2, channels=2)
         height, width = pair(config.image_size)
@@ -106,7 +101,7 @@ class TrajectoryDataArguments:
         frames = config.frames_per_clip
         test = TwoRooms(self.eval_length, "validation", frames, seed=seed) if self.eval_length else None
         collator = TwoRoomsCollator(height, with_states=config.state_dim > 0)
-        return TrajectoryData(TwoRooms(self.made_length, "train", frames, seed=seed), test, collator)
+        return TrajectoryData(TwoRooms(self.generated_length, "train", frames, seed=seed), test, collator)
 
     def _moving_digits(self, config: PreTrainedConfig, seed: int) -> TrajectoryData:
         self._require(config, actions=0)
@@ -114,14 +109,14 @@ class TrajectoryDataArguments:
             raise ValueError(f"moving digits have {CANVAS} x {CANVAS} pixels, but image_size is {config.image_size}")
         frames, channels = config.frames_per_clip, config.num_channels
         test = MovingDigits(self.eval_length, "test", frames, channels, seed=seed) if self.eval_length else None
-        train = MovingDigits(self.made_length, "train", frames, channels, seed=seed)
+        train = MovingDigits(self.generated_length, "train", frames, channels, seed=seed)
         return TrajectoryData(train, test, TrajectoryCollator())
 
     def _recorded(self, config: PreTrainedConfig, checkpoint: str | None, seed: int) -> TrajectoryData:
         window = TrajectoryWindow(config.frames_per_clip, self.fps, self.frame_step, self.official_window)
         extrinsics = getattr(config, "use_extrinsics", False)
         if self.dataset == "gripper_scenes":
-            recordings = GripperScenes(self.made_length + self.eval_length, pair(config.image_size), seed)
+            recordings = GripperScenes(self.generated_length + self.eval_length, pair(config.image_size), seed)
         else:
             recordings = self._load(extrinsics or self.camera_frame, config.state_dim > 0)
         derive, widths = None, dict(recordings.widths(window))

@@ -1,7 +1,7 @@
 """The data of video training: one source or several with weights, each with its own clip length."""
 
 from collections.abc import Callable
-from dataclasses import KW_ONLY, dataclass, field, fields
+from dataclasses import KW_ONLY, dataclass, field
 
 from accelerate import PartialState
 from torch.utils.data import Dataset
@@ -16,11 +16,10 @@ from hf_jepa.data.video_transforms import clip_pretraining_transform
 from hf_jepa.data.videos import VideoDataset
 from hf_jepa.data.weighted_sources import WeightedSources
 from hf_jepa.hub.processors import pixel_statistics
-from hf_jepa.training.recipe import as_mapping
-from hf_jepa.training.shards import ShardArguments
+from hf_jepa.training.source_arguments import SourceArguments
 
 
-EMBEDDED = "embedded"
+DIGITS = "moving_digits"
 DISTANCES = ("fps", "frame_step", "duration")  # of the frames of a clip, of which one is given
 
 
@@ -29,7 +28,7 @@ class VideoSource:
     """One source of clips.
 
     Args:
-        path: folder, .csv list, parquet, shards or Hub id, or "embedded" (moving digits).
+        path: folder, .csv list, parquet, shards or Hub id, or "moving_digits" (generated).
         weight: how often it is drawn from, relative to the others.
         split: of the source, if not that of the run.
         column: that holds the videos, found by type unless given.
@@ -62,22 +61,19 @@ class VideoSource:
 
 
 @dataclass(kw_only=True)
-class VideoDataArguments(ShardArguments):
+class VideoDataArguments(SourceArguments):
     """Where clips come from, and how they are cut out of their videos."""
+
+    source_class, generated = VideoSource, DIGITS
 
     dataset: dict | str | None = field(
         default=None,
         metadata={
-            "help": f"Folder of videos, .csv list, parquet, shards, Hub id or '{EMBEDDED}' (moving digits); or "
+            "help": f"Folder of videos, .csv list, parquet, shards, Hub id or '{DIGITS}' (generated); or "
             "several sources (JSON): name -> path, and the other fields of VideoSource."
         },
     )
-    dataset_split: str = field(default="train", metadata={"help": "Split to train on."})
-    epoch_length: int | None = field(
-        default=None,
-        metadata={"help": "Clips that an epoch draws from several sources; default: as many as they have."},
-    )
-    embedded_length: int = field(default=4096, metadata={"help": f"Clips per epoch of '{EMBEDDED}'."})
+    generated_length: int = field(default=4096, metadata={"help": f"Clips per epoch of '{DIGITS}'."})
     fps: float | None = field(default=None, metadata={"help": "Frames of a clip per second of the video."})
     frame_step: int | None = field(default=None, metadata={"help": "Or their distance in frames of the video."})
     duration: float | None = field(default=None, metadata={"help": "Or the seconds that a clip covers."})
@@ -89,23 +85,6 @@ class VideoDataArguments(ShardArguments):
     crop_scale: list[float] = field(default_factory=lambda: [0.3, 1.0], metadata={"help": "Area of a random crop."})
     crop_ratio: list[float] = field(default_factory=lambda: [0.75, 1.35], metadata={"help": "Its width/height."})
     horizontal_flip: bool = field(default=True, metadata={"help": "Mirror every second clip."})
-
-    def sources(self) -> dict[str, VideoSource]:
-        """The sources by name.
-
-        Raises:
-            ValueError: no data set, or settings of a source that do not exist.
-        """
-        given = as_mapping(self.dataset)
-        if not given:
-            raise ValueError("dataset is missing: name a folder, a list, a Hub id, 'embedded', or several sources")
-        if isinstance(given, str):
-            return {given: VideoSource(given, split=self.dataset_split)}
-        known = [each.name for each in fields(VideoSource)]
-        for name, settings in given.items():
-            if not isinstance(settings, dict) or "path" not in settings or not set(settings) <= set(known):
-                raise ValueError(f"source {name!r} is {settings!r}: expected path and any of {', '.join(known[1:])}")
-        return {name: VideoSource(**({"split": self.dataset_split} | each)) for name, each in given.items()}
 
     def clip_sizes(self, config: PreTrainedConfig) -> list[tuple[int, int, int]]:
         """(frames, height, width) of the clips, in the order in which they first occur among the sources.
@@ -132,10 +111,10 @@ def _open(
     source: VideoSource, arguments: VideoDataArguments, config: PreTrainedConfig, processor: Callable, seed: int
 ) -> Dataset:
     frames, *size = source.clip_size(config)
-    if source.path == EMBEDDED:
+    if source.path == DIGITS:
         if size != [CANVAS, CANVAS]:
             raise ValueError(f"moving digits have {CANVAS} x {CANVAS} pixels, but crop_size is {size}")
-        return MovingDigits(arguments.embedded_length, "train", frames, config.in_chans, seed=seed)
+        return MovingDigits(arguments.generated_length, "train", frames, config.in_chans, seed=seed)
     mean, std = pixel_statistics(processor)
     transform = clip_pretraining_transform(
         size,
@@ -154,7 +133,7 @@ def _open(
     # Labels play no part, so they may be missing.
     rows = rows.select_columns([name for name in rows.column_names if name != "label"])
     return VideoDataset(
-        rows, transform, _sampling(source, arguments, frames), seed=seed, frames_fps=arguments.folder_fps
+        rows, transform, _sampling(source, arguments, frames), seed=seed, folder_fps=arguments.folder_fps
     )
 
 
@@ -167,4 +146,4 @@ def _sampling(source: VideoSource, arguments: VideoDataArguments, frames: int) -
     return ClipSampling(frames, **distance, short_videos=arguments.short_videos, mode=arguments.frame_sampling)
 
 
-__all__ = ["EMBEDDED", "VideoDataArguments", "VideoSource", "build_dataset"]
+__all__ = ["DIGITS", "VideoDataArguments", "VideoSource", "build_dataset"]

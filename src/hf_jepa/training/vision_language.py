@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import IterableDataset, Sampler
-from transformers import EvalPrediction, TrainerCallback
+from torch.utils.data import Sampler
+from transformers import EvalPrediction
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils import logging
 
@@ -18,9 +18,9 @@ from hf_jepa.training.cached_infonce import CachedGradients, cache_gradients, su
 from hf_jepa.training.checkpoints import require_same_model
 from hf_jepa.training.epochs import SetEpochCallback
 from hf_jepa.training.nonfinite import restore_random_state
-from hf_jepa.training.reports import format_table
+from hf_jepa.training.reports import ReportCallback
 from hf_jepa.training.run import RunTrainer
-from hf_jepa.training.run_cards import size_of
+from hf_jepa.training.run_cards import trained_of_all
 from hf_jepa.training.skipped import SkippedSamplesMixin
 from hf_jepa.training.step_weights import StepWeightsMixin
 from hf_jepa.training.unaligned import unaligned
@@ -53,9 +53,6 @@ class VLJepaTrainer(VisionLanguageReportMixin, StepWeightsMixin, SkippedSamplesM
     def __init__(self, model: nn.Module, args: VLJepaTrainingArguments, **kwargs: Any):
         if kwargs.pop("compute_metrics", None) is not None:
             raise ValueError("compute_metrics: evaluation measures the loss and recalls; see VisionLanguageTasks")
-        if isinstance(kwargs.get("train_dataset"), IterableDataset):
-            # Every process reads the stream itself: the first one could not send the names of skipped samples.
-            args.accelerator_config.dispatch_batches = False
         kwargs["processing_class"] = unaligned(kwargs.get("processing_class"))
         super().__init__(model=model, args=args, compute_metrics=self._recalls, **kwargs)
         self._require_negatives()
@@ -63,7 +60,7 @@ class VLJepaTrainer(VisionLanguageReportMixin, StepWeightsMixin, SkippedSamplesM
             raise ValueError("cached_infonce: take ddp.yaml, zero1.yaml or zero2.yaml, which keep weights whole")
         if not (args.save_vision or model.config.freeze_vision):
             raise ValueError("save_vision=false: the vision encoder is trained, so it must be saved")
-        self._sizes = size_of(p for p in model.parameters() if p.requires_grad), size_of(model.parameters())
+        self._sizes = trained_of_all(model)
         self._takes_step = takes_step(model)
         self._batches: list[dict[str, Any]] = []  # of the present step
         self._blank: list[bool] = []
@@ -71,7 +68,7 @@ class VLJepaTrainer(VisionLanguageReportMixin, StepWeightsMixin, SkippedSamplesM
         self._step_weight: torch.Tensor | float = 1.0
         self._cached: CachedGradients | None = None
         self.add_callback(SetEpochCallback())
-        self.add_callback(_EachStep(self))
+        self.add_callback(_Report(self))
 
     def _require_negatives(self) -> None:
         args, config = self.args, self.model.config
@@ -274,19 +271,11 @@ class VLJepaTrainer(VisionLanguageReportMixin, StepWeightsMixin, SkippedSamplesM
         require_same_model(self.model, load_result, self._is_left_out)
 
 
-class _EachStep(TrainerCallback):
+class _Report(ReportCallback):
     """The temperature after a step, the table after the run."""
-
-    def __init__(self, trainer: VLJepaTrainer):
-        self.trainer = trainer
 
     def on_step_end(self, args, state, control, **kwargs):
         self.trainer.clamp_logit_scale()
-
-    def on_train_end(self, args, state, control, **kwargs):
-        self.trainer.gather_skipped()
-        if state.is_world_process_zero:
-            print("\n" + format_table(self.trainer.summary()))
 
 
 __all__ = ["VLJepaTrainer", "VLJepaTrainingArguments"]

@@ -1,7 +1,7 @@
 """The data of VL-JEPA's programs: sources of videos or images with texts, one or several with weights."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import KW_ONLY, dataclass, field, fields
+from dataclasses import KW_ONLY, dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -24,9 +24,7 @@ from hf_jepa.data.vision_text import (
 from hf_jepa.data.vision_text_mixture import MixedVisionText
 from hf_jepa.data.vision_text_reader import VisionTextReader
 from hf_jepa.data.vision_text_sources import load_vision_text
-from hf_jepa.training.recipe import as_mapping
-from hf_jepa.training.run_cards import dataset_names
-from hf_jepa.training.shards import ShardArguments
+from hf_jepa.training.source_arguments import SourceArguments
 from hf_jepa.training.vision_token_cache import CachedVision, cache_data_set
 
 
@@ -45,7 +43,7 @@ class VisionTextSource:
         split: of the source, if not that of the run.
         media: "video" or "image", to take only these; shards need it, and sources that are mixed have one kind.
         media_column, query_column, target_column: found by type or name unless given.
-        num_frames: frames of its clips, if not those of the run.
+        frames_per_clip: frames of its clips, if not those of the run.
 
     Example:
         >>> VisionTextSource("vqa.jsonl", weight=25).media is None
@@ -60,12 +58,14 @@ class VisionTextSource:
     media_column: str | None = None
     query_column: str | None = None
     target_column: str | None = None
-    num_frames: int | None = None
+    frames_per_clip: int | None = None
 
 
 @dataclass(kw_only=True)
-class VisionTextArguments(ShardArguments):
+class VisionTextArguments(SourceArguments):
     """Where videos, images and texts come from, and which frames are read."""
+
+    source_class, generated = VisionTextSource, STORIES
 
     dataset: dict | str | None = field(
         default=None,
@@ -74,15 +74,10 @@ class VisionTextArguments(ShardArguments):
             "sources (JSON): name -> path, and the other fields of VisionTextSource."
         },
     )
-    dataset_split: str = field(default="train", metadata={"help": "Split of the data."})
     media: str | None = field(default=None, metadata={"help": "Take only 'video' or 'image'; shards need it."})
     streaming: bool = field(default=False, metadata={"help": "Read files and Hub ids while training."})
     shuffle_buffer: int = field(default=1000, metadata={"help": "Records of a stream that are shuffled."})
-    epoch_length: int | None = field(
-        default=None,
-        metadata={"help": "Pairs that an epoch draws from several sources; default: as many as they have."},
-    )
-    num_frames: int = field(default=16, metadata={"help": "Frames of a video, spread evenly over it."})
+    frames_per_clip: int = field(default=16, metadata={"help": "Frames of a video, spread evenly over it."})
     image_frames: int = field(default=1, metadata={"help": "Frames that an image becomes."})
     short_videos: str = field(default="refuse", metadata={"help": "'refuse' (skip and count them) or 'pad' them."})
     folder_fps: float | None = field(default=None, metadata={"help": "Frames per second of folders of images."})
@@ -92,7 +87,7 @@ class VisionTextArguments(ShardArguments):
     eval_dataset: str | None = field(default=None, metadata={"help": "Data to measure the loss and recalls on."})
     eval_split: str | None = field(default=None, metadata={"help": "Split of that, or of the data set."})
     eval_length: int = field(default=0, metadata={"help": f"Clips of '{STORIES}' to measure on, of its test split."})
-    stories_length: int = field(default=4096, metadata={"help": f"Clips per epoch of '{STORIES}'."})
+    generated_length: int = field(default=4096, metadata={"help": f"Clips per epoch of '{STORIES}'."})
     stories_task: str = field(default="caption", metadata={"help": "'caption', 'question' or 'both'."})
     stories_combinations: str = field(
         default="seen", metadata={"help": "Directions of a digit: 'seen', 'unseen' (held out) or 'all'."}
@@ -103,23 +98,8 @@ class VisionTextArguments(ShardArguments):
     )
     cache_dtype: str = field(default="float32", metadata={"help": "Of these tokens: float32, bfloat16 or float16."})
 
-    def sources(self) -> dict[str, VisionTextSource]:
-        """The sources by name.
-
-        Raises:
-            ValueError: no data set, or settings of a source that do not exist.
-        """
-        given = as_mapping(self.dataset)
-        if not given:
-            raise ValueError(f"dataset is missing: name a file, a folder, a Hub id, '{STORIES}', or several sources")
-        own = {"split": self.dataset_split, "media": self.media}
-        if isinstance(given, str):
-            return {given: VisionTextSource(given, **own)}
-        known = [each.name for each in fields(VisionTextSource)]
-        for name, settings in given.items():
-            if not isinstance(settings, dict) or "path" not in settings or not set(settings) <= set(known):
-                raise ValueError(f"source {name!r} is {settings!r}: expected path and any of {', '.join(known[1:])}")
-        return {name: VisionTextSource(**(own | each)) for name, each in given.items()}
+    def of_run(self) -> dict[str, Any]:
+        return super().of_run() | {"media": self.media}
 
     def open(self, seed: int = 0, chunk: int = 1, read_media: bool = True) -> Any:
         """The data to train on, or to measure.
@@ -141,9 +121,9 @@ class VisionTextArguments(ShardArguments):
         return MixedVisionText(found, [source.weight for source in sources.values()], chunk, self.epoch_length, seed)
 
     def _open(self, source: VisionTextSource, seed: int, read_media: bool) -> Any:
-        frames = source.num_frames or self.num_frames
+        frames = source.frames_per_clip or self.frames_per_clip
         if source.path == STORIES:
-            return self._stories(self.stories_length, source.split, frames, seed)
+            return self._stories(self.generated_length, source.split, frames, seed)
         columns = {name: getattr(source, f"{name}_column") for name in ("media", "query", "target")}
         columns = {f"{name}_column": column for name, column in columns.items() if column is not None}
         with PartialState().local_main_process_first():  # what a shard holds is looked up once
@@ -178,13 +158,13 @@ class VisionTextArguments(ShardArguments):
     def open_eval(self, seed: int = 0, read_media: bool = True) -> Any | None:
         """The data to measure a run on; None where nothing asks for it."""
         if self.eval_length:
-            return self._stories(self.eval_length, "test", self.num_frames, seed)
+            return self._stories(self.eval_length, "test", self.frames_per_clip, seed)
         if self.eval_dataset is None and self.eval_split is None:
             return None
         (source,) = self.sources().values() if self.eval_dataset is None else (None,)
-        path, split = self.eval_dataset or source.path, self.eval_split or self.dataset_split
+        path, split = self.eval_dataset or source.path, self.eval_split or self.train_split
         rows = load_vision_text(path, split, media=self.media, shards=self.shard_options())
-        return VisionTextDataset(rows, self._reader(self.num_frames, read_media), seed)
+        return VisionTextDataset(rows, self._reader(self.frames_per_clip, read_media), seed)
 
     def collator(self, processor: Any) -> "VisionTextCollator":
         """What makes batches for the model."""
@@ -192,13 +172,13 @@ class VisionTextArguments(ShardArguments):
 
     def video_fields(self) -> dict[str, Any]:
         """Of the processor of a fresh model, where the data are known."""
-        if {source.path for source in self.sources().values()} != {STORIES}:
+        if not self.all_generated():
             return {}
         return {"image_mean": [MEAN] * 3, "image_std": [STD] * 3, "crop_pct": 1.0}
 
     def texts(self) -> Iterator[str]:
         """Queries and targets, for a tokenizer; of large data the first."""
-        if {source.path for source in self.sources().values()} == {STORIES}:
+        if self.all_generated():
             scenes = digit_scenes("all", self.stories_directions)
             found = [CAPTION_QUERY, *(story_caption(*scene.T) for scene in scenes)]
             asked = (story_questions(*scene.T, self.stories_directions) for scene in scenes)
@@ -228,14 +208,6 @@ class VisionTextArguments(ShardArguments):
             self.cache_vision_tokens, samples, self.collator(processor), model, training, self.cache_dtype
         )
         return CachedVision(texts, cache)
-
-    def card(self) -> dict[str, Any]:
-        """What the card says of the data, as arguments of `create_model_card`."""
-        sources = list(self.sources().values())
-        named = [{"dataset": STORIES} if s.path == STORIES else dataset_names(s.path) for s in sources]
-        weights = [f" (weight {source.weight:g})" if len(sources) > 1 else "" for source in sources]
-        shown = [each["dataset"] + weight for each, weight in zip(named, weights, strict=True)]
-        return {"dataset": shown, "dataset_tags": [each["dataset_tags"] for each in named if "dataset_tags" in each]}
 
 
 class VisionTextCollator:

@@ -20,12 +20,11 @@ from accelerate import PartialState
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
-from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 from transformers import TrainingArguments
 
 from hf_jepa.data.decoding import UndecodableImage
-from hf_jepa.data.shared_epoch import SharedEpoch
+from hf_jepa.data.shared_epoch import EpochDataset
 from hf_jepa.data.videos import UndecodableVideo
 from hf_jepa.hub.files import new_name, read_json
 
@@ -214,7 +213,7 @@ def cache_data_set(
     return cache_vision_tokens(folder, len(samples), encode, encoder, data, dtype, progress)
 
 
-class CachedVision(Dataset):
+class CachedVision(EpochDataset):
     """Samples with the vision tokens of a cache in place of their videos, those of the first epoch in every epoch.
 
     Args:
@@ -228,22 +227,13 @@ class CachedVision(Dataset):
     def __init__(self, texts: Any, cache: VisionTokenCache):
         if len(texts) != len(cache):
             raise ValueError(f"{len(texts)} samples, but vision tokens of {len(cache)}")
-        self.texts, self.cache, self.seed = texts, cache, texts.seed
-        self._epoch = SharedEpoch(texts.seed)  # of the order alone
+        super().__init__(texts.seed)  # of the order alone
+        self.texts, self.cache = texts, cache
 
     @property
     def frame_counts(self) -> np.ndarray:
         """int64 (N,), frames of every sample."""
         return np.broadcast_to(self.texts.frame_counts, len(self))
-
-    @property
-    def epoch(self) -> int:
-        """The epoch whose order is in use."""
-        return self._epoch.get()
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the order of an epoch."""
-        self._epoch.set(epoch)
 
     def __len__(self) -> int:
         return len(self.texts)

@@ -4,13 +4,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_jepa.visualization.figures import new_figure, save_figure
+from hf_jepa.visualization.figures import finish_axes, line_colors, new_panels, save_figure
 
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_COLORS = ("#2e86ab", "#d1495b", "#3c9d6b", "#e0912f", "#7b5ea7", "#1a1a1a")
 _PANEL = (3.4, 2.6)  # inches
 _MAX_MARKED = 30  # more points than this are a line without dots
 
@@ -51,18 +50,16 @@ def draw_training_curves(
     if not found:
         wanted = sorted({key for keys in panels.values() for key in keys})
         raise ValueError(f"none of {wanted} was logged, only {sorted(logged)}: check logging_steps and the names")
-    columns = min(len(found), 3)
-    rows = -(-len(found) // columns)
-    figure = new_figure(_PANEL[0] * columns, _PANEL[1] * rows + (0.3 if title else 0))
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for panel, (name, keys) in zip(axes, found.items(), strict=False):
-        for color, key in zip(_COLORS, keys, strict=False):
+    figure, axes = new_panels(len(found), 3, _PANEL, title)
+    for panel, (name, keys) in zip(axes, found.items(), strict=True):
+        for color, key in zip(line_colors(len(keys)), keys, strict=True):
             _draw_line(panel, log_history, key, color)
-        _finish_panel(panel, name, show_legend=len(keys) > 1)
-    for panel in axes[len(found) :]:
-        panel.set_visible(False)
-    if title:
-        figure.suptitle(title, fontsize=10)
+        panel.set_title(name, fontsize=9)
+        panel.set_xlabel("step", fontsize=8)
+        panel.ticklabel_format(axis="y", useOffset=False)
+        if len(keys) > 1:
+            panel.legend(fontsize=7, frameon=False)
+        finish_axes(panel)
     return save_figure(figure, path)
 
 
@@ -71,17 +68,6 @@ def _draw_line(panel: "Axes", log_history: Sequence[Mapping[str, Any]], key: str
     steps, values = zip(*points, strict=True)
     marker = "." if len(points) <= _MAX_MARKED else None
     panel.plot(steps, values, color=color, linewidth=1.4, marker=marker, markersize=4, label=key.replace("_", " "))
-
-
-def _finish_panel(panel: "Axes", name: str, show_legend: bool) -> None:
-    panel.set_title(name, fontsize=9)
-    panel.set_xlabel("step", fontsize=8)
-    panel.tick_params(labelsize=7)
-    panel.grid(color="0.9", linewidth=0.6)
-    panel.spines[["top", "right"]].set_visible(False)
-    panel.ticklabel_format(axis="y", useOffset=False)
-    if show_legend:
-        panel.legend(fontsize=7, frameon=False)
 
 
 __all__ = ["draw_training_curves"]

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_jepa.visualization.figures import new_figure, save_figure
+from hf_jepa.visualization.figures import finish_axes, new_panels, save_figure
 
 
 # Signal -> (title, threshold, what lies below it) as `hf_jepa.training.diagnosis.rules` has them.
@@ -51,12 +51,10 @@ def draw_diagnosis(
         raise ValueError(f"no log has any of the signals {', '.join(PANELS)}")
     from matplotlib import colormaps
 
-    rows = -(-len(found) // _COLUMNS)
-    figure = new_figure(_SIZE[0] * min(_COLUMNS, len(found)), _SIZE[1] * rows + 0.6)
-    axes = figure.subplots(rows, min(_COLUMNS, len(found)), squeeze=False).ravel()
+    figure, axes = new_panels(len(found), _COLUMNS, _SIZE, title, below=0.3)
     colors = ["black", *colormaps["tab10"].colors]
     lines = []
-    for panel, signal in zip(axes, found, strict=False):
+    for panel, signal in zip(axes, found, strict=True):
         heading, threshold, meaning = PANELS[signal]
         lines = []
         for number, log in enumerate(logs.values()):
@@ -72,19 +70,13 @@ def draw_diagnosis(
             label.set(ha="right", va="bottom", color="0.2", zorder=5)
             label.set_bbox({"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5})
         panel.set_title(heading, fontsize=8.5)
-        panel.tick_params(labelsize=7)
-        panel.grid(color="0.92", linewidth=0.6)
-        panel.spines[["top", "right"]].set_visible(False)
-    for panel in axes[len(found) :]:
-        panel.set_visible(False)
-    for panel in axes[max(0, len(found) - _COLUMNS) : len(found)]:
+        finish_axes(panel)
+    for panel in axes[-_COLUMNS:]:
         panel.set_xlabel("step", fontsize=8)
     if len(logs) > 1:
         figure.legend(
             lines, list(logs), loc="outside lower center", ncols=min(len(logs), 5), fontsize=8, frameon=False
         )
-    if title:
-        figure.suptitle(title, fontsize=10)
     return save_figure(figure, path)
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hf_jepa.visualization.figures import new_figure, save_figure
+from hf_jepa.visualization.figures import finish_axes, new_figure, save_figure
 
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def draw_embedding_geometry(
     """
     if not geometries:
         raise ValueError("there is no embedding geometry to draw")
-    figure = new_figure(9.6, 2.9 * len(geometries) + (0.3 if title else 0))
+    figure = new_figure(9.6, 2.9 * len(geometries), title)
     panels = figure.subplots(len(geometries), 2, squeeze=False, sharex="col", sharey="col")
     cosines = [row for found in geometries.values() for row in (found.true_cosines, found.shuffled_cosines)]
     low, high = min(row.min().item() for row in cosines), max(row.max().item() for row in cosines)
@@ -65,8 +65,6 @@ def draw_embedding_geometry(
         right.set_title(f"{name}: residual of a linear map {found.linear_residual:.3g}", fontsize=9)
     panels[-1][0].set_xlabel("cosine of Enc(Text) and Enc(Code)", fontsize=8)
     panels[-1][1].set_xlabel("rank of the singular value", fontsize=8)
-    if title:
-        figure.suptitle(title, fontsize=10)
     return save_figure(figure, path)
 
 
@@ -97,10 +95,8 @@ def _draw_spectra(panel: "Axes", found: "EmbeddingGeometry") -> None:
 
 def _finish(panel: "Axes") -> None:
     panel.legend(fontsize=7, frameon=False, loc="best")
-    panel.tick_params(labelsize=7, labelbottom=True)
-    panel.grid(color="0.9", linewidth=0.6)
-    panel.set_axisbelow(True)
-    panel.spines[["top", "right"]].set_visible(False)
+    panel.tick_params(labelbottom=True)  # which shared axes leave to the lowest row
+    finish_axes(panel)
 
 
 __all__ = ["draw_embedding_geometry"]

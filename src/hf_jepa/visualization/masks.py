@@ -9,7 +9,7 @@ import torch
 
 from hf_jepa.masking.masks import Masks
 from hf_jepa.masking.statistics import MaskStatistics
-from hf_jepa.visualization.figures import new_figure, save_figure
+from hf_jepa.visualization.figures import hide_ticks, new_figure, save_figure
 
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def draw_masks(
     num_rows = min(num_samples, max_rows)
     num_panels = 1 + len(masks.context_mask) + len(masks.target_mask)
     width = 1.7
-    figure = new_figure(width * num_panels, num_rows * (width * images.shape[1] / images.shape[2]) + 0.55)
+    figure = new_figure(width * num_panels, num_rows * (width * images.shape[1] / images.shape[2]) + 0.25, title)
     axes = figure.subplots(num_rows, num_panels, squeeze=False)
     for i in range(num_rows):
         contexts = [token_mask(mask[i], grid_size) for mask in masks.context_mask]
@@ -79,8 +79,6 @@ def draw_masks(
             _draw_outline(panel, target, _TARGET_COLORS[m % len(_TARGET_COLORS)])
     for panel, label in zip(axes[0], _panel_labels(masks, rows * columns), strict=True):
         panel.set_title(label, fontsize=8)
-    if title:
-        figure.suptitle(title, fontsize=10)
     return save_figure(figure, path)
 
 
@@ -115,8 +113,7 @@ def draw_mask_distribution(statistics: Mapping[str, MaskStatistics], path: str |
         highest = max(values.max() for values in maps)
         for panel, name, values in zip(axes[:, column], statistics, maps, strict=True):
             picture = panel.imshow(values, vmin=0.0, vmax=highest, cmap=colors)
-            panel.set_xticks([])
-            panel.set_yticks([])
+            hide_ticks(panel)
             panel.set_title(f"{name}: {'in the context' if kind == 'context' else 'in one target block'}", fontsize=9)
             if values.min() == 0:
                 panel.set_xlabel(f"{int((values == 0).sum())} of {values.size} tokens never", fontsize=8)
@@ -146,12 +143,22 @@ def _as_images(image: np.ndarray | None, num_samples: int, grid_size: tuple[int,
         raise ValueError(
             f"image has shape {image.shape}: too small for a grid of {grid_size[0]} x {grid_size[1]} tokens"
         )
-    image = image / 255.0 if image.dtype == np.uint8 else image.astype(np.float64)
-    if image.min() < 0 or image.max() > 1:
-        raise ValueError(
-            f"image values run from {image.min():.2f} to {image.max():.2f}: pass uint8, or float in [0, 1]"
-        )
+    image = unit_pixels(image, "image")
     return image if image.ndim == 4 else np.broadcast_to(image, (num_samples, *image.shape))
+
+
+def unit_pixels(pixels: np.ndarray, what: str) -> np.ndarray:
+    """Float pixels in [0, 1], of such or of uint8.
+
+    Raises:
+        ValueError: values beyond; the message calls them `what`.
+    """
+    pixels = pixels / 255.0 if pixels.dtype == np.uint8 else pixels.astype(np.float64)
+    if pixels.min() < 0 or pixels.max() > 1:
+        raise ValueError(
+            f"{what} values run from {pixels.min():.2f} to {pixels.max():.2f}: pass uint8, or float in [0, 1]"
+        )
+    return pixels
 
 
 def token_mask(indices: torch.Tensor, grid_size: tuple[int, ...]) -> np.ndarray:
@@ -200,4 +207,4 @@ def _panel_labels(masks: Masks, num_tokens: int) -> list[str]:
     return labels
 
 
-__all__ = ["check_indices", "draw_mask_distribution", "draw_masks", "token_mask"]
+__all__ = ["check_indices", "draw_mask_distribution", "draw_masks", "token_mask", "unit_pixels"]

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
-from hf_jepa.visualization.figures import new_figure, save_figure
+from hf_jepa.visualization.figures import frame_picture, new_figure, save_figure
 
 
 if TYPE_CHECKING:
@@ -68,11 +68,8 @@ def draw_neighbours(
     nearest = similarity.topk(num_neighbours, dim=1)
     hits = gallery_labels[nearest.indices] == query_labels[:, None]  # (Q, K)
     size = 1.05
-    figure = new_figure(size * (num_neighbours + 1), (size + 0.22) * len(query_images) + 0.3)
-    figure.suptitle(
-        f"query | {num_neighbours} nearest neighbours, {hits.float().mean():.0%} of them of the query's class",
-        fontsize=9,
-    )
+    title = f"query | {num_neighbours} nearest neighbours, {hits.float().mean():.0%} of them of the query's class"
+    figure = new_figure(size * (num_neighbours + 1), (size + 0.22) * len(query_images), title)
     axes = figure.subplots(len(query_images), num_neighbours + 1, squeeze=False)
     for q, row in enumerate(axes):
         _draw_tile(row[0], query_images[q], _name(query_labels[q], class_names), _QUERY)
@@ -89,11 +86,8 @@ def _name(label: torch.Tensor, class_names: tuple[str, ...] | None) -> str:
 
 def _draw_tile(panel: "Axes", image: np.ndarray, label: str, color: str) -> None:
     panel.imshow(image, cmap="gray", vmin=0, vmax=255 if np.asarray(image).dtype == np.uint8 else 1)
-    panel.set_xticks([])
-    panel.set_yticks([])
     panel.set_title(label, fontsize=6.5, color=color, pad=2, parse_math=False)  # a name may hold a $
-    for spine in panel.spines.values():
-        spine.set(color=color, linewidth=2)
+    frame_picture(panel, color, width=2)
 
 
 __all__ = ["draw_neighbours"]

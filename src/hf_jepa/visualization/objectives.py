@@ -5,7 +5,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from hf_jepa.visualization.figures import new_figure, save_figure
+from hf_jepa.visualization.figures import finish_axes, new_figure, save_figure
 
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def draw_objectives(
     if not rows:
         raise ValueError("there is no row to draw")
     panels = [name for name in _PANELS if any(name in seed for seeds in rows.values() for seed in seeds)]
-    figure = new_figure(6.4 + 2.4 * len(panels), 1.1 + 0.36 * len(rows) + (0.3 if title else 0))
+    figure = new_figure(6.4 + 2.4 * len(panels), 1.1 + 0.36 * len(rows), title)
     widths = [2.2, *[1.0] * len(panels)]
     axes = figure.subplots(1, len(widths), sharey=True, squeeze=False, width_ratios=widths)[0]
     _draw_accuracies(axes[0], rows, references)
@@ -64,8 +64,6 @@ def draw_objectives(
     for label in axes[0].get_yticklabels():
         label.set_color("0.45" if label.get_text() in references else "black")
     axes[0].set_ylim(len(rows) - 0.5, -0.5)
-    if title:
-        figure.suptitle(title, fontsize=10)
     return save_figure(figure, path)
 
 
@@ -88,7 +86,7 @@ def _draw_accuracies(
         panel.plot(*zip(*starts, strict=True), "o", color="0.5", **style)
     panel.set_title("accuracy (dots: seeds, bars: mean; dashed: k-NN of the grey rows)", fontsize=8)
     panel.legend(fontsize=7, frameon=False, loc="best")
-    _finish(panel)
+    finish_axes(panel)
 
 
 def _trained(rows: Mapping[str, Sequence[Mapping[str, float]]]) -> list[tuple[int, Sequence[Mapping[str, float]]]]:
@@ -105,14 +103,7 @@ def _draw_bars(panel: "Axes", rows: Mapping[str, Sequence[Mapping[str, float]]],
             panel.annotate(f"{mean:.0f}", (mean, y), (2, 0), textcoords="offset points", va="center", fontsize=7)
     panel.set_title(title, fontsize=8)
     panel.margins(x=0.15)
-    _finish(panel)
-
-
-def _finish(panel: "Axes") -> None:
-    panel.tick_params(labelsize=7)
-    panel.grid(color="0.9", linewidth=0.6)
-    panel.set_axisbelow(True)
-    panel.spines[["top", "right"]].set_visible(False)
+    finish_axes(panel)
 
 
 __all__ = ["draw_objectives"]

@@ -87,8 +87,8 @@ def draw_pca_maps(
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     width = 1.6
-    figure = new_figure(2 * width * columns, rows * width * images.shape[1] / images.shape[2] + 0.4)
-    figure.suptitle("image | first three principal components of its tokens", fontsize=9)
+    title = "image | first three principal components of its tokens"
+    figure = new_figure(2 * width * columns, rows * width * images.shape[1] / images.shape[2] + 0.1, title)
     axes = figure.subplots(rows, 2 * columns, squeeze=False)
     for panel in axes.ravel():
         panel.set_axis_off()

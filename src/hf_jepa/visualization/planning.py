@@ -1,19 +1,19 @@
 """Pictures of planning: what actions cost over a grid, and how a search narrows down."""
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hf_jepa.visualization.figures import new_figure, save_figure
+from hf_jepa.visualization.figures import finish_axes, line_colors, new_panels, save_figure
 
 
 if TYPE_CHECKING:
     from hf_jepa.planning.landscape import EnergyLandscape
     from hf_jepa.planning.planner import Plan
 
-_COLORS = ("#2e86ab", "#d1495b", "#3c9d6b", "#e0912f", "#7b5ea7", "#1a1a1a")
 _MARKS = ("o", "X", "s", "D")
 _LOWEST = "#ffffff"
 
@@ -61,27 +61,21 @@ def draw_energy_landscape(
         if place.shape != (len(energies), 2):
             raise ValueError(f"marks {name!r} of shape {place.shape}: want ({len(energies)}, 2)")
     names = [f"action {axis}" for axis in landscape.axes] if names is None else list(names)
-    columns = min(columns, len(energies))
-    rows = -(-len(energies) // columns)
-    figure = new_figure(3.3 * columns, 2.9 * rows + (0.3 if title else 0) + (0.3 if points else 0))
-    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    figure, panels = new_panels(len(energies), columns, (3.3, 2.9), title, below=0.3 if points else 0)
+    colors = line_colors(len(points) + 1)[1:]
     lowest = landscape.lowest().numpy()
-    for index, (panel, energy) in enumerate(zip(panels, energies, strict=False)):
+    for index, (panel, energy) in enumerate(zip(panels, energies, strict=True)):
         drawn = panel.pcolormesh(*values[index], energy.T, cmap="viridis", shading="nearest")
         figure.colorbar(drawn, ax=panel).ax.tick_params(labelsize=7)
         panel.plot(*lowest[index], marker="x", markersize=9, markeredgewidth=2, color=_LOWEST, linestyle="")
-        for (name, place), color, mark in zip(points.items(), _COLORS[1:], _MARKS, strict=False):
+        for (name, place), color, mark in zip(points.items(), colors, cycle(_MARKS), strict=False):
             style = {"color": color, "marker": mark, "markeredgecolor": "white", "linestyle": "", "clip_on": False}
             panel.plot(*place[index], label=name, markersize=8, **style)
         panel.set_xlabel(names[0], fontsize=8)
         panel.set_ylabel(names[1], fontsize=8)
         panel.tick_params(labelsize=7)
-    for panel in panels[len(energies) :]:
-        panel.set_visible(False)
     if points:
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", fontsize=8, ncols=4)
-    if title:
-        figure.suptitle(title, fontsize=10)
     return save_figure(figure, path)
 
 
@@ -114,9 +108,8 @@ def draw_searches(
     """
     if not plans:
         raise ValueError("there is no plan to draw")
-    figure = new_figure(8.4, 3.0 + (0.3 if title else 0))
-    left, right = figure.subplots(1, 2)
-    for (name, plan), color in zip(plans.items(), _COLORS * len(plans), strict=False):
+    figure, (left, right) = new_panels(2, 2, (4.2, 3.0), title)
+    for (name, plan), color in zip(plans.items(), line_colors(len(plans)), strict=True):
         history = plan.history[: int(plan.iterations[environment])]
         steps = np.arange(len(history))
         best, mean, spread = (
@@ -131,12 +124,8 @@ def draw_searches(
     right.set_title("largest deviation of the elites' actions", fontsize=9)
     for panel in (left, right):
         panel.set_xlabel("iteration", fontsize=8)
-        panel.tick_params(labelsize=7)
-        panel.grid(color="0.9", linewidth=0.6)
-        panel.spines[["top", "right"]].set_visible(False)
+        finish_axes(panel)
     left.legend(fontsize=7, frameon=False)
-    if title:
-        figure.suptitle(title, fontsize=10)
     return save_figure(figure, path)
 
 

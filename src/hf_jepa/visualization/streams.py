@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hf_jepa.visualization.figures import new_figure, save_figure
+from hf_jepa.visualization.figures import line_colors, new_figure, save_figure
 
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_COLORS = ("#2e86ab", "#d1495b", "#3c9d6b", "#e0912f", "#7b5ea7", "#8a8a8a")
 _SHADES = ("#dce9f1", "#f6dfe2")  # of segments, in turn
 _LINE = "#2e86ab"
 _LETTER = 0.011  # of the width: an event that is too short for its name is drawn without
@@ -66,7 +65,7 @@ def draw_stream(
     if not marks:
         raise ValueError("there is nothing to compare: give the decodes of at least one rule")
     rows = len(marks) + bool(events)
-    figure = new_figure(8.0, 1.7 + 0.35 * rows + (2.4 if curves else 0) + (0.3 if title else 0))
+    figure = new_figure(8.0, 1.7 + 0.35 * rows + (2.4 if curves else 0), title)
     heights = [1.5, 0.35 * rows + 0.2] + ([2.2] if curves else [])
     top, lanes, *below = figure.subplots(len(heights), 1, height_ratios=heights)
     lanes.sharex(top)
@@ -77,16 +76,20 @@ def draw_stream(
     top.set_ylim(0, None)
     margin = 0.01 * (times[-1] - times[0]) or 0.5
     top.set_xlim(times[0] - margin, times[-1] + margin)
-    colors = {name: _COLORS[i % len(_COLORS)] for i, name in enumerate(dict.fromkeys([*marks, *(curves or {})]))}
+    colors = _colors_of([*marks, *(curves or {})])
     _draw_lanes(lanes, times, marks, starts, events, colors)
     for panel in below:
         _draw_curves(panel, curves or {}, colors)
     for panel in (top, lanes, *below):
         panel.tick_params(labelsize=7)
         panel.spines[["top", "right"]].set_visible(False)
-    if title:
-        figure.suptitle(title, fontsize=10)
     return save_figure(figure, path)
+
+
+def _colors_of(names: Sequence[str]) -> dict[str, str]:
+    """A colour for each name."""
+    different = dict.fromkeys(names)
+    return dict(zip(different, line_colors(len(different)), strict=True))
 
 
 def _indices(found: Sequence[int], count: int, name: str) -> np.ndarray:
@@ -116,7 +119,7 @@ def _draw_lanes(
         lanes.plot(times[indices], np.full(len(indices), row), "|", **style)
     labels = [f"{name} ({len(indices)})" for name, indices in marks.items()]
     if events:
-        shown = {name: _COLORS[i % len(_COLORS)] for i, name in enumerate(dict.fromkeys(name for *_, name in events))}
+        shown = _colors_of([name for *_, name in events])
         for first, last, name in events:
             lanes.barh(len(marks), last - first, left=first, height=0.7, color=shown[name], alpha=0.6, linewidth=0)
             if last - first > _LETTER * len(name) * (times[-1] - times[0]):

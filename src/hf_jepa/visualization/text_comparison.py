@@ -5,10 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
-from hf_jepa.visualization.figures import new_figure, save_figure
-
-
-_COLORS = ("#2e86ab", "#e0912f", "#3c9d6b", "#c1443c", "#8d6cab")
+from hf_jepa.visualization.figures import finish_axes, line_colors, new_panels, save_figure
 
 
 def draw_text_comparison(
@@ -43,25 +40,18 @@ def draw_text_comparison(
         raise ValueError("there is nothing to draw: give at least one objective and one figure")
     if empty := [name for name, runs in rows.items() if not runs]:
         raise ValueError(f"{empty[0]!r} has no run")
-    figure = new_figure(0.6 + 3.4 * len(panels), 3.6 + (0.3 if title else 0))
-    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    figure, axes = new_panels(len(panels), len(panels), (3.6, 3.6), title)
     for panel, (name, heading) in zip(axes, panels.items(), strict=True):
-        for number, (label, runs) in enumerate(rows.items()):
-            color = _COLORS[number % len(_COLORS)]
+        for color, (label, runs) in zip(line_colors(len(rows)), rows.items(), strict=True):
             cost = [run["gflops"] / 1000 for run in runs]
             style = {"markersize": 4, "alpha": 0.45, "markeredgewidth": 0}
             panel.plot(cost, [run[name] for run in runs], "o", color=color, **style)
             panel.plot(*_means(runs, name), "-_", color=color, markersize=9, linewidth=1.3, label=label)
         panel.set_title(heading, fontsize=9)
         panel.set_xlabel("training, TFLOP", fontsize=8)
-        panel.tick_params(labelsize=7)
-        panel.grid(color="0.9", linewidth=0.6)
-        panel.set_axisbelow(True)
-        panel.spines[["top", "right"]].set_visible(False)
+        finish_axes(panel)
     handles = axes[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=3, fontsize=7, frameon=False)
-    if title:
-        figure.suptitle(title, fontsize=10)
     return save_figure(figure, path)
 
 

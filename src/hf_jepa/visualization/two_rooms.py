@@ -1,6 +1,5 @@
 """Pictures of two rooms: paths of the dot, what a model thinks how far things are, and episodes that move."""
 
-import os
 from collections.abc import Mapping, Sequence
 from math import ceil
 from pathlib import Path
@@ -8,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from hf_jepa.visualization.figures import new_figure, save_figure
+from hf_jepa.hub.files import new_name
+from hf_jepa.visualization.figures import hide_ticks, line_colors, new_figure, new_panels, save_figure
 
 
-_COLORS = ("#2e86ab", "#d1495b", "#3c9d6b", "#e0912f", "#7b5ea7", "#8a8a8a")
 _WORLD = 64.0  # the last coordinate
 _GAP = 2  # pixels between the rooms of an animation
 
@@ -59,16 +58,12 @@ def draw_room_paths(
             raise ValueError(f"the path of {name!r} has shape {each.shape}: expected ({len(walls)}, T, 2)")
     if targets is not None and np.shape(targets) != (len(walls), 2):
         raise ValueError(f"targets of shape {np.shape(targets)}: expected ({len(walls)}, 2)")
-    columns = min(columns, len(walls))
-    rows = ceil(len(walls) / columns)
-    figure = new_figure(2.3 * columns, 2.3 * rows + (0.3 if points else 0) + (0.2 * rows if titles else 0))
-    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    size = (2.3, 2.5 if titles else 2.3)
+    figure, panels = new_panels(len(walls), columns, size, below=0.3 if points else 0)
     for number, panel in enumerate(panels):
         panel.set_axis_off()
-        if number >= len(walls):
-            continue
         _draw_walls(panel, walls[number])
-        for (name, each), color in zip(points.items(), _colors(len(points)), strict=True):
+        for (name, each), color in zip(points.items(), line_colors(len(points)), strict=True):
             panel.plot(*each[number].T, color=color, linewidth=1.2, label=name, alpha=0.85)
             panel.plot(*each[number, 0], "o", color=color, markersize=4)
         if targets is not None:
@@ -136,8 +131,7 @@ def draw_room_energy(
             panel.contour(*at, each[number], levels=12, colors="white", linewidths=0.5)
             _draw_walls(panel, walls[number], filled=False)
             panel.plot(*targets[number], "*", color="#ff5c5c", markersize=10)
-            panel.set_xticks([])
-            panel.set_yticks([])
+            hide_ticks(panel)
             if titles and row is panels[0]:
                 panel.set_title(titles[number], fontsize=8)
         row[0].set_ylabel(name, fontsize=8)
@@ -179,21 +173,9 @@ def save_episodes(
     images = [Image.fromarray(_tiled(each, columns)) for each in pictures]
     size = (images[0].width * scale, images[0].height * scale)
     images = [each.resize(size, Image.Resampling.NEAREST) for each in images]
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        images[0].save(
-            temporary,
-            format="GIF",
-            save_all=True,
-            append_images=images[1:],
-            duration=round(1000 / frames_per_second),
-            loop=0,
-        )
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    path, duration = Path(path), round(1000 / frames_per_second)
+    with new_name(path) as temporary:
+        images[0].save(temporary, format="GIF", save_all=True, append_images=images[1:], duration=duration, loop=0)
     return path
 
 
@@ -221,10 +203,6 @@ def _draw_walls(panel, walls: np.ndarray, filled: bool = True) -> None:
     panel.set_xlim(-half, _WORLD + half)
     panel.set_ylim(_WORLD + half, -half)
     panel.set_aspect("equal")
-
-
-def _colors(count: int) -> list[str]:
-    return [_COLORS[i % len(_COLORS)] for i in range(count)]
 
 
 __all__ = ["draw_room_energy", "draw_room_paths", "save_episodes"]

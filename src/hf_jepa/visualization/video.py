@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from hf_jepa.visualization.figures import new_figure, save_figure
+from hf_jepa.visualization.figures import finish_axes, frame_picture, label_row, line_colors, new_figure, save_figure
 from hf_jepa.visualization.pca import pca_colors
 
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_COLORS = ("#2e86ab", "#d1495b", "#3c9d6b", "#e0912f")
 _PANEL = 1.5  # inches, the width of a frame
 _LABEL = 1.1  # inches, left of a row
 
@@ -67,7 +66,7 @@ def draw_video_pca(
     rows |= {name: part.reshape(*shape[:3], 3) for name, part, shape in zip(features, parts, shapes, strict=True)}
     figure, axes = _strip(len(rows), len(moments), frames.shape[1] / frames.shape[2], title)
     for line, (name, pictures) in zip(axes, rows.items(), strict=True):
-        _label(line[0], name)
+        label_row(line[0], name)
         for panel, moment in zip(line, moments, strict=True):
             picture = pictures[int(moment * len(pictures))]
             _show(panel, picture, frames.shape[1:3])
@@ -110,9 +109,9 @@ def draw_surprise_curves(
     if not errors or any(error.ndim != 2 or error.shape[1] != len(frame) for error in errors.values()):
         shapes = {name: tuple(error.shape) for name, error in errors.items()}
         raise ValueError(f"errors {shapes} do not fit {len(frame)} groups of frames: expected (clips, groups)")
-    figure = new_figure(6.0, 3.4)
+    figure = new_figure(6.0, 3.1, title)
     panel = figure.subplots()
-    for color, (name, error) in zip(_COLORS, errors.items(), strict=False):
+    for color, (name, error) in zip(line_colors(len(errors)), errors.items(), strict=True):
         low, high = error.double().quantile(torch.tensor([0.25, 0.75], dtype=torch.float64), dim=0).numpy()
         panel.fill_between(frame, low, high, color=color, alpha=0.15, linewidth=0)
         panel.plot(frame, error.mean(dim=0).numpy(), color=color, linewidth=1.6, marker=".", label=name)
@@ -121,12 +120,8 @@ def draw_surprise_curves(
     panel.set_xticks(frame)
     panel.set_xlabel("first of the predicted frames", fontsize=8)
     panel.set_ylabel("prediction error", fontsize=8)
-    panel.tick_params(labelsize=7)
-    panel.grid(color="0.92", linewidth=0.6)
-    panel.spines[["top", "right"]].set_visible(False)
     panel.legend(fontsize=8, frameon=False)
-    if title:
-        figure.suptitle(title, fontsize=10)
+    finish_axes(panel)
     return save_figure(figure, path)
 
 
@@ -167,12 +162,12 @@ def draw_surprise_strip(
         raise ValueError(f"errors of shape {wrong[0]}: expected (groups, rows, columns) with {len(frame)} groups")
     largest = max(error.max().item() for error in errors.values())
     figure, axes = _strip(1 + len(errors), len(frame), frames.shape[1] / frames.shape[2], title)
-    _label(axes[0][0], "clip")
+    label_row(axes[0][0], "clip")
     for panel, number in zip(axes[0], frame, strict=True):
         _show(panel, frames[number], frames.shape[1:3])
         panel.set_title(f"frame {number}", fontsize=7)
     for line, (name, error) in zip(axes[1:], errors.items(), strict=True):
-        _label(line[0], name)
+        label_row(line[0], name)
         for panel, values in zip(line, error.cpu().numpy(), strict=True):
             _show(panel, values, frames.shape[1:3], cmap="magma", vmin=0, vmax=largest)
     return save_figure(figure, path)
@@ -185,24 +180,14 @@ def _moments(num_tokens: int, max_columns: int) -> list[float]:
 
 
 def _strip(rows: int, columns: int, aspect: float, title: str | None):
-    figure = new_figure(_LABEL + _PANEL * columns, (_PANEL * aspect + 0.06) * rows + (0.55 if title else 0.25))
-    if title:
-        figure.suptitle(title, fontsize=9)
+    figure = new_figure(_LABEL + _PANEL * columns, (_PANEL * aspect + 0.06) * rows + 0.25, title)
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
 def _show(panel: "Axes", picture: np.ndarray, size: tuple[int, int], **scale) -> None:
     scale = scale or {"cmap": "gray", "vmin": 0, "vmax": 255 if picture.dtype == np.uint8 else 1}
     panel.imshow(picture, interpolation="nearest", extent=(0, size[1], size[0], 0), **scale)
-    panel.set_xticks([])
-    panel.set_yticks([])
-    for spine in panel.spines.values():
-        spine.set(color="#bbbbbb", linewidth=0.5)
-
-
-def _label(panel: "Axes", text: str) -> None:
-    """Write left of the first panel of a row."""
-    panel.text(-0.06, 0.5, text, transform=panel.transAxes, ha="right", va="center", fontsize=7)
+    frame_picture(panel)
 
 
 __all__ = ["draw_surprise_curves", "draw_surprise_strip", "draw_video_pca"]

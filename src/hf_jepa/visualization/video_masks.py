@@ -8,8 +8,8 @@ import numpy as np
 
 from hf_jepa.masking.masks import Masks
 from hf_jepa.masking.statistics import MaskStatistics
-from hf_jepa.visualization.figures import new_figure, save_figure
-from hf_jepa.visualization.masks import check_indices, token_mask
+from hf_jepa.visualization.figures import frame_picture, hide_ticks, label_row, new_figure, save_figure
+from hf_jepa.visualization.masks import check_indices, token_mask, unit_pixels
 
 
 if TYPE_CHECKING:
@@ -78,24 +78,22 @@ def draw_video_masks(
     height = _PANEL * clip.shape[1] / clip.shape[2] + 0.08
     num_plain = 0 if video is None else 1
     num_lines = len(rows) + num_plain
-    figure = new_figure(max(1.35 + _PANEL * len(shown), _NARROWEST), height * num_lines + (0.85 if title else 0.6))
+    figure = new_figure(max(1.35 + _PANEL * len(shown), _NARROWEST), height * num_lines + 0.55, title)
     axes = figure.subplots(num_lines, len(shown), squeeze=False)
     for line in axes[:num_plain]:
         for panel, frame in zip(line, shown, strict=True):
             _show(panel, clip[frame])
-        _label(line[0], "clip")
+        label_row(line[0], "clip")
     for line, (sample, pair) in zip(axes[num_plain:], rows, strict=True):
         context, target = (
             token_mask(group[pair][sample], grid_size) for group in (masks.context_mask, masks.target_mask)
         )
         for panel, frame in zip(line, shown, strict=True):
             _draw_frame(panel, clip[frame], context[frame], target[frame])
-        _label(line[0], f"sample {sample + 1}, mask {pair + 1}\ncontext {context.sum()}\ntarget {target.sum()}")
+        label_row(line[0], f"sample {sample + 1}, mask {pair + 1}\ncontext {context.sum()}\ntarget {target.sum()}")
     for panel, frame in zip(axes[0], shown, strict=True):
         panel.set_title(f"frame {frame + 1}", fontsize=8)
     _draw_legend(figure, num_tokens)
-    if title:
-        figure.suptitle(title, fontsize=10)
     return save_figure(figure, path)
 
 
@@ -142,9 +140,8 @@ def draw_video_mask_distribution(statistics: Mapping[str, list[MaskStatistics]],
                 for panel, frame in zip(axes[i], shown, strict=True):
                     picture = panel.imshow(values[frame], vmin=0.0, vmax=highest, cmap=colors)
                     panel.set_xlabel(f"{values[frame].mean():.2f}", fontsize=6, labelpad=1)
-                    panel.set_xticks([])
-                    panel.set_yticks([])
-                _label(axes[i, 0], f"mask {pair + 1}, {kind}\n{lines[i][2]}")
+                    hide_ticks(panel)
+                label_row(axes[i, 0], f"mask {pair + 1}, {kind}\n{lines[i][2]}")
             bar = figure.colorbar(picture, ax=axes[at].ravel().tolist(), shrink=0.85, pad=0.01, aspect=16)
             bar.ax.tick_params(labelsize=6)
             bar.set_label("probability", fontsize=7)
@@ -166,12 +163,7 @@ def _as_clip(video: np.ndarray | None, grid_size: tuple[int, int, int]) -> np.nd
     if video.shape[1] < rows or video.shape[2] < columns:
         raise ValueError(f"video has shape {video.shape}: too small for a grid of {rows} x {columns} tokens")
     video = video[:: max(1, len(video) // frames)]
-    video = video / 255.0 if video.dtype == np.uint8 else video.astype(np.float64)
-    if video.min() < 0 or video.max() > 1:
-        raise ValueError(
-            f"video values run from {video.min():.2f} to {video.max():.2f}: pass uint8, or float in [0, 1]"
-        )
-    return np.broadcast_to(video, (frames, *video.shape[1:]))
+    return np.broadcast_to(unit_pixels(video, "video"), (frames, *video.shape[1:]))
 
 
 def _draw_frame(panel: "Axes", frame: np.ndarray, context: np.ndarray, target: np.ndarray) -> None:
@@ -185,15 +177,7 @@ def _draw_frame(panel: "Axes", frame: np.ndarray, context: np.ndarray, target: n
 
 def _show(panel: "Axes", pixels: np.ndarray) -> None:
     panel.imshow(pixels, interpolation="nearest")
-    panel.set_xticks([])
-    panel.set_yticks([])
-    for spine in panel.spines.values():
-        spine.set(color="#bbbbbb", linewidth=0.5)
-
-
-def _label(panel: "Axes", text: str) -> None:
-    """Write left of the first panel of a row."""
-    panel.text(-0.1, 0.5, text, transform=panel.transAxes, ha="right", va="center", fontsize=7)
+    frame_picture(panel)
 
 
 def _draw_legend(figure: "Figure", num_tokens: int) -> None:

@@ -58,7 +58,7 @@ def draw_views(
     rows, largest = len(shown[0]), max(shape[-2] for shape in shapes)
     columns = [(g, v) for g, shape in enumerate(shapes) for v in range(shape[1])]
     widths = [1.0] * (images is not None) + [shapes[g][-1] / largest for g, _ in columns]
-    figure = new_figure(_PANEL * sum(widths) + 0.12 * len(widths), _PANEL * rows + (0.6 if title else 0.3))
+    figure = new_figure(_PANEL * sum(widths) + 0.12 * len(widths), _PANEL * rows + 0.3, title)
     axes = figure.subplots(rows, len(widths), squeeze=False, width_ratios=widths)
     for row in range(rows):
         panels = iter(axes[row])
@@ -72,8 +72,6 @@ def draw_views(
                 panel.set_title(_label(shapes, g, v), fontsize=8)
     for panel in axes.flat:
         panel.set_axis_off()
-    if title:
-        figure.suptitle(title, fontsize=10)
     return save_figure(figure, path)
 
 

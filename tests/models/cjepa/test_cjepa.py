@@ -82,8 +82,13 @@ def test_the_loss_is_that_of_ijepa_and_the_terms():
     torch.testing.assert_close(out.regularization_loss, 0.5 * model.vicreg(model.projector(of_blocks)))
 
 
+def test_files_with_the_old_names_of_the_projector_are_read():
+    config = CJepaConfig.from_dict(TINY | {"projector_size": 12, "projector_batch_norm": True})
+    assert (config.proj_size, config.proj_batch_norm) == (12, True) and "projector_size" not in config.to_dict()
+
+
 def test_the_projector_and_both_networks_learn_from_the_terms():
-    model = make(projector_batch_norm=True).train()
+    model = make(proj_batch_norm=True).train()
     model(**batch()).regularization_loss.backward()
     for name, parameter in model.projector.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
@@ -150,7 +155,7 @@ def test_stock_ijepa_reads_the_encoder(tmp_path):
         ({"vicreg_statistics": "all"}, "vicreg_statistics='all'"),
         ({"vicreg_weight": -1.0}, "vicreg_weight must be at least 0, got -1.0"),
         ({"vicreg_covariance_weight": -0.5}, "vicreg_covariance_weight must be at least 0, got -0.5"),
-        ({"projector_size": 0}, "projector_size must be at least 1, got 0"),
+        ({"proj_size": 0}, "proj_size must be at least 1, got 0"),
     ],
 )
 def test_wrong_fields_are_refused_by_value(fields, message):

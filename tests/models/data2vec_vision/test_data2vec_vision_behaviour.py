@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from data2vec_steps import perturbed
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModel, AutoModelForPreTraining
 from transformers import Data2VecVisionConfig as NativeConfig
@@ -26,11 +27,7 @@ TINY = {
 
 @pytest.fixture
 def model():
-    model = Data2VecVisionForPreTraining(Data2VecVisionConfig(**TINY))
-    with torch.no_grad():  # a teacher of its own, and no parameter that is 0 or 1
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.05)
-    return model.train()
+    return perturbed(Data2VecVisionForPreTraining(Data2VecVisionConfig(**TINY)))
 
 
 @pytest.fixture

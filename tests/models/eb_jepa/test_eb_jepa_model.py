@@ -209,10 +209,10 @@ def test_what_calls_are_refused():
     batch = batch_of(model)
     clips, actions = batch["pixel_values_videos"], batch["actions"]
     refusals = {
-        r"\(3, 2, 17, 17\) are not \(B, T, 2": lambda: model.eb_jepa.encode(clips[:, 0]),
-        r"frames of \(16, 17\) pixels": lambda: model.eb_jepa.encode(clips[..., 1:, :]),
-        r"\(3, 5, 1\), but action_dim is 2": lambda: model.eb_jepa.encode(clips, actions[..., :1]),
-        r"\(3, 4, 2\) beside 6 frames": lambda: model(clips, actions=actions[:, 1:]),
+        r"\(3, 2, 17, 17\), expected \(B, T, 2": lambda: model.eb_jepa.encode(clips[:, 0]),
+        r"2, 16, 17\), expected \(B, T, 2, 17, 17\)": lambda: model.eb_jepa.encode(clips[..., 1:, :]),
+        r"\(3, 5, 1\), expected \(3, 5, 2\)": lambda: model.eb_jepa.encode(clips, actions[..., :1]),
+        r"\(3, 4, 2\), expected \(3, 5, 2\)": lambda: model(clips, actions=actions[:, 1:]),
         "clips of 4 frames, the objective needs 5": lambda: model(clips[:, :4], actions=actions[:, :3]),
         "learns from actions": lambda: model(clips),
         "has 1 frames, the predictor reads 2": lambda: model.eb_jepa.unroll(state_of(model, 1), candidates_of(model)),
@@ -222,7 +222,7 @@ def test_what_calls_are_refused():
     for message, call in refusals.items():
         with pytest.raises(ValueError, match=message):
             call()
-    with pytest.raises(TypeError, match="no argument 'action'"):
+    with pytest.raises(TypeError, match="unexpected keyword argument 'action'"):
         model(clips, action=actions)
 
 

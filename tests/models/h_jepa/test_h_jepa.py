@@ -97,8 +97,8 @@ def test_losses_and_gradients_are_those_of_a_loop_over_frames(frames, macro, pre
     (2.0 * (forced + alone)).backward()
     out = model(clips, actions)
     out.loss.backward()
-    assert_close(out.teacher_forced_loss, 2.0 * forced.detach(), rtol=1e-5, atol=1e-6)
-    assert_close(out.autoregressive_loss, 2.0 * alone.detach(), rtol=1e-5, atol=1e-6)
+    assert_close(out.teacher_forcing_loss, 2.0 * forced.detach(), rtol=1e-5, atol=1e-6)
+    assert_close(out.rollout_loss, 2.0 * alone.detach(), rtol=1e-5, atol=1e-6)
     for name, parameter in level.named_parameters():
         assert_close(parameter.grad, state[name].grad, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: name + text)
     assert out.predictions.shape == (3, (frames - 1) // 3, 12) and not out.targets.requires_grad
@@ -154,7 +154,7 @@ def test_padding_counts_nothing():
     out = model(clips, actions, frame_mask=mask)
     rows = [model(clips[i : i + 1, :n], actions[i : i + 1, : n - 1], frame_mask=None) for i, n in enumerate([7, 5, 4])]
     steps = [3, 2, 1]
-    for name in ("teacher_forced_loss", "autoregressive_loss"):
+    for name in ("teacher_forcing_loss", "rollout_loss"):
         wanted = sum(n * row[name] for n, row in zip(steps, rows, strict=True)) / sum(steps)
         assert_close(out[name], wanted, rtol=1e-5, atol=1e-6)
     out.loss.backward()
@@ -217,7 +217,7 @@ def test_a_lewm_will_do_as_world_model():
     generator = torch.Generator().manual_seed(0)
     clips, actions = torch.randn(2, 5, 3, 32, 32, generator=generator), torch.randn(2, 4, 4, generator=generator)
     out = model(clips, actions)
-    frames = model.h_jepa.world_model.embed_frames(clips)
+    frames = model.h_jepa.world_model.encode_frames(clips)
     assert_close(out.context, frames[:, ::2], rtol=1e-5, atol=1e-5)
 
 
@@ -329,8 +329,8 @@ def test_configs_that_make_no_sense():
     ("change", "message"),
     [
         (lambda clips, actions: (clips[:, :2], actions[:, :1]), "2 frames are less than 3"),
-        (lambda clips, actions: (clips, actions[:, :-1]), r"actions have the shape \(3, 5, 2\), expected \(3, 6, 2\)"),
-        (lambda clips, actions: (clips[:, :, :1], actions), r"are not \(B, T, 2, H, W\)"),
+        (lambda clips, actions: (clips, actions[:, :-1]), r"actions have shape \(3, 5, 2\), expected \(3, 6, 2\)"),
+        (lambda clips, actions: (clips[:, :, :1], actions), r"expected \(B, T, 2, H, W\)"),
         (lambda clips, actions: (clips, actions, None, torch.ones(3, 7)), "frame_mask is torch.float32"),
         (lambda clips, actions: (clips, actions, None, torch.arange(7).expand(3, 7) % 2 == 0), "has holes"),
         (lambda clips, actions: (clips, actions, None, torch.arange(7).expand(3, 7) < 2), "leaves no trajectory of 3"),

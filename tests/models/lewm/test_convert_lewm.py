@@ -13,8 +13,9 @@ from transformers import AutoModelForPreTraining
 from hf_jepa.core.key_map import ConversionError
 from hf_jepa.hub.conversion import convert_checkpoint, revert_checkpoint
 from hf_jepa.hub.inspect import variant_of_file
+from hf_jepa.models.lewm.config_tree_lewm import check_tree, config_tree, fields_of_tree
 from hf_jepa.models.lewm.configuration_lewm import LeWorldModelConfig
-from hf_jepa.models.lewm.convert_lewm import KEYS, LAYOUT, VIT_NAMES, check_tree, config_tree, fields_of_tree
+from hf_jepa.models.lewm.convert_lewm import KEYS, LAYOUT, VIT_NAMES
 from hf_jepa.models.lewm.modeling_lewm import LeWorldModelForPreTraining
 from hf_jepa.registry import VARIANTS
 

@@ -37,7 +37,7 @@ def test_stages_in_evaluation(state, batch):
     model = made(state).eval()
     embeddings = official.embed_frames(state, clips, training=False)
     embedded = official.embed_actions(state, actions)
-    assert_close(model.lewm.embed_frames(clips), embeddings, **CLOSE)
+    assert_close(model.lewm.encode_frames(clips), embeddings, **CLOSE)
     assert_close(model.lewm.action_encoder(actions), embedded, **CLOSE)
     predictions = official.predict(state, embeddings[:, :-1], embedded, training=False)
     assert_close(model(clips, actions).predictions, predictions, **CLOSE)

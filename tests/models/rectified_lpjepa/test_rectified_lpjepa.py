@@ -67,7 +67,7 @@ def test_projections_can_follow_the_features():
         ({"rdmreg_p": 0}, "p 0.0 must be above 0"),
         ({"rdmreg_sigma_mode": "one"}, "sigma_mode 'one'"),
         ({"rdmreg_projections": "all"}, "rdmreg_projections='all' is not one of random"),
-        ({"rdmreg_weight": -1}, "rdmreg_weight must be 0 or more, got -1"),
+        ({"rdmreg_weight": -1}, "rdmreg_weight must be at least 0, got -1"),
         ({"rdmreg_num_projections": 0}, "rdmreg_num_projections must be at least 1, got 0"),
     ],
 )

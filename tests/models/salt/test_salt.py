@@ -159,7 +159,7 @@ def test_both_stages_learn(tmp_path):
 
 def test_both_stages_train_from_moving_digits(tmp_path):
     """As a user runs them: recipe, trainer, checkpoint, and the teacher of the second from the first."""
-    digits = {"dataset": "embedded", "embedded_length": 16, "per_device_train_batch_size": 4, "max_steps": 2}
+    digits = {"dataset": "moving_digits", "generated_length": 16, "per_device_train_batch_size": 4, "max_steps": 2}
     quiet = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "collapse_monitor": False}
     clips = {"crop_size": 64, "patch_size": 8, "frames_per_clip": 4}
     argv = [f"--{name}={value}" for name, value in (digits | quiet).items()]

@@ -118,7 +118,7 @@ def test_weights_after_a_step():
 
 
 def test_variance_term():
-    model, io, _ = golden_vjepa.load("pretrain_step", variance_coefficient=0.5)
+    model, io, _ = golden_vjepa.load("pretrain_step", variance_weight=0.5)
     out = model(*step_inputs(io))
     std = prediction_std(out.predictions)
     torch.testing.assert_close(std, io["pred_std"], **CLOSE)

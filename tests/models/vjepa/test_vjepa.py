@@ -72,8 +72,12 @@ def test_mask_i_uses_mask_token_i_in_every_group():
     assert moved == [False, True, False, True, False]
 
 
+def test_files_with_the_old_name_of_the_variance_weight_are_read():
+    assert VJepaConfig.from_dict(TINY | {"variance_coefficient": 0.5}).variance_weight == 0.5
+
+
 def test_variance_term_of_several_groups():
-    model = pretraining_model(variance_coefficient=2.0)
+    model = pretraining_model(variance_weight=2.0)
     clips, contexts, targets = two_groups()
     out = model(clips, contexts, targets)
     lacks = []
@@ -238,7 +242,7 @@ def test_clips_that_do_not_divide_are_refused(shape, message):
             {"uniform_power": False, "pred_hidden_size": 36, "pred_num_attention_heads": 2},
             "pred_hidden_size 36 must be",
         ),
-        ({"variance_coefficient": -1.0}, "variance_coefficient must be at least 0, got -1.0"),
+        ({"variance_weight": -1.0}, "variance_weight must be at least 0, got -1.0"),
         ({"crop_size": 200}, "crop_size 200 does not divide into patches of 16"),
     ],
 )

@@ -262,6 +262,8 @@ def test_stochastic_depth_leaves_out_whole_samples():
     for rows in (change[:128].view(64, 2), change[128:].view(64, 3)):
         assert ((rows == 0).all(1) | (rows > 0).all(1)).all()
         assert 0.5 < (rows == 0).all(1).float().mean() < 0.97  # both branches of a layer drop: 0.81
+    encoder.eval()
+    assert torch.equal(encoder(clips).last_hidden_state, encoder(clips).last_hidden_state)
 
 
 SIZES = {
@@ -287,7 +289,7 @@ def test_all_tokens_of_the_predictor_in_the_official_order(masked):
     everything = torch.cat([io["mask_enc"], io["mask_pred"]], dim=1)
     predictor, masks = model.predictor, ([io["mask_enc"]], [io["mask_pred"]])
     parts = [predictor.embeddings(context, io["mask_pred"].shape[1], 1)]
-    x, _, _ = predictor._transform(parts, *masks, [model.config.grid_size], keep_context=True)
+    x, _, _ = predictor.transform(parts, *masks, [model.config.grid_size], keep_context=True)
     found = predictor.proj(x)
     order = everything.argsort(1).unsqueeze(-1).expand(-1, -1, found.shape[-1])
     torch.testing.assert_close(found.gather(1, order), io["predictor_out_all_tokens_sorted"], **CLOSE)

@@ -250,7 +250,7 @@ def test_layers_without_a_norm_are_refused():
         ({"levels": [-1, 1]}, r"levels \[-1, 1\]"),
         ({"pred_num_levels": 3}, "pred_num_levels is 3"),
         ({"teacher_hidden_size": 0}, "teacher_hidden_size"),
-        ({"context_loss_weight": -0.5}, "context_loss_weight must not be negative, got -0.5"),
+        ({"context_loss_weight": -0.5}, "context_loss_weight must be at least 0, got -0.5"),
         ({"image_context_loss_weight": -1.0}, "image_context_loss_weight"),
         ({"image_loss_weight": 1.5}, "image_loss_weight"),
     ],

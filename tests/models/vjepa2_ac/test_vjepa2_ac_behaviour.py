@@ -121,6 +121,19 @@ def test_encoded_frames_can_be_kept():
     assert torch.equal(model.objective(latents, batch["actions"], batch["states"]).loss, model(**batch).loss)
 
 
+def test_hidden_states_and_attentions_are_those_of_the_encoder():
+    model = make().eval()
+    model.set_attn_implementation("eager")
+    batch, asked = trajectories(model.config), {"output_hidden_states": True, "output_attentions": True}
+    frames = batch["pixel_values_videos"].flatten(0, 1)
+    expected = model.target_encoder(frames, **asked)
+    for out in (model(**batch, **asked), model.base_model(batch["pixel_values_videos"], **asked)):
+        for found, wanted in ((out.hidden_states, expected.hidden_states), (out.attentions, expected.attentions)):
+            assert len(found) == len(wanted) > 0
+            assert all(torch.equal(one, other) for one, other in zip(found, wanted, strict=True))
+    assert model(**batch).hidden_states is None
+
+
 def test_back_ends_and_autocast_agree():
     model, batch = make(), trajectories(make().config)
     sdpa = model(**batch).loss

@@ -2,6 +2,7 @@
 
 from huggingface_hub.dataclasses import strict
 
+from hf_jepa.core.validation import require_at_least, require_choices
 from hf_jepa.models.ijepa.configuration_ijepa import IJepaConfig
 
 
@@ -25,18 +26,20 @@ class CJepaConfig(IJepaConfig):
             blocks ("per_block"), or over all blocks of all images at once ("flat").
         vicreg_weight: of all terms together (the paper's beta); 0 leaves them and the projector out.
         vicreg_invariance_weight, vicreg_variance_weight, vicreg_covariance_weight: of each.
-        projector_hidden_size, projector_size: widths of the two-layer projector; `hidden_size` when unset.
-        projector_batch_norm: a BatchNorm before the ReLU of the projector.
+        proj_hidden_size, proj_size: widths of the two-layer projector; `hidden_size` when unset.
+        proj_batch_norm: a BatchNorm before the ReLU of the projector.
         others: see `IJepaConfig`.
 
     Example:
         >>> from hf_jepa import CJepaConfig
         >>> config = CJepaConfig.from_size("vit_base", vicreg_statistics="flat")
-        >>> config.vicreg_weight, config.projector_size
+        >>> config.vicreg_weight, config.proj_size
         (0.001, 768)
     """
 
     model_type = "cjepa_vicreg"
+    # Names of old files.
+    attribute_map = {f"projector_{name}": f"proj_{name}" for name in ("hidden_size", "size", "batch_norm")}
     target_sources = ("ema", "frozen")
 
     vicreg_source: str = "predictor"
@@ -45,30 +48,22 @@ class CJepaConfig(IJepaConfig):
     vicreg_invariance_weight: float | int = 25.0
     vicreg_variance_weight: float | int = 25.0
     vicreg_covariance_weight: float | int = 1.0
-    projector_hidden_size: int | None = None
-    projector_size: int | None = None
-    projector_batch_norm: bool = False
+    proj_hidden_size: int | None = None
+    proj_size: int | None = None
+    proj_batch_norm: bool = False
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
-        if self.projector_hidden_size is None:
-            self.projector_hidden_size = self.hidden_size
-        if self.projector_size is None:
-            self.projector_size = self.hidden_size
+        if self.proj_hidden_size is None:
+            self.proj_hidden_size = self.hidden_size
+        if self.proj_size is None:
+            self.proj_size = self.hidden_size
 
     def validate_vicreg(self):
-        choices = {"vicreg_source": VICREG_SOURCES, "vicreg_statistics": VICREG_STATISTICS}
-        for field, allowed in choices.items():
-            if getattr(self, field) not in allowed:
-                raise ValueError(f"{field}={getattr(self, field)!r} is not one of {', '.join(allowed)}")
-        for term in ("", "invariance_", "variance_", "covariance_"):
-            if not getattr(self, f"vicreg_{term}weight") >= 0:
-                raise ValueError(
-                    f"vicreg_{term}weight must be at least 0, got {getattr(self, f'vicreg_{term}weight')}"
-                )
-        for field in ("projector_hidden_size", "projector_size"):
-            if (width := getattr(self, field)) is not None and width < 1:
-                raise ValueError(f"{field} must be at least 1, got {width}")
+        require_choices(self, vicreg_source=VICREG_SOURCES, vicreg_statistics=VICREG_STATISTICS)
+        terms = ("", "invariance_", "variance_", "covariance_")
+        require_at_least(self, 0, (f"vicreg_{term}weight" for term in terms))
+        require_at_least(self, 1, ("proj_hidden_size", "proj_size"))
 
 
 __all__ = ["VICREG_SOURCES", "VICREG_STATISTICS", "CJepaConfig"]

@@ -106,8 +106,8 @@ class CJepaForPreTraining(IJepaForPreTraining):
         super().__init__(config)
         config = self.config
         if config.vicreg_weight:
-            widths = (config.hidden_size, config.projector_hidden_size, config.projector_size)
-            self.projector = CJepaProjector(*widths, batch_norm=config.projector_batch_norm)
+            widths = (config.hidden_size, config.proj_hidden_size, config.proj_size)
+            self.projector = CJepaProjector(*widths, batch_norm=config.proj_batch_norm)
             self.post_init()
 
     @can_return_tuple

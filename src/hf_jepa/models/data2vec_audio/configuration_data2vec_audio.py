@@ -1,18 +1,12 @@
 """Configuration of data2vec for speech: native transformers' `Data2VecAudioConfig` plus the objective."""
 
 from huggingface_hub.dataclasses import strict
-from transformers.activations import ACT2FN
 from transformers.models.data2vec.configuration_data2vec_audio import (
     Data2VecAudioConfig as NativeData2VecAudioConfig,
 )
 
 from hf_jepa.core.data2vec import Data2VecConfigMixin
-
-
-SIZES = {
-    "base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
-    "large": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096},
-}
+from hf_jepa.core.validation import require_activations, require_rates
 
 
 @strict
@@ -41,8 +35,6 @@ class Data2VecAudioConfig(Data2VecConfigMixin, NativeData2VecAudioConfig):
         (8, 'instance_norm', 0.0)
     """
 
-    sizes = SIZES
-
     activation_dropout: float | int = 0.0
     layerdrop: float | int = 0.05
     mask_time_prob: float | int = 0.65
@@ -68,15 +60,9 @@ class Data2VecAudioConfig(Data2VecConfigMixin, NativeData2VecAudioConfig):
                 f"hidden_size {self.hidden_size} must be a multiple of num_conv_pos_embedding_groups "
                 f"{self.num_conv_pos_embedding_groups}"
             )
-        for name in ("layer_norm_eps", "initializer_range"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
-        for name in ("hidden_dropout", "activation_dropout", "attention_dropout", "feat_proj_dropout", "layerdrop"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
-        for name in ("hidden_act", "feat_extract_activation"):
-            if getattr(self, name) not in ACT2FN:
-                raise ValueError(f"{name}={getattr(self, name)!r} is not one of {', '.join(ACT2FN)}")
+        dropouts = ("hidden_dropout", "activation_dropout", "attention_dropout", "feat_proj_dropout", "layerdrop")
+        require_rates(self, *dropouts)
+        require_activations(self, "hidden_act", "feat_extract_activation")
 
 
-__all__ = ["SIZES", "Data2VecAudioConfig"]
+__all__ = ["Data2VecAudioConfig"]

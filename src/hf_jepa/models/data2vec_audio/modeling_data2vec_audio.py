@@ -19,7 +19,7 @@ from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from hf_jepa.core.data2vec import Data2VecPreTrainingMixin, recorded, regression_head, require_mask
+from hf_jepa.core.data2vec import Data2VecPreTrainingMixin, recorded, require_mask
 from hf_jepa.core.modeling import JepaPreTrainedModel, runtime_options
 from hf_jepa.core.outputs import JepaForPreTrainingOutput
 from hf_jepa.models.data2vec_audio.configuration_data2vec_audio import Data2VecAudioConfig
@@ -153,15 +153,9 @@ class Data2VecAudioForPreTraining(Data2VecPreTrainingMixin, Data2VecAudioPreTrai
         >>> model.update_target_encoder(0.999)
     """
 
+    encoder_class = Data2VecAudioModel
     context_encoder_name = "data2vec_audio"
     copied_parts = ("encoder.pos_conv_embed",)
-
-    def __init__(self, config: Data2VecAudioConfig):
-        super().__init__(config)
-        self.data2vec_audio = Data2VecAudioModel(self.config)
-        self.teacher = self.transformer_of(Data2VecAudioModel(self.config))
-        self.predictor = regression_head(self.config.hidden_size, self.config.pred_num_layers)
-        self.post_init()
 
     @can_return_tuple
     @merge_with_config_defaults

@@ -1,16 +1,10 @@
 """Configuration of data2vec for text: native transformers' `Data2VecTextConfig` plus the objective."""
 
 from huggingface_hub.dataclasses import strict
-from transformers.activations import ACT2FN
 from transformers.models.data2vec.configuration_data2vec_text import Data2VecTextConfig as NativeData2VecTextConfig
 
 from hf_jepa.core.data2vec import Data2VecConfigMixin
-
-
-SIZES = {
-    "base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
-    "large": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096},
-}
+from hf_jepa.core.validation import require_activations, require_rates
 
 
 @strict
@@ -35,8 +29,6 @@ class Data2VecTextConfig(Data2VecConfigMixin, NativeData2VecTextConfig):
         >>> config.top_k_layers, config.layer_target_normalization, config.loss_beta, config.pred_num_layers
         (10, 'layer_norm', 4.0, 2)
     """
-
-    sizes = SIZES
 
     vocab_size: int = 50265
     max_position_embeddings: int = 514
@@ -64,14 +56,8 @@ class Data2VecTextConfig(Data2VecConfigMixin, NativeData2VecTextConfig):
                 f"max_position_embeddings {self.max_position_embeddings} leaves no position after pad_token_id "
                 f"{self.pad_token_id}"
             )
-        for name in ("layer_norm_eps", "initializer_range"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
-        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
-        if self.hidden_act not in ACT2FN:
-            raise ValueError(f"hidden_act={self.hidden_act!r} is not one of {', '.join(ACT2FN)}")
+        require_rates(self, "hidden_dropout_prob", "attention_probs_dropout_prob")
+        require_activations(self, "hidden_act")
 
 
-__all__ = ["SIZES", "Data2VecTextConfig"]
+__all__ = ["Data2VecTextConfig"]

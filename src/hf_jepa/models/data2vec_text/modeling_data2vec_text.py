@@ -20,7 +20,6 @@ from transformers.utils.generic import merge_with_config_defaults
 from hf_jepa.core.data2vec import (
     Data2VecPreTrainingMixin,
     recorded,
-    regression_head,
     require_mask,
     without_dropout,
 )
@@ -30,6 +29,10 @@ from hf_jepa.models.data2vec_text.configuration_data2vec_text import Data2VecTex
 
 
 IGNORED_LABEL = -100  # what the collators of transformers write where no token was masked
+
+
+def _without_padding(masked: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    return masked if attention_mask is None else masked & attention_mask.bool()
 
 
 class Data2VecTextPreTrainedModel(JepaPreTrainedModel, NativeData2VecTextPreTrainedModel):
@@ -108,14 +111,8 @@ class Data2VecTextForPreTraining(Data2VecPreTrainingMixin, Data2VecTextPreTraine
         >>> model.update_target_encoder(0.999)
     """
 
+    encoder_class = Data2VecTextModel
     context_encoder_name = "data2vec_text"
-
-    def __init__(self, config: Data2VecTextConfig):
-        super().__init__(config)
-        self.data2vec_text = Data2VecTextModel(self.config)
-        self.teacher = self.transformer_of(Data2VecTextModel(self.config))
-        self.predictor = regression_head(self.config.hidden_size, self.config.pred_num_layers)
-        self.post_init()
 
     @can_return_tuple
     @merge_with_config_defaults
@@ -185,10 +182,6 @@ class Data2VecTextForPreTraining(Data2VecPreTrainingMixin, Data2VecTextPreTraine
             encoder(tokens, attention_mask=mask)
         valid = None if attention_mask is None else attention_mask.bool()
         return self.masked_targets(layers, _without_padding(masked, attention_mask), valid)
-
-
-def _without_padding(masked: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-    return masked if attention_mask is None else masked & attention_mask.bool()
 
 
 __all__ = ["Data2VecTextForPreTraining", "Data2VecTextModel", "Data2VecTextPreTrainedModel"]

@@ -1,22 +1,17 @@
 """Configuration of data2vec for images: native transformers' `Data2VecVisionConfig` plus the objective."""
 
 from huggingface_hub.dataclasses import strict
-from transformers.activations import ACT2FN
 from transformers.models.data2vec.configuration_data2vec_vision import (
     Data2VecVisionConfig as NativeData2VecVisionConfig,
 )
 
 from hf_jepa.core.data2vec import Data2VecConfigMixin
-
-
-SIZES = {
-    "base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
-    "large": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096},
-}
+from hf_jepa.core.image_configuration import ImageConfigMixin
+from hf_jepa.core.validation import require_activations, require_at_least, require_rates
 
 
 @strict
-class Data2VecVisionConfig(Data2VecConfigMixin, NativeData2VecVisionConfig):
+class Data2VecVisionConfig(Data2VecConfigMixin, ImageConfigMixin, NativeData2VecVisionConfig):
     """Configuration of data2vec for images: native fields for the encoder, and the objective.
 
     `model_type` stays "data2vec-vision", so a checkpoint also loads in stock transformers (as its student). Defaults
@@ -48,8 +43,6 @@ class Data2VecVisionConfig(Data2VecConfigMixin, NativeData2VecVisionConfig):
         (1024, (14, 14), 6)
     """
 
-    sizes = SIZES
-
     attention_probs_dropout_prob: float | int = 0.05
     layer_norm_eps: float = 1e-5
     layer_scale_init_value: float = 1e-4
@@ -65,29 +58,15 @@ class Data2VecVisionConfig(Data2VecConfigMixin, NativeData2VecVisionConfig):
         for name in ("out_indices", "pool_scales"):  # lists in JSON, tuples by default in the native class
             setattr(self, name, tuple(getattr(self, name)))
 
-    @property
-    def grid_size(self) -> tuple[int, int]:
-        """(rows, columns) of the patches at `image_size`."""
-        return self.image_size // self.patch_size, self.image_size // self.patch_size
-
     def validate_geometry(self):
         for name in ("image_size", "patch_size"):
             if not isinstance(getattr(self, name), int):
                 raise ValueError(
                     f"{name} {getattr(self, name)} must be one number: the native encoder takes square images"
                 )
-        if self.patch_size < 1 or self.image_size < 1 or self.image_size % self.patch_size:
-            raise ValueError(f"image_size {self.image_size} does not divide into patches of {self.patch_size} pixels")
-        if self.num_channels < 1:
-            raise ValueError(f"num_channels must be at least 1, got {self.num_channels}")
-        for name in ("layer_norm_eps", "initializer_range"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
-        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
-        if self.hidden_act not in ACT2FN:
-            raise ValueError(f"hidden_act={self.hidden_act!r} is not one of {', '.join(ACT2FN)}")
+        require_at_least(self, 1, ("num_channels",))
+        require_rates(self, "hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate")
+        require_activations(self, "hidden_act")
 
 
-__all__ = ["SIZES", "Data2VecVisionConfig"]
+__all__ = ["Data2VecVisionConfig"]

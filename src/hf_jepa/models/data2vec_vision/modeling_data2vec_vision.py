@@ -23,7 +23,6 @@ from transformers.utils.generic import merge_with_config_defaults
 from hf_jepa.core.data2vec import (
     Data2VecPreTrainingMixin,
     recorded,
-    regression_head,
     require_mask,
     without_dropout,
 )
@@ -136,23 +135,20 @@ class Data2VecVisionForPreTraining(Data2VecPreTrainingMixin, Data2VecVisionPreTr
         >>> model.update_target_encoder(0.999)
     """
 
+    encoder_class = Data2VecVisionModel
     context_encoder_name = "data2vec_vision"
     # The LayerNorm at the end is averaged as in the official checkpoints; targets come from before it.
     transformer_parts = ("encoder", "layernorm")
 
     def __init__(self, config: Data2VecVisionConfig):
-        super().__init__(config)
-        if not self.config.use_mask_token or self.config.use_mean_pooling:
+        if not config.use_mask_token or config.use_mean_pooling:
             raise ValueError(
-                f"use_mask_token={self.config.use_mask_token}, use_mean_pooling={self.config.use_mean_pooling}: "
+                f"use_mask_token={config.use_mask_token}, use_mean_pooling={config.use_mean_pooling}: "
                 "pretraining needs True and False, a mask token and the LayerNorm at the end of the student. A "
                 "checkpoint of transformers without them is one of fine-tuning, whose encoder Data2VecVisionModel "
                 "loads"
             )
-        self.data2vec_vision = Data2VecVisionModel(self.config)
-        self.teacher = self.transformer_of(Data2VecVisionModel(self.config))
-        self.predictor = regression_head(self.config.hidden_size, self.config.pred_num_layers)
-        self.post_init()
+        super().__init__(config)
 
     @can_return_tuple
     @merge_with_config_defaults

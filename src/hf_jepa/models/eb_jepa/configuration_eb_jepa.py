@@ -251,7 +251,7 @@ class EbJepaConfig(JepaConfigMixin, PreTrainedConfig):
             for name in ("project_predictions", "similarity_after_projector", "inverse_dynamics_after_projector"):
                 if getattr(self, name):
                     raise ValueError(f"{name}=True needs a projector: give proj_sizes")
-        needed = self.frames_needed
+        needed = self.fewest_frames
         if self.frames_per_clip < needed:
             raise ValueError(
                 f"frames_per_clip {self.frames_per_clip} is less than the {needed} frames that context_frames="
@@ -259,8 +259,8 @@ class EbJepaConfig(JepaConfigMixin, PreTrainedConfig):
             )
 
     @property
-    def frames_needed(self) -> int:
-        """The fewest frames of a clip that the objective can be computed of."""
+    def fewest_frames(self) -> int:
+        """Frames of a clip of which the loss can be computed."""
         if self.unroll_mode == "parallel":
             return self.context_frames + 1
         return self.context_frames + self.num_unroll_steps

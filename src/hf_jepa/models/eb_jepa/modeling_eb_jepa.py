@@ -6,29 +6,30 @@ actions. The same model without actions learns from videos.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput
-from transformers.modeling_utils import PreTrainedModel
-from transformers.utils import can_return_tuple, logging
+from transformers.utils import can_return_tuple
 
-from hf_jepa.core.backbones import Pooling, backbone_width, build_backbone, freeze_what_is_not_read
-from hf_jepa.core.modeling import JepaPreTrainedModel, runtime_options
+from hf_jepa.core.modeling import JepaPreTrainedModel
 from hf_jepa.core.outputs import JepaForPreTrainingOutput
-from hf_jepa.core.world_model import WorldState
-from hf_jepa.layers.impala import ImpalaEncoder
+from hf_jepa.core.world_model import (
+    WorldModelMixin,
+    WorldModelPreTrainingMixin,
+    WorldState,
+    for_candidates,
+    require_actions,
+    require_candidates,
+    require_frames,
+)
 from hf_jepa.layers.patch_embedding import pair
-from hf_jepa.layers.residual_convolutions import ResNet5
 from hf_jepa.losses.prediction import prediction_loss
 from hf_jepa.models.eb_jepa.configuration_eb_jepa import EbJepaConfig
+from hf_jepa.models.eb_jepa.encoders_eb_jepa import new_encoder
 from hf_jepa.models.eb_jepa.predictors_eb_jepa import new_predictor
 from hf_jepa.models.eb_jepa.regularizer_eb_jepa import EbJepaRegularizer
-
-
-logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -57,33 +58,11 @@ class EbJepaForPreTrainingOutput(JepaForPreTrainingOutput):
     inverse_dynamics_loss: torch.FloatTensor | None = None
 
 
-class EbJepaBackboneEncoder(nn.Module):
-    """A vision model of transformers, its pooling, a linear layer and a LayerNorm: one vector per image.
-
-    Args:
-        config: of the EB-JEPA.
-    """
-
-    def __init__(self, config: EbJepaConfig):
-        super().__init__()
-        self.backbone = build_backbone(config.backbone_config, config.pooling)
-        self.pooling = Pooling(self.backbone, config.pooling)
-        freeze_what_is_not_read(self.backbone)
-        self.projection = nn.Linear(backbone_width(config.backbone_config), config.hidden_size)
-        self.layernorm = nn.LayerNorm(config.hidden_size)
-
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(R, C, H, W) -> (R, D)"""
-        return self.layernorm(self.projection(self.pooling(self.backbone(pixels, return_dict=True))))
-
-
-class EbJepaPreTrainedModel(JepaPreTrainedModel):
+class EbJepaPreTrainedModel(WorldModelMixin, JepaPreTrainedModel):
     """Flags and initialisation of all EB-JEPA classes: what layers of torch start with, as officially."""
 
     config: EbJepaConfig
     base_model_prefix = "eb_jepa"
-    main_input_name = "pixel_values_videos"
-    input_modalities = ("video",)
     supports_gradient_checkpointing = False
     _supports_flash_attn = False
     _supports_flex_attn = False
@@ -97,32 +76,6 @@ class EbJepaPreTrainedModel(JepaPreTrainedModel):
                 init.zeros_(module.bias)
         else:
             super()._init_weights(module)
-
-    @classmethod
-    def from_pretrained(
-        cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs
-    ) -> PreTrainedModel:
-        """As in transformers, but nothing is left at random weights, unless the loading info is asked for.
-
-        A checkpoint of the base model has no regulariser: a pretraining model gets a new one, and a message says so.
-
-        Raises:
-            ValueError: other weights are not in the checkpoint.
-        """
-        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
-        if output_loading_info:
-            return model, info
-        missing = set(info["missing_keys"])
-        regularizer = {key for key in model.state_dict() if key.startswith("regularizer.")}
-        if regularizer and regularizer <= missing:
-            missing -= regularizer
-            logger.warning(f"{pretrained_model_name_or_path} holds no regularizer: it starts from random weights")
-        if lost := sorted(missing):
-            raise ValueError(
-                f"{pretrained_model_name_or_path} lacks {len(lost)} weights of {cls.__name__}, among them "
-                f"{', '.join(lost[:5])}: check that it is a checkpoint of an EB-JEPA and not truncated"
-            )
-        return model
 
 
 class EbJepaModel(EbJepaPreTrainedModel):
@@ -141,14 +94,7 @@ class EbJepaModel(EbJepaPreTrainedModel):
     def __init__(self, config: EbJepaConfig):
         super().__init__(config)
         config = self.config
-        if config.encoder_type == "impala":
-            sizes, blocks = config.encoder_hidden_sizes, config.encoder_num_blocks
-            size = pair(config.image_size)
-            self.encoder = ImpalaEncoder(size, config.num_channels, sizes, blocks, config.hidden_size)
-        elif config.encoder_type == "resnet5":
-            self.encoder = ResNet5(config.num_channels, config.encoder_hidden_sizes, config.hidden_size)
-        else:
-            self.encoder = EbJepaBackboneEncoder(config)
+        self.encoder = new_encoder(config)
         self.action_encoder = nn.Identity()
         if config.action_encoder_type == "mlp" and config.action_dim:
             width = config.action_hidden_size
@@ -184,20 +130,14 @@ class EbJepaModel(EbJepaPreTrainedModel):
             a state with latents (B, T, D) or (B, T, D, H, W).
 
         Raises:
-            ValueError: frames or actions of another shape.
+            TypeError, ValueError: frames or actions of another shape.
         """
-        if pixel_values_videos.ndim != 5 or pixel_values_videos.shape[2] != self.config.num_channels:
-            raise ValueError(
-                f"pixel_values_videos of shape {tuple(pixel_values_videos.shape)} are not (B, T, "
-                f"{self.config.num_channels}, H, W)"
-            )
-        if self.config.encoder_type == "impala" and pixel_values_videos.shape[-2:] != pair(self.config.image_size):
-            raise ValueError(
-                f"frames of {tuple(pixel_values_videos.shape[-2:])} pixels, but the encoder is made for image_size "
-                f"{self.config.image_size}"
-            )
-        self._require_actions(actions)
+        config = self.config
+        fixed = pair(config.image_size) if config.encoder_type == "impala" else None
+        require_frames(pixel_values_videos, config.num_channels, fixed)
         shape, frames = pixel_values_videos.shape[:2], pixel_values_videos.flatten(0, 1)
+        if actions is not None:
+            require_actions(actions, (shape[0], shape[1] - 1), config.action_dim)
         latents = self.encoder(frames.contiguous(memory_format=torch.channels_last)).unflatten(0, shape)
         return WorldState(latents, actions)
 
@@ -215,10 +155,7 @@ class EbJepaModel(EbJepaPreTrainedModel):
             ValueError: too few frames, actions of another shape, or no earlier actions where they are read.
         """
         length = self.config.context_frames
-        if actions.ndim != 4 or len(actions) != len(state) or actions.shape[-1] != self.config.action_dim:
-            raise ValueError(
-                f"actions of shape {tuple(actions.shape)} are not ({len(state)}, S, H, {self.config.action_dim})"
-            )
+        require_candidates(actions, state, self.config.action_dim)
         if state.latents.shape[1] < length:
             raise ValueError(f"the state has {state.latents.shape[1]} frames, the predictor reads {length}")
         samples, horizon = actions.shape[1:3]
@@ -229,8 +166,7 @@ class EbJepaModel(EbJepaPreTrainedModel):
                 )
             known = state.actions[:, state.actions.shape[1] - length + 1 :, None].transpose(1, 2)
             actions = torch.cat([known.expand(-1, samples, -1, -1), actions], dim=2)
-        latents = state.latents[:, -length:]
-        latents = latents.unsqueeze(1).expand(-1, samples, *(-1 for _ in latents.shape[1:])).flatten(0, 1)
+        latents = for_candidates(state.latents[:, -length:], samples)
         actions = actions.flatten(0, 1) if self.config.action_dim else None
         return self.predict_autoregressive(latents, actions, horizon).unflatten(0, (len(state), samples))
 
@@ -284,23 +220,16 @@ class EbJepaModel(EbJepaPreTrainedModel):
         pixel_values_videos: torch.Tensor,
         actions: torch.Tensor | None = None,
         states: torch.Tensor | None = None,
-        **kwargs: Any,
     ) -> BaseModelOutput:
         """The latents of frames as `last_hidden_state`, (B, T, D) or (B, T, D, H, W); see `encode`.
 
         Raises:
-            TypeError: an argument that nothing would read.
-            ValueError: see `encode`.
+            TypeError, ValueError: see `encode`.
         """
-        runtime_options(self, kwargs)
         return BaseModelOutput(last_hidden_state=self.encode(pixel_values_videos, actions, states).latents)
 
-    def _require_actions(self, actions: torch.Tensor | None) -> None:
-        if actions is not None and actions.shape[-1] != self.config.action_dim:
-            raise ValueError(f"actions of shape {tuple(actions.shape)}, but action_dim is {self.config.action_dim}")
 
-
-class EbJepaForPreTraining(EbJepaPreTrainedModel):
+class EbJepaForPreTraining(WorldModelPreTrainingMixin, EbJepaPreTrainedModel):
     """An EB-JEPA with its objective: predictions of a clip's latents, and the regulariser of all its frames.
 
     Example:
@@ -312,27 +241,14 @@ class EbJepaForPreTraining(EbJepaPreTrainedModel):
         (torch.Size([4, 4, 12]), torch.Size([4, 6, 12]))
     """
 
-    accepts_loss_kwargs = False  # for `Trainer`: the loss is the mean of a batch
     fewest_samples = 2  # variances need as many
+    optional_parts = ("regularizer",)
 
     def __init__(self, config: EbJepaConfig):
         super().__init__(config)
         self.eb_jepa = EbJepaModel(self.config)
         self.regularizer = EbJepaRegularizer(self.config)
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.eb_jepa.get_input_embeddings()
-
-    @property
-    def context_encoder(self) -> nn.Module:
-        """The encoder of frames, which both sides of a prediction train."""
-        return self.eb_jepa.encoder
-
-    @property
-    def predictor(self) -> nn.Module:
-        """What says the next frame."""
-        return self.eb_jepa.predictor
 
     @can_return_tuple
     def forward(
@@ -341,7 +257,6 @@ class EbJepaForPreTraining(EbJepaPreTrainedModel):
         actions: torch.Tensor | None = None,
         states: torch.Tensor | None = None,
         step: int | None = None,
-        **kwargs: Any,
     ) -> EbJepaForPreTrainingOutput:
         """Predict the latents of clips, and regularise them.
 
@@ -351,15 +266,13 @@ class EbJepaForPreTraining(EbJepaPreTrainedModel):
             states, step: not read; here because all world models are trained alike.
 
         Raises:
-            TypeError: an argument that nothing would read.
             ValueError: clips that are too short, or actions of another shape.
         """
-        runtime_options(self, kwargs)
         config, model = self.config, self.eb_jepa
         length = pixel_values_videos.shape[1]
-        if length < config.frames_needed:
+        if length < config.fewest_frames:
             raise ValueError(
-                f"clips of {length} frames, the objective needs {config.frames_needed}: give longer ones, or lower "
+                f"clips of {length} frames, the objective needs {config.fewest_frames}: give longer ones, or lower "
                 f"num_unroll_steps={config.num_unroll_steps}"
             )
         if config.action_dim == 0:

@@ -6,7 +6,7 @@ from math import prod
 import torch
 from torch import nn
 
-from hf_jepa.core.world_model import WorldState
+from hf_jepa.core.world_model import WorldState, require_candidates
 from hf_jepa.models.h_jepa.configuration_h_jepa import HJepaLevel
 
 
@@ -123,10 +123,7 @@ class HJepaUpperLevel(nn.Module):
         Raises:
             ValueError: actions of another shape.
         """
-        if actions.ndim != 4 or len(actions) != len(state) or actions.shape[-1] != self.macro_action_dim:
-            raise ValueError(
-                f"macro-actions of shape {tuple(actions.shape)} are not ({len(state)}, S, H, {self.macro_action_dim})"
-            )
+        require_candidates(actions, state, self.macro_action_dim)
         current = state.last.unsqueeze(1).expand(-1, actions.shape[1], *self.state_shape)
         found = []
         for macro_action in actions.unbind(2):

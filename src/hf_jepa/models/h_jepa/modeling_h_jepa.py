@@ -19,14 +19,20 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import can_return_tuple, logging
 
 from hf_jepa.core.configuration import require_model_fields, without_path
-from hf_jepa.core.modeling import JepaPreTrainedModel, runtime_options
+from hf_jepa.core.loading import REMEDY, require_weights
+from hf_jepa.core.modeling import JepaPreTrainedModel
 from hf_jepa.core.outputs import JepaForPreTrainingOutput
-from hf_jepa.core.regularization import require_step
-from hf_jepa.core.world_model import WorldState
-from hf_jepa.losses.sigreg import sigreg
-from hf_jepa.losses.vicreg import covariance_term, variance_term
+from hf_jepa.core.world_model import (
+    WorldModel,
+    WorldModelMixin,
+    WorldModelPreTrainingMixin,
+    WorldState,
+    require_actions,
+    require_frames,
+)
 from hf_jepa.models.h_jepa.configuration_h_jepa import HJepaConfig
 from hf_jepa.models.h_jepa.levels_h_jepa import HJepaUpperLevel
+from hf_jepa.models.h_jepa.objective_h_jepa import level_errors, regularization_term, require_frame_mask
 
 
 logger = logging.get_logger(__name__)
@@ -39,31 +45,30 @@ class HJepaForPreTrainingOutput(JepaForPreTrainingOutput):
     Args:
         predictions, targets: (B, n, D), of the top level: each state from the one before it, and what it is.
         context: (B, n + 1, D), the states of the top level.
-        teacher_forced_loss, autoregressive_loss: scalars without gradient, the two parts of `prediction_loss`: each
+        teacher_forcing_loss, rollout_loss: scalars without gradient, the two parts of `prediction_loss`: each
             state from the true one before it, and all from the first one.
 
     Example:
         >>> from hf_jepa import VARIANTS, HJepaConfig, HJepaForPreTraining
         >>> model = HJepaForPreTraining(HJepaConfig(**VARIANTS["h_jepa"].tiny))
         >>> out = model(torch.randn(2, 7, 2, 17, 17), actions=torch.randn(2, 6, 2))
-        >>> out.predictions.shape, out.teacher_forced_loss.requires_grad  # three steps of two frames
+        >>> out.predictions.shape, out.teacher_forcing_loss.requires_grad  # three steps of two frames
         (torch.Size([2, 3, 12]), False)
     """
 
-    teacher_forced_loss: torch.FloatTensor | None = None
-    autoregressive_loss: torch.FloatTensor | None = None
+    teacher_forcing_loss: torch.FloatTensor | None = None
+    rollout_loss: torch.FloatTensor | None = None
 
 
-class HJepaPreTrainedModel(JepaPreTrainedModel):
+class HJepaPreTrainedModel(WorldModelMixin, JepaPreTrainedModel):
     """Flags, initialisation and loading of all H-JEPA classes; the world model initialises itself."""
 
     config: HJepaConfig
     base_model_prefix = "h_jepa"
-    main_input_name = "pixel_values_videos"
-    input_modalities = ("video",)
     supports_gradient_checkpointing = False
     _can_compile_fullgraph = False  # level 0 may be any world model
     _supports_flex_attn = False
+    remedy = f"{REMEDY}; a new one on a trained world model is made by from_encoder"
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
@@ -74,27 +79,6 @@ class HJepaPreTrainedModel(JepaPreTrainedModel):
             module.reset_parameters()  # transformers keeps what is loaded
         else:
             super()._init_weights(module)
-
-    @classmethod
-    def from_pretrained(
-        cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs
-    ) -> PreTrainedModel:
-        """As in transformers, but nothing is left at random weights, and the world model is frozen again.
-
-        Raises:
-            ValueError: weights are not in the checkpoint.
-        """
-        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
-        model.base_model.freeze_world_model()
-        if output_loading_info:
-            return model, info
-        if lost := sorted(info["missing_keys"]):
-            raise ValueError(
-                f"{pretrained_model_name_or_path} lacks {len(lost)} weights of {cls.__name__}, among them "
-                f"{', '.join(lost[:5])}: check that it is a checkpoint of an H-JEPA and not truncated; a new one on a "
-                "trained world model is made by from_encoder"
-            )
-        return model
 
     @classmethod
     def from_encoder(cls, world_model: str | PreTrainedModel, **fields: Any) -> PreTrainedModel:
@@ -156,10 +140,10 @@ class HJepaModel(HJepaPreTrainedModel):
         for level in config.upper_levels:
             self.levels.append(HJepaUpperLevel(level, below, action_dim))
             below, action_dim = self.levels[-1].state_shape, level.macro_action_dim
-        self.freeze_world_model()
+        self.freeze_parts()
         self.post_init()
 
-    def freeze_world_model(self) -> None:
+    def freeze_parts(self) -> None:
         """Exclude level 0 from training; also done by `from_pretrained`."""
         self.world_model.requires_grad_(False).eval()
 
@@ -177,10 +161,8 @@ class HJepaModel(HJepaPreTrainedModel):
         pixel_values_videos: torch.Tensor,
         actions: torch.Tensor | None = None,
         states: torch.Tensor | None = None,
-        **kwargs: Any,
     ) -> BaseModelOutput:
         """The latents of frames at level 0 as `last_hidden_state`, (B, T, *L)."""
-        runtime_options(self, kwargs)
         return BaseModelOutput(last_hidden_state=self.encode_frames(pixel_values_videos, states))
 
     def encode(self, *args: Any, **kwargs: Any) -> WorldState:
@@ -222,7 +204,7 @@ class HJepaModel(HJepaPreTrainedModel):
             level.fit(rows)
 
 
-class HJepaForPreTraining(HJepaPreTrainedModel):
+class HJepaForPreTraining(WorldModelPreTrainingMixin, HJepaPreTrainedModel):
     """The levels of an `HJepaModel` (`h_jepa`) with their losses; its world model is trained before, and frozen.
 
     Each level learns by itself: nothing flows to the level below it. Targets of shared states are those of the frozen
@@ -252,9 +234,6 @@ class HJepaForPreTraining(HJepaPreTrainedModel):
     def predictor(self) -> nn.Module:
         """What is trained: the levels."""
         return self.h_jepa.levels
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.h_jepa.get_input_embeddings()
 
     def fit_macro_actions(self, batches: Iterable[torch.Tensor]) -> None:
         """See `HJepaModel.fit_macro_actions`."""
@@ -298,14 +277,14 @@ class HJepaForPreTraining(HJepaPreTrainedModel):
             actions = level.macro_actions(actions)  # (B, n, d)
             latents = latents[:, : actions.shape[1] + 1]
             counts = None if frame_mask is None else frame_mask[:, stride::stride][:, : actions.shape[1]]
-            predicted, *errors = self._level_errors(level, latents, actions, counts)
+            predicted, *errors = level_errors(level, latents, actions, counts)
             terms.append([level.level.coefficient * error for error in errors])
             if level.level.regularizer is not None:
-                regularization.append(self._regularize(level, latents, counts, step))
+                regularization.append(regularization_term(self, level, latents, counts, step))
             top = predicted, latents
             below, actions = latents.detach(), actions.detach()
-        teacher_forced, autoregressive = (torch.stack(parts).sum() for parts in zip(*terms, strict=True))
-        prediction = teacher_forced + autoregressive
+        teacher_forcing, rollout = (torch.stack(parts).sum() for parts in zip(*terms, strict=True))
+        prediction = teacher_forcing + rollout
         extra = torch.stack(regularization).sum() if regularization else None
         return HJepaForPreTrainingOutput(
             loss=prediction if extra is None else prediction + extra,
@@ -314,75 +293,29 @@ class HJepaForPreTraining(HJepaPreTrainedModel):
             predictions=top[0].flatten(2),
             targets=top[1][:, 1:].flatten(2).detach(),
             context=top[1].flatten(2),
-            teacher_forced_loss=teacher_forced.detach(),
-            autoregressive_loss=autoregressive.detach(),
+            teacher_forcing_loss=teacher_forcing.detach(),
+            rollout_loss=rollout.detach(),
         )
-
-    def _level_errors(
-        self, level: HJepaUpperLevel, latents: torch.Tensor, actions: torch.Tensor, counts: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Teacher-forced predictions (B, n, *L), and the errors of these and of those from the first state."""
-        targets = latents[:, 1:]
-        forced = level.predict(latents[:, :-1], actions)
-        alone = level.unroll(WorldState(latents[:, :1]), actions.unsqueeze(1))[:, 0]
-        kind = level.level.loss_type
-        return forced, _error(forced, targets, kind, counts), _error(alone, targets, kind, counts)
-
-    def _regularize(
-        self, level: HJepaUpperLevel, latents: torch.Tensor, counts: torch.Tensor | None, step: int | None
-    ) -> torch.Tensor:
-        """The weighted regulariser of learned states: all of a batch are its samples."""
-        rows = latents.flatten(0, 1)
-        if counts is not None:
-            rows = latents[nn.functional.pad(counts, (1, 0), value=True)]  # first frames are real
-        if level.level.regularizer == "vc":
-            term = variance_term(rows) + covariance_term(rows)
-        else:
-            term = sigreg(rows, require_step(self, step))
-        return level.level.regularizer_weight * term
 
     def _check(self, pixels: torch.Tensor, actions: torch.Tensor, frame_mask: torch.Tensor | None) -> None:
         config, least = self.config, self.config.strides[-1] + 1
-        if pixels.ndim != 5 or pixels.shape[2] != config.num_channels:
-            raise ValueError(
-                f"pixel_values_videos of shape {tuple(pixels.shape)} are not (B, T, {config.num_channels}, H, W)"
-            )
+        require_frames(pixels, config.num_channels)
         batch, frames = pixels.shape[:2]
-        if tuple(actions.shape) != (wanted := (batch, frames - 1, config.action_dim)):
-            raise ValueError(f"actions have the shape {tuple(actions.shape)}, expected {wanted}")
+        require_actions(actions, (batch, frames - 1), config.action_dim)
         if frames < least:
             raise ValueError(
                 f"{frames} frames are less than {least}, one step of the top level and the frame after it"
             )
-        if frame_mask is None:
-            return
-        if frame_mask.dtype != torch.bool or frame_mask.shape != (batch, frames):
-            raise ValueError(
-                f"frame_mask is {frame_mask.dtype} {tuple(frame_mask.shape)}, expected bool {batch, frames}"
-            )
-        if not frame_mask[:, 0].all() or (frame_mask[:, 1:] & ~frame_mask[:, :-1]).any():
-            raise ValueError("frame_mask has holes: frames are filled up at the end of a trajectory alone")
-        if not frame_mask[:, least - 1].any():
-            raise ValueError(f"frame_mask leaves no trajectory of {least} frames, one step of the top level")
-
-
-def _error(predicted: torch.Tensor, targets: torch.Tensor, kind: str, counts: torch.Tensor | None) -> torch.Tensor:
-    """Mean distance over features and steps (B, n) that count, in float32."""
-    apart = (predicted - targets).float()
-    each = (apart.abs() if kind == "l1" else apart.square()).flatten(2).mean(dim=-1)
-    if counts is None:
-        return each.mean()
-    return each.masked_fill(~counts, 0.0).sum() / counts.sum()
+        if frame_mask is not None:
+            require_frame_mask(frame_mask, (batch, frames), least)
 
 
 def _load_world_model(source: str) -> PreTrainedModel:
     model, info = AutoModel.from_pretrained(source, output_loading_info=True)
-    if lost := sorted(info["missing_keys"]):
-        raise ValueError(
-            f"{source} lacks {len(lost)} weights of {type(model).__name__}, among them {', '.join(lost[:5])}: the "
-            "world model under the levels must be trained"
-        )
-    if not (hasattr(model, "encode") and hasattr(model, "unroll")):
+    require_weights(
+        info["missing_keys"], source, type(model).__name__, "the world model under the levels must be trained"
+    )
+    if not isinstance(model, WorldModel):
         raise ValueError(f"{source} is a {type(model).__name__}, not a world model: it has no encode and unroll")
     return model
 

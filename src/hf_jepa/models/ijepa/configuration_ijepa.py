@@ -1,12 +1,18 @@
 """I-JEPA configuration: native transformers' `IJepaConfig` plus the predictor and the objective."""
 
 from huggingface_hub.dataclasses import strict
-from transformers.activations import ACT2FN
 from transformers.models.ijepa.configuration_ijepa import IJepaConfig as NativeIJepaConfig
 
-from hf_jepa.core.configuration import JepaConfigMixin
+from hf_jepa.core.image_configuration import ImageConfigMixin
 from hf_jepa.core.regularization import SigRegConfigMixin
-from hf_jepa.layers.patch_embedding import pair
+from hf_jepa.core.validation import (
+    require_activations,
+    require_at_least,
+    require_choices,
+    require_heads,
+    require_positive,
+    require_rates,
+)
 
 
 # The encoders of the official code (its constructor functions), with the predictor depth of the released recipes.
@@ -28,7 +34,7 @@ POSITION_RESIZES = ("bicubic", "recompute")
 
 
 @strict
-class IJepaConfig(SigRegConfigMixin, JepaConfigMixin, NativeIJepaConfig):
+class IJepaConfig(SigRegConfigMixin, ImageConfigMixin, NativeIJepaConfig):
     """Configuration of an I-JEPA: native fields for the encoder, `pred_*` for the predictor, and the objective.
 
     `model_type` stays "ijepa", so a checkpoint also loads in stock transformers (as its target encoder).
@@ -59,6 +65,7 @@ class IJepaConfig(SigRegConfigMixin, JepaConfigMixin, NativeIJepaConfig):
     """
 
     target_sources = ("ema", "frozen", "shared", "shared_stopgrad")
+    sizes = SIZES
 
     layer_norm_eps: float = 1e-6
     pred_hidden_size: int = 384
@@ -74,51 +81,18 @@ class IJepaConfig(SigRegConfigMixin, JepaConfigMixin, NativeIJepaConfig):
         if self.pred_num_attention_heads is None:
             self.pred_num_attention_heads = self.num_attention_heads
 
-    @classmethod
-    def from_size(cls, size: str, **overrides) -> "IJepaConfig":
-        """The config of a named size (`vit_tiny` ... `vit_giant`), any field of which can be overridden."""
-        if size not in SIZES:
-            raise ValueError(f"size {size!r} is not one of {', '.join(SIZES)}")
-        return cls(**(SIZES[size] | overrides))
-
-    @property
-    def grid_size(self) -> tuple[int, int]:
-        """(rows, columns) of the token grid at `image_size`."""
-        image, patch = pair(self.image_size), pair(self.patch_size)
-        return image[0] // patch[0], image[1] // patch[1]
-
-    def validate_geometry(self):
-        for name in ("image_size", "patch_size"):
-            if not isinstance(size := getattr(self, name), int) and len(size) != 2:
-                raise ValueError(f"{name} {size} is neither a number of pixels nor (height, width)")
-        image, patch = pair(self.image_size), pair(self.patch_size)
-        if min(patch) < 1 or image[0] % patch[0] or image[1] % patch[1] or min(image) < 1:
-            raise ValueError(f"image_size {self.image_size} does not divide into patches of {self.patch_size} pixels")
-        pred_heads = self.pred_num_attention_heads
-        if pred_heads is None:
-            pred_heads = self.num_attention_heads
-        widths = {
-            "hidden_size": (self.hidden_size, self.num_attention_heads),
-            "pred_hidden_size": (self.pred_hidden_size, pred_heads),
-        }
-        for name, (width, heads) in widths.items():
-            if heads < 1 or width < 1 or width % heads or width % 4:
-                raise ValueError(f"{name} {width} must be a multiple of its {heads} attention heads and of 4")
-        for name in ("num_hidden_layers", "pred_num_hidden_layers", "intermediate_size", "num_channels"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("layer_norm_eps", "initializer_range"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
-        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+    def validate_networks(self):
+        for prefix in ("", "pred_"):
+            require_heads(self, prefix)
+            if (width := getattr(self, f"{prefix}hidden_size")) % 4:
+                raise ValueError(f"{prefix}hidden_size {width} must be a multiple of 4 for its position table")
+        require_at_least(self, 1, ("num_hidden_layers", "pred_num_hidden_layers", "intermediate_size", "num_channels"))
+        require_positive(self, "layer_norm_eps", "initializer_range")
+        require_rates(self, "hidden_dropout_prob", "attention_probs_dropout_prob")
         if not 1 <= self.pred_hidden_size * self.pred_mlp_ratio < 2**31:
             raise ValueError(f"pred_mlp_ratio {self.pred_mlp_ratio} gives the predictor's networks no width")
-        if self.hidden_act not in ACT2FN:
-            raise ValueError(f"hidden_act={self.hidden_act!r} is not one of {', '.join(ACT2FN)}")
-        if self.position_resize not in POSITION_RESIZES:
-            raise ValueError(f"position_resize={self.position_resize!r} is not one of {', '.join(POSITION_RESIZES)}")
+        require_activations(self, "hidden_act")
+        require_choices(self, position_resize=POSITION_RESIZES)
 
 
 __all__ = ["SIZES", "IJepaConfig"]

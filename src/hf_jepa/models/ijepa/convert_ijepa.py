@@ -114,12 +114,7 @@ LAYOUT = OfficialLayout(
     required=("encoder", "target_encoder", "predictor"),
     wrappers=("module.",),
     read=_read,
-    heads={
-        "num_attention_heads": Heads(
-            by=("hidden_size", "num_hidden_layers"),
-            known={(s["hidden_size"], s["num_hidden_layers"]): s["num_attention_heads"] for s in SIZES.values()},
-        )
-    },
+    heads={"num_attention_heads": Heads.of_sizes(SIZES)},
     check=_check_tables,
     released={
         # Two share one architecture; 900 epochs of the name are 66 passes over the data.

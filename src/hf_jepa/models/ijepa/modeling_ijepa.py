@@ -11,11 +11,12 @@ from transformers.conversion_mapping import (
     get_checkpoint_conversion_mapping,
     register_checkpoint_conversion_mapping,
 )
-from transformers.modeling_outputs import BaseModelOutput, ImageClassifierOutput
+from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from hf_jepa.core.image_classification import ImageClassificationMixin
 from hf_jepa.core.modeling import JepaPreTrainedModel, JepaPreTrainingMixin, runtime_options
 from hf_jepa.core.outputs import JepaForPreTrainingOutput
 from hf_jepa.core.regularization import sigreg_term
@@ -40,6 +41,29 @@ def positions_for_grid(table: torch.Tensor, config: IJepaConfig, grid_size: tupl
     if config.position_resize == "recompute":
         return sincos_2d(table.shape[-1], grid_size).to(table)
     return resize_positions(table, config.grid_size, grid_size)
+
+
+def repeat_for_contexts(x: torch.Tensor, num_targets: int, num_contexts: int) -> torch.Tensor:
+    """Rows (target mask, image) -> rows (target mask, context mask, image)."""
+    if num_contexts == 1:
+        return x
+    return x.unflatten(0, (num_targets, 1, -1)).expand(-1, num_contexts, -1, -1, -1).flatten(0, 2)
+
+
+def transformer_layer(config: IJepaConfig, index: int, dim: int, num_heads: int, mlp_dim: int) -> TransformerLayer:
+    """Layer number `index` of the encoder or the predictor."""
+    return TransformerLayer(
+        config,
+        dim,
+        num_heads,
+        mlp_dim,
+        layer_norm_eps=config.layer_norm_eps,
+        qkv_bias=config.qkv_bias,
+        hidden_act=config.hidden_act,
+        attention_dropout=config.attention_probs_dropout_prob,
+        hidden_dropout=config.hidden_dropout_prob,
+        residual_init_divisor=(2.0 * (index + 1)) ** 0.5 if config.rescale_residual_init else 1.0,
+    )
 
 
 class IJepaEmbeddings(nn.Module):
@@ -123,29 +147,6 @@ class IJepaPredictor(nn.Module):
             x = layer(x)
         x = self.layers[-1](x, select=lambda tokens: tokens[:, -queries.shape[1] :])
         return self.proj(self.layernorm(x))
-
-
-def repeat_for_contexts(x: torch.Tensor, num_targets: int, num_contexts: int) -> torch.Tensor:
-    """Rows (target mask, image) -> rows (target mask, context mask, image)."""
-    if num_contexts == 1:
-        return x
-    return x.unflatten(0, (num_targets, 1, -1)).expand(-1, num_contexts, -1, -1, -1).flatten(0, 2)
-
-
-def transformer_layer(config: IJepaConfig, index: int, dim: int, num_heads: int, mlp_dim: int) -> TransformerLayer:
-    """Layer number `index` of the encoder or the predictor."""
-    return TransformerLayer(
-        config,
-        dim,
-        num_heads,
-        mlp_dim,
-        layer_norm_eps=config.layer_norm_eps,
-        qkv_bias=config.qkv_bias,
-        hidden_act=config.hidden_act,
-        attention_dropout=config.attention_probs_dropout_prob,
-        hidden_dropout=config.hidden_dropout_prob,
-        residual_init_divisor=(2.0 * (index + 1)) ** 0.5 if config.rescale_residual_init else 1.0,
-    )
 
 
 class IJepaPreTrainedModel(JepaPreTrainedModel):
@@ -338,7 +339,7 @@ class IJepaForPreTraining(JepaPreTrainingMixin, IJepaPreTrainedModel):
         return normalize_targets(hidden_states, self.config.target_normalization)
 
 
-class IJepaForImageClassification(IJepaPreTrainedModel):
+class IJepaForImageClassification(ImageClassificationMixin, IJepaPreTrainedModel):
     """The encoder with a linear classifier on the mean of its tokens, under the names of the native class.
 
     Unlike in the native class, position tables stay frozen and images may have any size.
@@ -360,27 +361,6 @@ class IJepaForImageClassification(IJepaPreTrainedModel):
         self.ijepa = self.encoder_class(self.config)
         self.classifier = nn.Linear(self.config.hidden_size, self.config.num_labels)
         self.post_init()
-
-    @can_return_tuple
-    @merge_with_config_defaults
-    def forward(
-        self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs
-    ) -> ImageClassifierOutput:
-        """Classify images.
-
-        Args:
-            pixel_values: (B, C, H, W).
-            labels: LongTensor (B,) of class indices; the loss is computed when they are given.
-
-        Returns:
-            `loss` (scalar or None) and `logits` (B, num_labels).
-        """
-        outputs = self.ijepa(pixel_values, **kwargs, return_dict=True)
-        logits = self.classifier(outputs.last_hidden_state.mean(dim=1))
-        loss = self.loss_function(labels, logits, self.config, **kwargs) if labels is not None else None
-        return ImageClassifierOutput(
-            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
-        )
 
 
 __all__ = [

@@ -5,6 +5,7 @@ from transformers import PreTrainedConfig
 
 from hf_jepa.core.backbones import backbone_width
 from hf_jepa.core.multi_view_configuration import MultiViewConfigMixin
+from hf_jepa.core.validation import require_at_least, require_choices
 from hf_jepa.losses.sigreg import INTERVALS
 
 
@@ -60,22 +61,15 @@ class LeJepaConfig(MultiViewConfigMixin, PreTrainedConfig):
         return self.embedding_size or backbone_width(self.backbone_config)
 
     def validate_lejepa(self):
-        choices = {"combination": COMBINATIONS, "invariance_centre": CENTRES, "sigreg_interval": INTERVALS}
-        for field, allowed in choices.items():
-            if getattr(self, field) not in allowed:
-                raise ValueError(f"{field}={getattr(self, field)!r} is not one of {', '.join(allowed)}")
+        require_choices(self, combination=COMBINATIONS, invariance_centre=CENTRES, sigreg_interval=INTERVALS)
         if not 0 <= self.sigreg_weight <= (1 if self.combination == "convex" else float("inf")):
             raise ValueError(
                 f"sigreg_weight must be 0 or more, and at most 1 where combination='convex', got {self.sigreg_weight}"
             )
-        if self.embedding_size is not None and self.embedding_size < 1:
-            raise ValueError(f"embedding_size must be at least 1, got {self.embedding_size}")
-        if self.sigreg_num_slices < 1:
-            raise ValueError(f"sigreg_num_slices must be at least 1, got {self.sigreg_num_slices}")
+        require_at_least(self, 1, ("embedding_size", "sigreg_num_slices"))
         if not 0 < self.sigreg_t_max < float("inf"):
             raise ValueError(f"sigreg_t_max must be above 0 and finite, got {self.sigreg_t_max}")
-        if self.sigreg_num_points < 2:
-            raise ValueError(f"sigreg_num_points must be at least 2, got {self.sigreg_num_points}")
+        require_at_least(self, 2, ("sigreg_num_points",))
 
 
 __all__ = ["LeJepaConfig"]

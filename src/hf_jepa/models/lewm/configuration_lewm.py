@@ -7,6 +7,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from hf_jepa.core.backbones import POOLINGS, backbone_width
+from hf_jepa.core.configuration import JepaConfigMixin
 
 
 # The released models: a ViT of 192 channels with patches of 14 pixels. The norms have the epsilon of transformers.
@@ -28,7 +29,7 @@ _AT_LEAST_ONE = (
     "proj_hidden_size",
     "action_smoothed_size",
     "action_mlp_ratio",
-    "num_context_frames",
+    "context_frames",
     "pred_num_hidden_layers",
     "pred_num_attention_heads",
     "pred_head_dim",
@@ -38,7 +39,7 @@ _AT_LEAST_ONE = (
 
 
 @strict
-class LeWorldModelConfig(PreTrainedConfig):
+class LeWorldModelConfig(JepaConfigMixin, PreTrainedConfig):
     """Configuration of a LeWorldModel (2603.19312). The defaults are the released models, of about 18M parameters.
 
     Args:
@@ -51,14 +52,16 @@ class LeWorldModelConfig(PreTrainedConfig):
             one after the other.
         frame_skip: how many primitive actions that are; 5 in the released models.
         state_dim: 0: the model is not told states.
-        frames_per_clip: frames of a training sample, at most one more than `num_context_frames`.
-        num_context_frames: longest window that the predictor sees.
+        frames_per_clip: frames of a training sample, at most one more than `context_frames`.
+        context_frames: frames of the longest window that the predictor reads.
         action_smoothed_size, action_mlp_ratio: widths of the action encoder: A to the first, from there to
             `action_mlp_ratio * hidden_size`, and to `hidden_size`.
         pred_num_hidden_layers, pred_num_attention_heads, pred_head_dim, pred_intermediate_size, pred_dropout: of the
             predictor. Its attention is `pred_num_attention_heads * pred_head_dim` wide, whatever `hidden_size` is.
         sigreg_weight: of SIGReg. The statistic has the batch size as a factor, so a weight belongs to a batch size.
         sigreg_num_slices, sigreg_t_max, sigreg_num_points: see `hf_jepa.losses.sigreg.sigreg`.
+        loss_type: how predictions are compared, see `JepaConfigMixin`; officially "mse".
+        target_source, target_normalization: "shared", "none": the objective has no other form.
 
     Example:
         >>> from hf_jepa import LeWorldModelConfig
@@ -68,6 +71,8 @@ class LeWorldModelConfig(PreTrainedConfig):
     """
 
     model_type = "lewm"
+    attribute_map: ClassVar[dict[str, str]] = {"num_context_frames": "context_frames"}  # of checkpoints saved before
+    target_sources: ClassVar[tuple[str, ...]] = ("shared",)
     sub_configs_defaults: ClassVar[dict] = {"backbone_config": SubConfigSpec(AutoConfig, model_type="vit")}
 
     backbone_config: dict | PreTrainedConfig | None = None
@@ -78,7 +83,7 @@ class LeWorldModelConfig(PreTrainedConfig):
     frame_skip: int = 5
     state_dim: int = 0
     frames_per_clip: int = 4
-    num_context_frames: int = 3
+    context_frames: int = 3
     action_smoothed_size: int = 10
     action_mlp_ratio: int = 4
     pred_num_hidden_layers: int = 6
@@ -90,6 +95,9 @@ class LeWorldModelConfig(PreTrainedConfig):
     sigreg_num_slices: int = 1024
     sigreg_t_max: float | int = 3.0
     sigreg_num_points: int = 17
+    target_source: str = "shared"
+    target_normalization: str = "none"
+    loss_type: str = "mse"
 
     def __post_init__(self, **kwargs):
         if not isinstance(self.backbone_config, PreTrainedConfig):
@@ -133,8 +141,9 @@ class LeWorldModelConfig(PreTrainedConfig):
         for name in _AT_LEAST_ONE:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.pooling not in POOLINGS:
-            raise ValueError(f"pooling={self.pooling!r} is not one of {', '.join(POOLINGS)}")
+        for name, allowed in {"pooling": POOLINGS, "target_normalization": ("none",)}.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}={getattr(self, name)!r} is not one of {', '.join(allowed)}")
         if self.state_dim:
             raise ValueError(f"state_dim={self.state_dim}: a LeWorldModel is not told states, leave it 0")
         if self.action_dim % self.frame_skip:
@@ -142,10 +151,10 @@ class LeWorldModelConfig(PreTrainedConfig):
                 f"action_dim {self.action_dim} is not {self.frame_skip} primitive actions (frame_skip) one after the "
                 "other"
             )
-        if not 2 <= self.frames_per_clip <= self.num_context_frames + 1:
+        if not 2 <= self.frames_per_clip <= self.context_frames + 1:
             raise ValueError(
-                f"frames_per_clip {self.frames_per_clip} must be from 2 to {self.num_context_frames + 1}: each frame "
-                f"but the first is predicted, from at most num_context_frames={self.num_context_frames}"
+                f"frames_per_clip {self.frames_per_clip} must be from 2 to {self.context_frames + 1}: each frame "
+                f"but the first is predicted, from at most context_frames={self.context_frames}"
             )
 
     def validate_numbers(self):

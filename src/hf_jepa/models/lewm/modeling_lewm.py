@@ -6,18 +6,25 @@ EB-JEPA the latent of a frame is not the state of a recurrent network: the predi
 """
 
 import inspect
-from dataclasses import dataclass
 
 import torch
 from torch import nn
 from transformers import initialization as init
-from transformers.utils import ModelOutput, can_return_tuple
+from transformers.utils import can_return_tuple
 
 from hf_jepa.core.backbones import Pooling, backbone_width, build_backbone, freeze_what_is_not_read
 from hf_jepa.core.modeling import JepaPreTrainedModel
-from hf_jepa.core.outputs import JepaForPreTrainingOutput
+from hf_jepa.core.outputs import JepaForPreTrainingOutput, WorldModelOutput
 from hf_jepa.core.regularization import require_step
-from hf_jepa.core.world_model import WorldState
+from hf_jepa.core.world_model import (
+    WorldModelMixin,
+    WorldModelPreTrainingMixin,
+    WorldState,
+    for_candidates,
+    require_actions,
+    require_candidates,
+    require_frames,
+)
 from hf_jepa.layers.projector import Projector
 from hf_jepa.losses.prediction import prediction_loss
 from hf_jepa.losses.sigreg import sigreg
@@ -25,34 +32,14 @@ from hf_jepa.models.lewm.configuration_lewm import LeWorldModelConfig
 from hf_jepa.models.lewm.predictor_lewm import LeWorldModelActionEncoder, LeWorldModelPredictor
 
 
-@dataclass
-class LeWorldModelOutput(ModelOutput):
-    """Output of `LeWorldModel`.
-
-    Args:
-        last_hidden_state: (B, T, D), an embedding of every frame.
-        predictions: (B, T - 1, D), what is predicted of every frame but the first; None where no actions were given.
-
-    Example:
-        >>> LeWorldModelOutput(last_hidden_state=torch.zeros(2, 4, 8)).predictions is None
-        True
-    """
-
-    last_hidden_state: torch.FloatTensor | None = None
-    predictions: torch.FloatTensor | None = None
-
-
-class LeWorldModelPreTrainedModel(JepaPreTrainedModel):
+class LeWorldModelPreTrainedModel(WorldModelMixin, JepaPreTrainedModel):
     """Flags and initialisation of all LeWorldModel classes; the encoder initialises itself as transformers does."""
 
     config: LeWorldModelConfig
     base_model_prefix = "lewm"
-    main_input_name = "pixel_values_videos"
-    input_modalities = ("video",)
     _supports_flex_attn = False  # of windows of three vectors
     _can_compile_fullgraph = False  # the encoder may be any model
     _no_split_modules = ["LeWorldModelLayer"]
-    _may_be_missing = ()  # nobody plans with a random predictor
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
@@ -106,39 +93,40 @@ class LeWorldModel(LeWorldModelPreTrainedModel):
         return self.encoder.get_input_embeddings()
 
     @can_return_tuple
-    def forward(self, pixel_values_videos: torch.Tensor, actions: torch.Tensor | None = None) -> LeWorldModelOutput:
+    def forward(
+        self,
+        pixel_values_videos: torch.Tensor,
+        actions: torch.Tensor | None = None,
+        states: torch.Tensor | None = None,
+    ) -> WorldModelOutput:
         """Embed frames, and predict each from those before it where actions are given.
 
         Args:
-            pixel_values_videos: (B, T, C, H, W), normalised; T is at most one more than `num_context_frames` where
+            pixel_values_videos: (B, T, C, H, W), normalised; T is at most one more than `context_frames` where
                 actions are given.
             actions: (B, T - 1, A), the one at t leads from frame t to t + 1.
+            states: not read, because the model is not told states.
 
         Raises:
             ValueError: shapes that do not fit.
         """
-        embeddings = self.embed_frames(pixel_values_videos)
+        embeddings = self.encode_frames(pixel_values_videos)
         if actions is None:
-            return LeWorldModelOutput(last_hidden_state=embeddings)
-        self._check_actions(actions, (len(embeddings), embeddings.shape[1] - 1))
+            return WorldModelOutput(last_hidden_state=embeddings)
+        require_actions(actions, (len(embeddings), embeddings.shape[1] - 1), self.config.action_dim)
         predictions = self.predict(embeddings[:, :-1], self.action_encoder(actions))
-        return LeWorldModelOutput(last_hidden_state=embeddings, predictions=predictions)
+        return WorldModelOutput(last_hidden_state=embeddings, predictions=predictions)
 
-    def embed_frames(self, pixel_values_videos: torch.Tensor) -> torch.Tensor:
+    def encode_frames(self, pixel_values_videos: torch.Tensor) -> torch.Tensor:
         """(B, T, C, H, W) -> (B, T, D), all frames in one batch.
 
         Raises:
-            ValueError: another number of axes or channels, no frame.
+            TypeError, ValueError: another number of axes or channels, no frame.
         """
-        shape = tuple(pixel_values_videos.shape)
-        if len(shape) != 5 or 0 in shape or shape[2] != self.config.num_channels:
-            raise ValueError(
-                f"pixel_values_videos has the shape {shape}, expected (B, T, {self.config.num_channels}, H, W) of at "
-                "least one frame"
-            )
+        require_frames(pixel_values_videos, self.config.num_channels)
         options = {"interpolate_pos_encoding": True} if self._interpolates else {}
         output = self.encoder(pixel_values_videos.flatten(0, 1), return_dict=True, **options)
-        return self.projector(self.pooling(output)).unflatten(0, shape[:2])
+        return self.projector(self.pooling(output)).unflatten(0, pixel_values_videos.shape[:2])
 
     def predict(self, embeddings: torch.Tensor, action_embeddings: torch.Tensor) -> torch.Tensor:
         """What comes after each frame of a window, see `LeWorldModelPredictor`: (B, F, D) twice -> (B, F, D)."""
@@ -151,7 +139,7 @@ class LeWorldModel(LeWorldModelPreTrainedModel):
         actions: torch.Tensor | None = None,
         states: torch.Tensor | None = None,
     ) -> WorldState:
-        """What the model knows after some frames: the last `num_context_frames` of them, and what was done between.
+        """What the model knows after some frames: the last `context_frames` of them, and what was done between.
 
         Args:
             pixel_values_videos: (B, T, C, H, W), normalised; frames before the window are not encoded.
@@ -166,10 +154,10 @@ class LeWorldModel(LeWorldModelPreTrainedModel):
         """
         frames = pixel_values_videos.shape[1]
         if actions is not None:
-            self._check_actions(actions, (len(pixel_values_videos), frames - 1))
+            require_actions(actions, (len(pixel_values_videos), frames - 1), self.config.action_dim)
         elif frames > 1:
             raise ValueError(f"{frames} frames, but not what was done between them: give actions, or one frame")
-        latents = self.embed_frames(pixel_values_videos[:, -self.config.num_context_frames :])
+        latents = self.encode_frames(pixel_values_videos[:, -self.config.context_frames :])
         kept = latents.shape[1] - 1
         return WorldState(latents, actions[:, frames - 1 - kept :] if kept else None)
 
@@ -188,19 +176,17 @@ class LeWorldModel(LeWorldModelPreTrainedModel):
         Raises:
             ValueError: shapes that do not fit, a window without its actions.
         """
-        window, frames = self.config.num_context_frames, state.latents.shape[1]
-        if actions.ndim != 4:
-            raise ValueError(f"actions of shape {tuple(actions.shape)} are not (B, S, H, {self.config.action_dim})")
+        window, frames = self.config.context_frames, state.latents.shape[1]
+        require_candidates(actions, state, self.config.action_dim)
         batch, samples, horizon = actions.shape[:3]
-        self._check_actions(actions, (len(state), samples, horizon))
         if frames > 1 and state.actions is None:
             raise ValueError(f"a state of {frames} frames lacks the actions between them")
         known = state.latents[:, -window:]
-        embeddings = list(_for_each(known, samples).unbind(1))  # of (B * S, D)
+        embeddings = list(for_candidates(known, samples).unbind(1))  # of (B * S, D)
         embedded = self.action_encoder(actions.flatten(0, 1))  # (B * S, H, D)
         if len(embeddings) > 1:
             past = self.action_encoder(state.actions[:, -(len(embeddings) - 1) :])
-            embedded = torch.cat([_for_each(past, samples), embedded], dim=1)
+            embedded = torch.cat([for_candidates(past, samples), embedded], dim=1)
         start = len(embeddings)
         for end in range(start, start + horizon):
             first = max(0, end - window)
@@ -208,12 +194,8 @@ class LeWorldModel(LeWorldModelPreTrainedModel):
             embeddings.append(self.predict(seen, embedded[:, first:end])[:, -1])
         return torch.stack(embeddings[start:], dim=1).unflatten(0, (batch, samples))
 
-    def _check_actions(self, actions: torch.Tensor, leading: tuple[int, ...]) -> None:
-        if tuple(actions.shape) != (expected := (*leading, self.config.action_dim)):
-            raise ValueError(f"actions have the shape {tuple(actions.shape)}, expected {expected}")
 
-
-class LeWorldModelForPreTraining(LeWorldModelPreTrainedModel):
+class LeWorldModelForPreTraining(WorldModelPreTrainingMixin, LeWorldModelPreTrainedModel):
     """A `LeWorldModel` (`lewm`) with its loss: squared error of the next embedding, and SIGReg per time step.
 
     Example:
@@ -231,19 +213,6 @@ class LeWorldModelForPreTraining(LeWorldModelPreTrainedModel):
         self.lewm = LeWorldModel(self.config)
         self.post_init()
 
-    @property
-    def context_encoder(self) -> nn.Module:
-        """The encoder of frames, which is trained by both sides of the prediction."""
-        return self.lewm.encoder
-
-    @property
-    def predictor(self) -> nn.Module:
-        """What predicts the next frame."""
-        return self.lewm.predictor
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.lewm.get_input_embeddings()
-
     @can_return_tuple
     def forward(
         self,
@@ -255,7 +224,7 @@ class LeWorldModelForPreTraining(LeWorldModelPreTrainedModel):
         """Predict every frame but the first from those before it.
 
         Args:
-            pixel_values_videos: (B, T, C, H, W), normalised; T is from 2 to `num_context_frames + 1`.
+            pixel_values_videos: (B, T, C, H, W), normalised; T is from 2 to `context_frames + 1`.
             actions: (B, T - 1, A), the one at t leads from frame t to t + 1.
             states: not read, because the model is not told states.
             step: optimizer step, which seeds the directions of SIGReg.
@@ -269,11 +238,11 @@ class LeWorldModelForPreTraining(LeWorldModelPreTrainedModel):
         if pixel_values_videos.ndim == 5 and not 2 <= pixel_values_videos.shape[1] <= self._most_frames:
             raise ValueError(
                 f"{pixel_values_videos.shape[1]} frames: a sample has from 2 to {self._most_frames}, the longest "
-                "window (num_context_frames) and the frame after it"
+                "window (context_frames) and the frame after it"
             )
         out = self.lewm(pixel_values_videos, actions, return_dict=True)
         embeddings = out.last_hidden_state
-        prediction = prediction_loss(out.predictions, embeddings[:, 1:], "mse")
+        prediction = prediction_loss(out.predictions, embeddings[:, 1:], self.config.loss_type)
         regularization = self._regularization(embeddings, step)
         return JepaForPreTrainingOutput(
             loss=prediction if regularization is None else prediction + regularization,
@@ -286,7 +255,7 @@ class LeWorldModelForPreTraining(LeWorldModelPreTrainedModel):
 
     @property
     def _most_frames(self) -> int:
-        return self.config.num_context_frames + 1
+        return self.config.context_frames + 1
 
     def _regularization(self, embeddings: torch.Tensor, step: int | None) -> torch.Tensor | None:
         config = self.config
@@ -301,9 +270,4 @@ class LeWorldModelForPreTraining(LeWorldModelPreTrainedModel):
         )
 
 
-def _for_each(x: torch.Tensor, samples: int) -> torch.Tensor:
-    """(B, ...) -> (B * S, ...), each environment for all its candidates."""
-    return x.unsqueeze(1).expand(-1, samples, *x.shape[1:]).flatten(0, 1)
-
-
-__all__ = ["LeWorldModel", "LeWorldModelForPreTraining", "LeWorldModelOutput", "LeWorldModelPreTrainedModel"]
+__all__ = ["LeWorldModel", "LeWorldModelForPreTraining", "LeWorldModelPreTrainedModel"]

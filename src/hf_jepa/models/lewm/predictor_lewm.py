@@ -117,7 +117,7 @@ class LeWorldModelPredictor(nn.Module):
     def __init__(self, config: LeWorldModelConfig):
         super().__init__()
         self.config = config
-        self.position_embeddings = nn.Parameter(torch.empty(1, config.num_context_frames, config.hidden_size))
+        self.position_embeddings = nn.Parameter(torch.empty(1, config.context_frames, config.hidden_size))
         self.layers = nn.ModuleList(LeWorldModelLayer(config) for _ in range(config.pred_num_hidden_layers))
         self.layernorm = nn.LayerNorm(config.hidden_size)
 
@@ -133,11 +133,11 @@ class LeWorldModelPredictor(nn.Module):
         Raises:
             ValueError: more frames than positions, or other numbers of actions than of frames.
         """
-        frames, longest = embeddings.shape[1], self.config.num_context_frames
+        frames, longest = embeddings.shape[1], self.config.context_frames
         if frames > longest or action_embeddings.shape != embeddings.shape:
             raise ValueError(
                 f"embeddings {tuple(embeddings.shape)} and action_embeddings {tuple(action_embeddings.shape)} must be "
-                f"alike, of at most {longest} frames (num_context_frames)"
+                f"alike, of at most {longest} frames (context_frames)"
             )
         hidden_states = embeddings + self.position_embeddings[:, :frames]
         conditions = nn.functional.silu(action_embeddings)

@@ -18,6 +18,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import ModelOutput
 
+from hf_jepa.core.loading import require_weights
 from hf_jepa.core.modeling import runtime_options
 from hf_jepa.losses.pair_distance import pair_distance
 from hf_jepa.models.llm_jepa.configuration_llm_jepa import LlmJepaConfig, objective_fields
@@ -323,11 +324,8 @@ class LlmJepaForCausalLM(SeparationMixin, PreTrainedModel):
             output_loading_info=True,
             **kwargs,
         )
-        if missing := sorted(info["missing_keys"]):
-            raise ValueError(
-                f"{pretrained_model_name_or_path} lacks {len(missing)} weights of {type(language_model).__name__}, "
-                f"among them {', '.join(missing[:5])}. Check that the checkpoint is not truncated"
-            )
+        remedy = "check that the checkpoint is not truncated"
+        require_weights(info["missing_keys"], pretrained_model_name_or_path, type(language_model).__name__, remedy)
         model = cls(config, language_model).eval()
         model.name_or_path = str(pretrained_model_name_or_path)
         return (model, info) if output_loading_info else model

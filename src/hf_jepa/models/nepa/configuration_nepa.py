@@ -1,13 +1,10 @@
 """NEPA configuration: fields, names and defaults of the official `config.json`, and the objective."""
 
-from typing import ClassVar
-
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
-from transformers.activations import ACT2FN
 
-from hf_jepa.core.configuration import JepaConfigMixin
-from hf_jepa.layers.patch_embedding import pair
+from hf_jepa.core.image_configuration import ImageConfigMixin
+from hf_jepa.core.validation import require_activations, require_at_least, require_positive, require_rates
 
 
 # The released models. Their feed-forward networks are plain; those of the paper's tables are gated (SwiGLU).
@@ -22,7 +19,7 @@ SIZES = {
 
 
 @strict
-class NepaConfig(JepaConfigMixin, PreTrainedConfig):
+class NepaConfig(ImageConfigMixin, PreTrainedConfig):
     """Configuration of a NEPA: a causal ViT that predicts the embedding of the next patch.
 
     `model_type` is that of the Hub's checkpoints, so their `config.json` is read as it is. What a file leaves out has
@@ -56,7 +53,8 @@ class NepaConfig(JepaConfigMixin, PreTrainedConfig):
     """
 
     model_type = "vit_nepa"
-    target_sources: ClassVar[tuple[str, ...]] = ("input_embedding",)
+    target_sources = ("input_embedding",)
+    sizes = SIZES
 
     hidden_size: int = 768
     num_hidden_layers: int = 12
@@ -88,48 +86,21 @@ class NepaConfig(JepaConfigMixin, PreTrainedConfig):
     loss_type: str = "cosine"
     base_model_fsdp_plan = {"layers.*": "free_full_weight", "layernorm": "keep_full_weight"}
 
-    @classmethod
-    def from_size(cls, size: str, **overrides) -> "NepaConfig":
-        """The config of a released model (`vit_base`, `vit_large`), any field of which can be overridden."""
-        if size not in SIZES:
-            raise ValueError(f"size {size!r} is not one of {', '.join(SIZES)}")
-        return cls(**(SIZES[size] | overrides))
-
-    @property
-    def grid_size(self) -> tuple[int, int]:
-        """(rows, columns) of the patches at `image_size`."""
-        image, patch = pair(self.image_size), pair(self.patch_size)
-        return image[0] // patch[0], image[1] // patch[1]
-
-    def validate_geometry(self):
-        for name in ("image_size", "patch_size"):
-            if not isinstance(size := getattr(self, name), int) and len(size) != 2:
-                raise ValueError(f"{name} {size} is neither a number of pixels nor (height, width)")
-        image, patch = pair(self.image_size), pair(self.patch_size)
-        if min(patch) < 1 or image[0] % patch[0] or image[1] % patch[1] or min(image) < 1:
-            raise ValueError(f"image_size {self.image_size} does not divide into patches of {self.patch_size} pixels")
+    def validate_networks(self):
         width, heads = self.hidden_size, self.num_attention_heads
         if heads < 1 or width < 1 or width % heads or width // heads % 4:
             raise ValueError(
                 f"hidden_size {width} with {heads} attention heads: heads need a multiple of 4 channels, for two "
                 "rotary axes"
             )
-        for name in ("num_hidden_layers", "intermediate_size", "num_channels"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        require_at_least(self, 1, ("num_hidden_layers", "intermediate_size", "num_channels"))
 
     def validate_numbers(self):
-        for name in ("layer_norm_eps", "initializer_range", "rope_theta"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
-        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_prob"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
-        for name, least in {"pos_embed_shift": 0, "pos_embed_jitter": 1, "pos_embed_rescale": 1}.items():
-            if (value := getattr(self, name)) is not None and not value >= least:
-                raise ValueError(f"{name} must be at least {least}, or None for none, got {value}")
-        if self.hidden_act not in ACT2FN:
-            raise ValueError(f"hidden_act={self.hidden_act!r} is not one of {', '.join(ACT2FN)}")
+        require_positive(self, "layer_norm_eps", "initializer_range", "rope_theta")
+        require_rates(self, "hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_prob")
+        require_at_least(self, 0, ("pos_embed_shift",))
+        require_at_least(self, 1, ("pos_embed_jitter", "pos_embed_rescale"))
+        require_activations(self, "hidden_act")
 
 
 __all__ = ["SIZES", "NepaConfig"]

@@ -94,11 +94,6 @@ def _read(encoder: State, predictor: State | None) -> dict[str, Any]:
     return fields
 
 
-def _heads() -> dict[str, Heads]:
-    known = {(s["hidden_size"], s["num_hidden_layers"]): s["num_attention_heads"] for s in SIZES.values()}
-    return {"num_attention_heads": Heads(by=("hidden_size", "num_hidden_layers"), known=known)}
-
-
 def _releases() -> dict[str, Release]:
     """The released repositories. Fine-tuning is not causal, and its norms of queries and keys have a scale."""
     found = {}
@@ -121,7 +116,7 @@ LAYOUT = OfficialLayout(
     required=("target_encoder",),
     wrappers=(),
     read=_read,
-    heads=_heads(),
+    heads={"num_attention_heads": Heads.of_sizes(SIZES)},
     untold=UNTOLD,
     released=_releases(),
 )
@@ -137,7 +132,7 @@ CLASSIFIER_LAYOUT = OfficialLayout(
     required=("target_encoder", "classifier"),
     wrappers=(),
     read=_read,
-    heads=_heads(),
+    heads={"num_attention_heads": Heads.of_sizes(SIZES)},
     untold=(*UNTOLD, "add_pooling_layer"),
     released=_releases(),
 )

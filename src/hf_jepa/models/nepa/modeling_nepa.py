@@ -14,11 +14,12 @@ from transformers import initialization as init
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import WeightRenaming
 from transformers.masking_utils import create_causal_mask
-from transformers.modeling_outputs import BaseModelOutput, ImageClassifierOutput
+from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from hf_jepa.core.image_classification import ImageClassificationMixin
 from hf_jepa.core.modeling import JepaPreTrainedModel, JepaPreTrainingMixin, runtime_options
 from hf_jepa.core.outputs import JepaForPreTrainingOutput
 from hf_jepa.layers.causal_transformer import CausalAttention, CausalTransformerLayer, LayerScale
@@ -79,6 +80,27 @@ class NepaEmbeddings(nn.Module):
         return torch.cat([self.cls_token.expand(patches.shape[0], -1, -1), patches], dim=1)
 
 
+def transformer_layer(config: NepaConfig, index: int) -> CausalTransformerLayer:
+    """Layer number `index`; stochastic depth rises along them."""
+    return CausalTransformerLayer(
+        config,
+        config.hidden_size,
+        config.num_attention_heads,
+        config.intermediate_size,
+        layer_norm_eps=config.layer_norm_eps,
+        hidden_act=config.hidden_act,
+        gated_mlp=config.use_gated_mlp,
+        layer_scale=config.layerscale_value,
+        hidden_dropout=config.hidden_dropout_prob,
+        drop_path=config.drop_path_prob * index / max(1, config.num_hidden_layers - 1),
+        qkv_bias=config.qkv_bias,
+        dropout=config.attention_probs_dropout_prob,
+        qk_norm=config.qk_norm,
+        qk_norm_affine=config.qk_norm_affine,
+        qk_norm_bias=config.qk_norm_bias,
+    )
+
+
 class NepaPreTrainedModel(JepaPreTrainedModel):
     """Initialisation and flags of the NEPA models."""
 
@@ -123,7 +145,7 @@ class NepaModel(NepaPreTrainedModel):
         config = self.config
         self.embeddings = NepaEmbeddings(config)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
-        self.layers = nn.ModuleList(_layer(config, i) for i in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(transformer_layer(config, i) for i in range(config.num_hidden_layers))
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.post_init()
 
@@ -228,7 +250,7 @@ class NepaForPreTraining(JepaPreTrainingMixin, NepaPreTrainedModel):
         )
 
 
-class NepaForImageClassification(NepaPreTrainedModel):
+class NepaForImageClassification(ImageClassificationMixin, NepaPreTrainedModel):
     """The encoder with a linear classifier, as in the official fine-tuning.
 
     A checkpoint of pretraining is causal: the official fine-tuning lets all tokens see each other and reads the mean
@@ -256,48 +278,9 @@ class NepaForImageClassification(NepaPreTrainedModel):
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()
 
-    @can_return_tuple
-    @merge_with_config_defaults
-    def forward(
-        self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs
-    ) -> ImageClassifierOutput:
-        """Classify images.
-
-        Args:
-            pixel_values: (B, C, H, W).
-            labels: LongTensor (B,) of class indices; the loss is computed when they are given.
-
-        Returns:
-            `loss` (scalar or None) and `logits` (B, num_labels).
-        """
-        outputs = self.nepa(pixel_values, **kwargs, return_dict=True)
-        tokens = outputs.last_hidden_state
-        pooled = tokens[:, 1:].mean(dim=1) if self.config.add_pooling_layer else tokens[:, -1]
-        logits = self.classifier(self.fc_norm(pooled))
-        loss = self.loss_function(labels, logits, self.config, **kwargs) if labels is not None else None
-        return ImageClassifierOutput(
-            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
-        )
-
-
-def _layer(config: NepaConfig, index: int) -> CausalTransformerLayer:
-    return CausalTransformerLayer(
-        config,
-        config.hidden_size,
-        config.num_attention_heads,
-        config.intermediate_size,
-        layer_norm_eps=config.layer_norm_eps,
-        hidden_act=config.hidden_act,
-        gated_mlp=config.use_gated_mlp,
-        layer_scale=config.layerscale_value,
-        hidden_dropout=config.hidden_dropout_prob,
-        drop_path=config.drop_path_prob * index / max(1, config.num_hidden_layers - 1),
-        qkv_bias=config.qkv_bias,
-        dropout=config.attention_probs_dropout_prob,
-        qk_norm=config.qk_norm,
-        qk_norm_affine=config.qk_norm_affine,
-        qk_norm_bias=config.qk_norm_bias,
-    )
+    def pooled(self, tokens: torch.Tensor) -> torch.Tensor:
+        """What the classifier reads, (B, 1 + N, D) -> (B, D): the mean of the patches, or the last one."""
+        return self.fc_norm(tokens[:, 1:].mean(dim=1) if self.config.add_pooling_layer else tokens[:, -1])
 
 
 __all__ = [

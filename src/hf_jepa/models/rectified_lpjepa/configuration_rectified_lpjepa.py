@@ -4,6 +4,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from hf_jepa.core.multi_view_configuration import MultiViewConfigMixin
+from hf_jepa.core.validation import require_at_least, require_choices
 from hf_jepa.losses.rdmreg import PROJECTIONS
 from hf_jepa.losses.rectified_gaussian import RectifiedGeneralizedGaussian
 
@@ -45,13 +46,9 @@ class RectifiedLpJepaConfig(MultiViewConfigMixin, PreTrainedConfig):
         return RectifiedGeneralizedGaussian(float(self.rdmreg_p), float(self.rdmreg_mu), self.rdmreg_sigma_mode)
 
     def validate_rectified_lpjepa(self):
-        if self.rdmreg_projections not in PROJECTIONS:
-            raise ValueError(f"rdmreg_projections={self.rdmreg_projections!r} is not one of {', '.join(PROJECTIONS)}")
-        for field in ("invariance_weight", "rdmreg_weight"):
-            if not (weight := getattr(self, field)) >= 0:
-                raise ValueError(f"{field} must be 0 or more, got {weight}")
-        if self.rdmreg_num_projections < 1:
-            raise ValueError(f"rdmreg_num_projections must be at least 1, got {self.rdmreg_num_projections}")
+        require_choices(self, rdmreg_projections=PROJECTIONS)
+        require_at_least(self, 0, ("invariance_weight", "rdmreg_weight"))
+        require_at_least(self, 1, ("rdmreg_num_projections",))
         try:
             _ = self.target_distribution
         except ValueError as error:

@@ -18,7 +18,7 @@ from hf_jepa.core.clips import Clips, VideoEncoderOutput, as_groups
 from hf_jepa.core.configuration import without_path
 from hf_jepa.core.modeling import runtime_options
 from hf_jepa.core.video import VideoPreTrainingMixin
-from hf_jepa.core.video_classification import VideoClassificationMixin, attentive_classifier
+from hf_jepa.core.video_classification import VideoClassificationMixin
 from hf_jepa.layers.patch_embedding import as_clips
 from hf_jepa.models.encoders import load_encoder, new_encoder
 from hf_jepa.models.salt.configuration_salt import SaltConfig
@@ -164,26 +164,6 @@ class SaltModel(VJepa2Encoder):
     _keys_to_ignore_on_load_unexpected = [r"^teacher\.", r"^predictor\.", r"^classifier\.", r"^pooler\."]
 
 
-class SaltForVideoClassification(VideoClassificationMixin, SaltPreTrainedModel):
-    """The encoder with the attentive classifier of V-JEPA 2.
-
-    Example:
-        >>> from hf_jepa import SaltConfig, SaltForVideoClassification
-        >>> model = SaltForVideoClassification(SaltConfig(hidden_size=32, num_hidden_layers=2, num_labels=5,
-        ...     num_attention_heads=2, crop_size=32, patch_size=8, frames_per_clip=4))
-        >>> model(torch.randn(2, 4, 3, 32, 32)).logits.shape
-        torch.Size([2, 5])
-    """
-
-    _keys_to_ignore_on_load_unexpected = [r"^teacher\.", r"^predictor\."]
-
-    def __init__(self, config: SaltConfig):
-        super().__init__(config)
-        self.salt = SaltModel(self.config)
-        self.pooler, self.classifier = attentive_classifier(self.config)
-        self.post_init()
-
-
 class SaltForPreTraining(VideoPreTrainingMixin, SaltPreTrainedModel):
     """Both stages of SALT: an encoder (`salt`) and a predictor that learn from pixels, or from a frozen teacher.
 
@@ -260,6 +240,21 @@ class SaltForPreTraining(VideoPreTrainingMixin, SaltPreTrainedModel):
                 f"are missing, among them {', '.join(lost[:5])}. A new student of a teacher is made by from_teacher"
             )
         super()._complete(info, source)
+
+
+class SaltForVideoClassification(VideoClassificationMixin, SaltPreTrainedModel):
+    """The encoder with the attentive classifier of V-JEPA 2.
+
+    Example:
+        >>> from hf_jepa import SaltConfig, SaltForVideoClassification
+        >>> model = SaltForVideoClassification(SaltConfig(hidden_size=32, num_hidden_layers=2, num_labels=5,
+        ...     num_attention_heads=2, crop_size=32, patch_size=8, frames_per_clip=4))
+        >>> model(torch.randn(2, 4, 3, 32, 32)).logits.shape
+        torch.Size([2, 5])
+    """
+
+    _keys_to_ignore_on_load_unexpected = [r"^teacher\.", r"^predictor\."]
+    base_model_class = SaltModel
 
 
 __all__ = [

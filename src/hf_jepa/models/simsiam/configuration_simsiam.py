@@ -6,6 +6,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from hf_jepa.core.multi_view_configuration import MultiViewConfigMixin
+from hf_jepa.core.validation import require_at_least
 
 
 @strict
@@ -43,8 +44,7 @@ class SimSiamConfig(MultiViewConfigMixin, PreTrainedConfig):
             self.proj_hidden_size = self.hidden_size
 
     def validate_simsiam(self):
-        if self.pred_hidden_size < 1:
-            raise ValueError(f"pred_hidden_size must be at least 1, got {self.pred_hidden_size}")
+        require_at_least(self, 1, ("pred_hidden_size",))
 
 
 __all__ = ["SimSiamConfig"]

@@ -4,6 +4,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from hf_jepa.core.multi_view_configuration import MultiViewConfigMixin
+from hf_jepa.core.validation import require_at_least, require_choices
 from hf_jepa.losses.vicreg import SCALINGS
 
 
@@ -36,11 +37,8 @@ class VicRegConfig(MultiViewConfigMixin, PreTrainedConfig):
     covariance_weight: float | int | None = None
 
     def validate_vicreg(self):
-        if self.scaling not in SCALINGS:
-            raise ValueError(f"scaling={self.scaling!r} is not one of {', '.join(SCALINGS)}")
-        for field in ("invariance_weight", "variance_weight", "covariance_weight"):
-            if (weight := getattr(self, field)) is not None and not weight >= 0:
-                raise ValueError(f"{field} must be 0 or more, got {weight}")
+        require_choices(self, scaling=SCALINGS)
+        require_at_least(self, 0, ("invariance_weight", "variance_weight", "covariance_weight"))
 
 
 __all__ = ["VicRegConfig"]

@@ -4,6 +4,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from hf_jepa.core.regularization import SigRegConfigMixin
+from hf_jepa.core.validation import require_at_least, require_choices
 from hf_jepa.core.video_configuration import VideoConfigMixin
 
 
@@ -40,7 +41,7 @@ class VJepaConfig(SigRegConfigMixin, VideoConfigMixin, PreTrainedConfig):
             model of images), as in the official code, or "recompute", the sine-cosine table of the new grid.
         rescale_residual_init: divide the initial scale of the layers that write into the residual stream by sqrt(2 l).
             The official classes do it and the official training undoes it.
-        variance_coefficient: weight of the `variance_loss` of the predictions; 0 leaves it out.
+        variance_weight: weight of the `variance_loss` of the predictions; 0 leaves it out.
         num_pooler_layers, pooler_num_attention_heads, pooler_layer_norm_eps, classifier_layers: the attentive
             classifier, see `VJepaForVideoClassification`; the encoder's heads when unset, as in the official code.
         target_source, target_normalization, loss_type: see `JepaConfigMixin`.
@@ -54,7 +55,9 @@ class VJepaConfig(SigRegConfigMixin, VideoConfigMixin, PreTrainedConfig):
     """
 
     model_type = "vjepa"
+    attribute_map = VideoConfigMixin.attribute_map | {"variance_coefficient": "variance_weight"}  # of old files
     target_sources = ("ema", "frozen", "shared", "shared_stopgrad")
+    sizes = SIZES
 
     crop_size: int | list[int] | tuple[int, int] = 224
     patch_size: int | list[int] | tuple[int, int] = 16
@@ -79,7 +82,7 @@ class VJepaConfig(SigRegConfigMixin, VideoConfigMixin, PreTrainedConfig):
     uniform_power: bool = True
     position_resize: str = "trilinear"
     rescale_residual_init: bool = False
-    variance_coefficient: float | int = 0.0
+    variance_weight: float | int = 0.0
     num_pooler_layers: int = 0
     pooler_num_attention_heads: int | None = None
     pooler_layer_norm_eps: float = 1e-5
@@ -94,21 +97,13 @@ class VJepaConfig(SigRegConfigMixin, VideoConfigMixin, PreTrainedConfig):
         if self.pooler_num_attention_heads is None:
             self.pooler_num_attention_heads = self.num_attention_heads
 
-    @classmethod
-    def from_size(cls, size: str, **overrides) -> "VJepaConfig":
-        """The config of a named size (`vit_tiny` ... `vit_giant`), any field of which can be overridden."""
-        if size not in SIZES:
-            raise ValueError(f"size {size!r} is not one of {', '.join(SIZES)}")
-        return cls(**(SIZES[size] | overrides))
-
     @property
     def is_image_model(self) -> bool:
         """Whether clips are single images."""
         return self.frames_per_clip == 1
 
     def validate_positions(self):
-        if self.position_resize not in POSITION_RESIZES:
-            raise ValueError(f"position_resize={self.position_resize!r} is not one of {', '.join(POSITION_RESIZES)}")
+        require_choices(self, position_resize=POSITION_RESIZES)
         multiple = 4 if self.is_image_model else 1 if self.uniform_power else 8
         for name in ("hidden_size", "pred_hidden_size"):
             if getattr(self, name) % multiple:
@@ -117,8 +112,7 @@ class VJepaConfig(SigRegConfigMixin, VideoConfigMixin, PreTrainedConfig):
                 )
 
     def validate_variance(self):
-        if not self.variance_coefficient >= 0:
-            raise ValueError(f"variance_coefficient must be at least 0, got {self.variance_coefficient}")
+        require_at_least(self, 0, ("variance_weight",))
 
 
 __all__ = ["SIZES", "VJepaConfig"]

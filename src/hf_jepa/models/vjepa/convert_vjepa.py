@@ -6,30 +6,21 @@ from typing import Any
 import torch
 
 from hf_jepa.core.clips import Grid
-from hf_jepa.core.conversion import Entry, Heads, OfficialLayout, Release, State, count, exact_ratio, side, sizes
-from hf_jepa.core.key_map import ConversionError, KeyMap, Rename, Split, Stack
+from hf_jepa.core.conversion import Entry, Heads, OfficialLayout, Release, State, side, sizes
+from hf_jepa.core.key_map import ConversionError, KeyMap, Rename, Stack
 from hf_jepa.core.probe_conversion import FIRST_PROBE, ProbeLayout, Protocol
+from hf_jepa.core.video_conversion import block_rules, encoder_fields, mask_token_fields, predictor_fields
+from hf_jepa.layers.patch_embedding import pair
 from hf_jepa.layers.position import sincos_3d
 from hf_jepa.models.vjepa.configuration_vjepa import SIZES, VJepaConfig
 from hf_jepa.models.vjepa.modeling_vjepa import VJepaForPreTraining, VJepaForVideoClassification
-
-
-def _layers(official: str) -> tuple[Rename | Split, ...]:
-    """The rules of a transformer stack, the same in encoder and predictor."""
-    block, layer = f"{official}.{{i}}", "layer.{i}"
-    return (
-        *(Rename(f"{block}.{norm}.*", f"{layer}.{norm}.*") for norm in ("norm1", "norm2")),
-        Split(f"{block}.attn.qkv.*", tuple(f"{layer}.attention.{part}.*" for part in ("query", "key", "value"))),
-        Rename(f"{block}.attn.proj.*", f"{layer}.attention.proj.*"),
-        *(Rename(f"{block}.mlp.{fc}.*", f"{layer}.mlp.{fc}.*") for fc in ("fc1", "fc2")),
-    )
 
 
 ENCODER = KeyMap(
     (
         Rename("pos_embed", "embeddings.position_embeddings"),
         Rename("patch_embed.proj.*", "embeddings.patch_embeddings.proj.*"),
-        *_layers("blocks"),
+        *block_rules("blocks", gated=False),
         Rename("norm.*", "layernorm.*"),
     )
 )
@@ -38,7 +29,7 @@ PREDICTOR = KeyMap(
         Rename("predictor_pos_embed", "embeddings.position_embeddings"),
         Rename("predictor_embed.*", "embeddings.predictor_embeddings.*"),
         Stack("mask_tokens.{i}", "embeddings.mask_tokens"),
-        *_layers("predictor_blocks"),
+        *block_rules("predictor_blocks", gated=False),
         Rename("predictor_norm.*", "layernorm.*"),
         Rename("predictor_proj.*", "proj.*"),
     )
@@ -50,34 +41,18 @@ VJEPA2_MASK_TOKENS = 10  # of the released V-JEPA 2 files, which may hold positi
 
 def _read(encoder: State, predictor: State | None) -> dict[str, Any]:
     """The config fields that the tensors tell; sizes of clips by the values of the position table."""
-    patch_sides = "width channels tubelet height width"
-    width, channels, tubelet, height, breadth = sizes(encoder, "patch_embed.proj.weight", patch_sides)
-    hidden, _ = sizes(encoder, "blocks.0.mlp.fc1.weight", "hidden width")
+    fields = encoder_fields(encoder)
     sizes(encoder, "pos_embed", "1 tokens width")
     (frames, rows, columns), uniform_power = _table_grid(encoder["pos_embed"], "pos_embed")
-    fields = {
-        "hidden_size": width,
-        "num_hidden_layers": count(encoder, "blocks."),
-        "mlp_ratio": exact_ratio(hidden, width),
-        "in_chans": channels,
-        "tubelet_size": tubelet,
-        "patch_size": side(height, breadth),
-        "frames_per_clip": frames * tubelet,
-        "crop_size": side(rows * height, columns * breadth),
+    patch = pair(fields["patch_size"])
+    fields |= {
+        "frames_per_clip": frames * fields["tubelet_size"],
+        "crop_size": side(rows * patch[0], columns * patch[1]),
         "uniform_power": uniform_power,
-        "qkv_bias": "blocks.0.attn.qkv.bias" in encoder,
     }
     if predictor is None:
         return fields
-    pred_width, _ = sizes(predictor, "predictor_embed.weight", "width encoder_width")
-    pred_hidden, _ = sizes(predictor, "predictor_blocks.0.mlp.fc1.weight", "hidden width")
-    sizes(predictor, "mask_tokens.0", "1 1 width")
-    return fields | {
-        "pred_hidden_size": pred_width,
-        "pred_num_hidden_layers": count(predictor, "predictor_blocks."),
-        "pred_mlp_ratio": exact_ratio(pred_hidden, pred_width),
-        "pred_num_mask_tokens": count(predictor, "mask_tokens."),
-    }
+    return fields | predictor_fields(predictor) | mask_token_fields(predictor)
 
 
 def _table_grid(table: torch.Tensor, what: str) -> tuple[Grid, bool]:
@@ -157,12 +132,7 @@ LAYOUT = OfficialLayout(
     required=(),
     wrappers=("module.", "backbone."),
     read=_read,
-    heads={  # the predictor has as many as the encoder, unless they are given
-        "num_attention_heads": Heads(
-            by=("hidden_size", "num_hidden_layers"),
-            known={(s["hidden_size"], s["num_hidden_layers"]): s["num_attention_heads"] for s in SIZES.values()},
-        )
-    },
+    heads={"num_attention_heads": Heads.of_sizes(SIZES)},  # the predictor has as many, unless they are given
     foreign=dict.fromkeys(("img_mod_embed", "video_mod_embed", "patch_embed_img", "norms_block"), V21),
     check=_check,
     released={

@@ -14,9 +14,9 @@ from transformers import initialization as init
 from hf_jepa.core.clips import Grid
 from hf_jepa.core.modeling import JepaPreTrainedModel
 from hf_jepa.core.video import VideoEncoderMixin, VideoPreTrainingMixin
-from hf_jepa.core.video_classification import VideoClassificationMixin, attentive_classifier
+from hf_jepa.core.video_classification import VideoClassificationMixin
+from hf_jepa.core.video_networks import VideoPredictor, init_mask_tokens
 from hf_jepa.layers.packed_transformer import PackedAttention, PackedTransformerLayer
-from hf_jepa.layers.packing import Packing
 from hf_jepa.layers.patch_embedding import TubeletEmbedding, as_clips, pair
 from hf_jepa.layers.position import resize_positions, same_grid, sincos_2d, sincos_3d
 from hf_jepa.layers.tokens import take_tokens
@@ -40,24 +40,6 @@ def positions_for_grid(table: torch.Tensor, config: VJepaConfig, grid_size: Grid
         return position_table(config, table.shape[-1], grid_size).to(table)
     axes = slice(1, None) if config.is_image_model else slice(None)
     return resize_positions(table, config.grid_size[axes], grid_size[axes])
-
-
-def transformer_layers(config: VJepaConfig, depth: int, dim: int, num_heads: int, mlp_ratio: float) -> nn.ModuleList:
-    """The layers of the encoder or the predictor."""
-    return nn.ModuleList(
-        PackedTransformerLayer(
-            config,
-            dim,
-            num_heads,
-            config.mlp_width(dim, mlp_ratio),
-            layer_norm_eps=config.layer_norm_eps,
-            qkv_bias=config.qkv_bias,
-            hidden_act=config.hidden_act,
-            attention_dropout=config.attention_probs_dropout_prob,
-            residual_init_divisor=(2.0 * (index + 1)) ** 0.5 if config.rescale_residual_init else 1.0,
-        )
-        for index in range(depth)
-    )
 
 
 class VJepaEmbeddings(nn.Module):
@@ -121,7 +103,7 @@ class VJepaPredictorEmbeddings(nn.Module):
         return torch.cat([x, queries], dim=1)
 
 
-class VJepaPredictor(nn.Module):
+class VJepaPredictor(VideoPredictor):
     """A narrow transformer that fills mask tokens at target positions from the encoded context.
 
     Args:
@@ -138,44 +120,7 @@ class VJepaPredictor(nn.Module):
         torch.Size([1, 2, 32])
     """
 
-    def __init__(self, config: VJepaConfig):
-        super().__init__()
-        self.config = config
-        dim, heads = config.pred_hidden_size, config.pred_num_attention_heads
-        self.embeddings = VJepaPredictorEmbeddings(config)
-        self.layer = transformer_layers(config, config.pred_num_hidden_layers, dim, heads, config.pred_mlp_ratio)
-        self.layernorm = nn.LayerNorm(dim, eps=config.layer_norm_eps)
-        self.proj = nn.Linear(dim, config.hidden_size)
-
-    def forward(
-        self,
-        context: Sequence[torch.Tensor],
-        context_mask: Sequence[torch.Tensor],
-        target_mask: Sequence[torch.Tensor],
-        grid_sizes: Sequence[Grid],
-        mask_index: Sequence[int],
-    ) -> tuple[torch.Tensor, ...]:
-        """Predict every target from its context, all pairs in one pass.
-
-        Args:
-            context: M tensors (B_i, N_i, D) of encoded context tokens.
-            context_mask: M LongTensors (B_i, N_i), their indices.
-            target_mask: M LongTensors (B_i, K_i), the tokens to predict.
-            grid_sizes: of each pair the (frames, rows, columns) of its clips' tokens.
-            mask_index: of each pair the learnt mask token to use, modulo their number.
-
-        Returns:
-            M tensors (B_i, K_i, D).
-        """
-        pairs = zip(context, context_mask, target_mask, grid_sizes, mask_index, strict=True)
-        parts = [self.embeddings(*pair_) for pair_ in pairs]
-        packing = Packing([part.shape[:2] for part in parts])
-        kept = packing.last([mask.shape[1] for mask in target_mask])
-        x = packing.join(parts)
-        for layer in self.layer[:-1]:
-            x = layer(x, packing)
-        x = self.layer[-1](x, packing, kept=kept)
-        return tuple(kept.split(self.proj(self.layernorm(x))))
+    embeddings_class = VJepaPredictorEmbeddings
 
 
 class VJepaPreTrainedModel(JepaPreTrainedModel):
@@ -195,10 +140,7 @@ class VJepaPreTrainedModel(JepaPreTrainedModel):
             init.copy_(module.position_embeddings, position_table(self.config, self.config.hidden_size))
         elif isinstance(module, VJepaPredictorEmbeddings):
             init.copy_(module.position_embeddings, position_table(self.config, self.config.pred_hidden_size))
-            if self.config.pred_zero_init_mask_tokens:
-                init.zeros_(module.mask_tokens)
-            else:
-                init.trunc_normal_(module.mask_tokens, std=self.config.initializer_range)
+            init_mask_tokens(module.mask_tokens, self.config)
 
 
 class VJepaModel(VideoEncoderMixin, VJepaPreTrainedModel):
@@ -223,39 +165,7 @@ class VJepaModel(VideoEncoderMixin, VJepaPreTrainedModel):
     """
 
     _keys_to_ignore_on_load_unexpected = [r"^context_encoder\.", r"^predictor\.", r"^classifier\.", r"^pooler\."]
-
-    def __init__(self, config: VJepaConfig):
-        super().__init__(config)
-        config = self.config
-        self.embeddings = VJepaEmbeddings(config)
-        self.layer = transformer_layers(
-            config, config.num_hidden_layers, config.hidden_size, config.num_attention_heads, config.mlp_ratio
-        )
-        self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.post_init()
-
-
-class VJepaForVideoClassification(VideoClassificationMixin, VJepaPreTrainedModel):
-    """The encoder with the attentive classifier of the official probes: one query that attends to all tokens.
-
-    Example:
-        >>> import torch
-        >>> from hf_jepa import VJepaConfig, VJepaForVideoClassification
-        >>> model = VJepaForVideoClassification(VJepaConfig(hidden_size=32, num_hidden_layers=2, num_labels=5,
-        ...     num_attention_heads=2, crop_size=32, patch_size=8, frames_per_clip=4))
-        >>> model(torch.randn(2, 4, 3, 32, 32)).logits.shape
-        torch.Size([2, 5])
-        >>> model(torch.randn(2, 8, 3, 4, 3, 32, 32)).logits.shape  # 8 segments in 3 views of each video
-        torch.Size([2, 5])
-    """
-
-    _keys_to_ignore_on_load_unexpected = [r"^context_encoder\.", r"^predictor\."]
-
-    def __init__(self, config: VJepaConfig):
-        super().__init__(config)
-        self.vjepa = VJepaModel(self.config)
-        self.pooler, self.classifier = attentive_classifier(self.config)
-        self.post_init()
+    embeddings_class = VJepaEmbeddings
 
 
 class VJepaForPreTraining(VideoPreTrainingMixin, VJepaPreTrainedModel):
@@ -292,10 +202,28 @@ class VJepaForPreTraining(VideoPreTrainingMixin, VJepaPreTrainedModel):
 
     def regularization(self, predictions: list[list[torch.Tensor]]) -> torch.Tensor | None:
         """The variance term of the predictions, where the config asks for one."""
-        if self.config.variance_coefficient == 0:
+        if self.config.variance_weight == 0:
             return None
         std = torch.cat([prediction_std(group) for group in predictions])
-        return self.config.variance_coefficient * variance_loss(std)
+        return self.config.variance_weight * variance_loss(std)
+
+
+class VJepaForVideoClassification(VideoClassificationMixin, VJepaPreTrainedModel):
+    """The encoder with the attentive classifier of the official probes: one query that attends to all tokens.
+
+    Example:
+        >>> import torch
+        >>> from hf_jepa import VJepaConfig, VJepaForVideoClassification
+        >>> model = VJepaForVideoClassification(VJepaConfig(hidden_size=32, num_hidden_layers=2, num_labels=5,
+        ...     num_attention_heads=2, crop_size=32, patch_size=8, frames_per_clip=4))
+        >>> model(torch.randn(2, 4, 3, 32, 32)).logits.shape
+        torch.Size([2, 5])
+        >>> model(torch.randn(2, 8, 3, 4, 3, 32, 32)).logits.shape  # 8 segments in 3 views of each video
+        torch.Size([2, 5])
+    """
+
+    _keys_to_ignore_on_load_unexpected = [r"^context_encoder\.", r"^predictor\."]
+    base_model_class = VJepaModel
 
 
 __all__ = [

@@ -1,9 +1,12 @@
 """V-JEPA 2 configuration: native transformers' `VJEPA2Config` plus the objective and what the native class lacks."""
 
+from typing import Any
+
 from huggingface_hub.dataclasses import strict
 from transformers.models.vjepa2.configuration_vjepa2 import VJEPA2Config as NativeVJepa2Config
 
 from hf_jepa.core.regularization import SigRegConfigMixin
+from hf_jepa.core.validation import require_at_least, require_choices
 from hf_jepa.core.video_configuration import VideoConfigMixin
 from hf_jepa.layers.rotary import LAYOUTS, rotary_axis_dim
 
@@ -56,6 +59,7 @@ class VJepa2Config(SigRegConfigMixin, VideoConfigMixin, NativeVJepa2Config):
     """
 
     target_sources = ("ema", "frozen", "shared", "shared_stopgrad")
+    sizes = SIZES
 
     crop_size: int | list[int] | tuple[int, int] = 256
     use_silu: bool = False
@@ -73,23 +77,19 @@ class VJepa2Config(SigRegConfigMixin, VideoConfigMixin, NativeVJepa2Config):
     loss_type: str = "l1"
     base_model_fsdp_plan = {"encoder.layer.*": "free_full_weight", "encoder.layernorm": "keep_full_weight"}
 
-    @classmethod
-    def from_size(cls, size: str, **overrides) -> "VJepa2Config":
-        """The config of a named size (`vit_tiny` ... `vit_giant`), any field of which can be overridden."""
-        if size not in SIZES:
-            raise ValueError(f"size {size!r} is not one of {', '.join(SIZES)}")
-        return cls(**(SIZES[size] | overrides))
-
     def mlp_width(self, dim: int, ratio: float) -> int:
         """Hidden width of a feed-forward network on tokens of width `dim`."""
         width = super().mlp_width(dim, ratio)
         return (int(width * 2 / 3) + 7) // 8 * 8 if self.use_silu and self.wide_silu else width
 
+    def layer_options(self, index: int, depth: int) -> dict[str, Any]:
+        """Options of layer `index` of the `depth` ones of encoder or predictor; stochastic depth rises along them."""
+        own = {"swiglu": self.use_silu, "drop_path": self.drop_path_rate * index / max(1, depth - 1)}
+        return super().layer_options(index, depth) | own
+
     def validate_rotary(self):
-        if self.rope_grid_size < 1:
-            raise ValueError(f"rope_grid_size must be at least 1, got {self.rope_grid_size}")
-        if self.rope_layout not in LAYOUTS:
-            raise ValueError(f"rope_layout={self.rope_layout!r} is not one of {', '.join(LAYOUTS)}")
+        require_at_least(self, 1, ("rope_grid_size",))
+        require_choices(self, rope_layout=LAYOUTS)
         for prefix in ("", "pred_"):
             width, heads = getattr(self, f"{prefix}hidden_size"), getattr(self, f"{prefix}num_attention_heads")
             try:

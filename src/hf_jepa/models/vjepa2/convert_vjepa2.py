@@ -3,30 +3,20 @@
 from collections.abc import Mapping
 from typing import Any
 
-from hf_jepa.core.conversion import Entry, Heads, OfficialLayout, Release, State, count, exact_ratio, side, sizes
-from hf_jepa.core.key_map import ConversionError, Drop, KeyMap, Rename, Split, Stack
+from hf_jepa.core.conversion import Entry, Heads, OfficialLayout, Release, State, sizes
+from hf_jepa.core.key_map import ConversionError, Drop, KeyMap, Rename, Stack
 from hf_jepa.core.probe_conversion import PROBE, ProbeLayout, Protocol
+from hf_jepa.core.video_conversion import block_rules, encoder_fields, mask_token_fields, predictor_fields
 from hf_jepa.models.vjepa2.anticipation_vjepa2 import VJepa2ForActionAnticipation
 from hf_jepa.models.vjepa2.configuration_vjepa2 import SIZES, VJepa2Config
 from hf_jepa.models.vjepa2.modeling_vjepa2 import VJepa2ForPreTraining, VJepa2ForVideoClassification
-
-
-def block_rules(official: str, ours: str) -> tuple[Rename | Split, ...]:
-    """The rules of a transformer stack, the same in encoder and predictor; `fc3` is of gated networks."""
-    block, layer = f"{official}.{{i}}", f"{ours}.{{i}}"
-    return (
-        *(Rename(f"{block}.{norm}.*", f"{layer}.{norm}.*") for norm in ("norm1", "norm2")),
-        Split(f"{block}.attn.qkv.*", tuple(f"{layer}.attention.{part}.*" for part in ("query", "key", "value"))),
-        Rename(f"{block}.attn.proj.*", f"{layer}.attention.proj.*"),
-        *(Rename(f"{block}.mlp.{fc}.*", f"{layer}.mlp.{fc}.*") for fc in ("fc1", "fc2", "fc3")),
-    )
 
 
 ENCODER = KeyMap(
     (
         Drop("pos_embed"),
         Rename("patch_embed.proj.*", "embeddings.patch_embeddings.proj.*"),
-        *block_rules("blocks", "layer"),
+        *block_rules("blocks"),
         Rename("norm.*", "layernorm.*"),
     )
 )
@@ -35,7 +25,7 @@ PREDICTOR = KeyMap(
         Drop("predictor_pos_embed"),
         Rename("predictor_embed.*", "embeddings.predictor_embeddings.*"),
         Stack("mask_tokens.{i}", "embeddings.mask_tokens"),
-        *block_rules("predictor_blocks", "layer"),
+        *block_rules("predictor_blocks"),
         Rename("predictor_norm.*", "layernorm.*"),
         Rename("predictor_proj.*", "proj.*"),
     )
@@ -45,50 +35,31 @@ PREDICTOR = KeyMap(
 def _read(encoder: State, predictor: State | None) -> dict[str, Any]:
     """The config fields that the tensors tell."""
     fields = read_networks(encoder, predictor)
-    if predictor is not None:
-        sizes(predictor, "mask_tokens.0", "1 1 width")
-        fields["pred_num_mask_tokens"] = count(predictor, "mask_tokens.")
-    return fields
+    return fields if predictor is None else fields | mask_token_fields(predictor)
 
 
 def read_networks(encoder: State, predictor: State | None) -> dict[str, Any]:
     """The config fields of both networks, whatever the predictor is told beside tokens."""
-    patch_sides = "width channels tubelet height width"
-    width, channels, tubelet, height, breadth = sizes(encoder, "patch_embed.proj.weight", patch_sides)
-    hidden, _ = sizes(encoder, "blocks.0.mlp.fc1.weight", "hidden width")
-    fields = {
-        "hidden_size": width,
-        "num_hidden_layers": count(encoder, "blocks."),
-        "in_chans": channels,
-        "tubelet_size": tubelet,
-        "patch_size": side(height, breadth),
-        "qkv_bias": "blocks.0.attn.qkv.bias" in encoder,
-    }
-    widths = {"mlp_ratio": (hidden, width)}
+    fields = encoder_fields(encoder) | ({} if predictor is None else predictor_fields(predictor))
+    widths = {"mlp_ratio": sizes(encoder, "blocks.0.mlp.fc1.weight", "hidden width")}
     if predictor is not None:
-        pred_width, _ = sizes(predictor, "predictor_embed.weight", "width encoder_width")
-        pred_hidden, _ = sizes(predictor, "predictor_blocks.0.mlp.fc1.weight", "hidden width")
-        widths["pred_mlp_ratio"] = (pred_hidden, pred_width)
-        fields |= {
-            "pred_hidden_size": pred_width,
-            "pred_num_hidden_layers": count(predictor, "predictor_blocks."),
-        }
-    return fields | _networks(widths, gated="blocks.0.mlp.fc3.weight" in encoder)
+        widths["pred_mlp_ratio"] = sizes(predictor, "predictor_blocks.0.mlp.fc1.weight", "hidden width")
+    return fields | _gates(widths, gated="blocks.0.mlp.fc3.weight" in encoder)
 
 
-def _networks(widths: Mapping[str, tuple[int, int]], gated: bool) -> dict[str, Any]:
-    """The fields of the feed-forward networks, from the (hidden, outer) width behind each ratio.
+def _gates(widths: Mapping[str, tuple[int, ...]], gated: bool) -> dict[str, Any]:
+    """Whether networks are gated, and then their ratios, from the (hidden, outer) width behind each.
 
     The hidden width of a wide gated network is rounded, so several ratios have it. Where the usual one does, that is
     taken; elsewhere the network is described as one that is not wide, which is the same function.
     """
     if not gated:
-        return {name: exact_ratio(*pair) for name, pair in widths.items()} | {"use_silu": False}
+        return {"use_silu": False}
     usual = {name: getattr(VJepa2Config, name) for name in widths}
     wide = VJepa2Config(use_silu=True, wide_silu=True)
     if all(wide.mlp_width(outer, usual[name]) == hidden for name, (hidden, outer) in widths.items()):
         return usual | {"use_silu": True, "wide_silu": True}
-    return {name: exact_ratio(*pair) for name, pair in widths.items()} | {"use_silu": True, "wide_silu": False}
+    return {"use_silu": True, "wide_silu": False}
 
 
 def _check_positions(parts: Mapping[str, State], config: VJepa2Config, given: frozenset[str]) -> None:
@@ -129,10 +100,7 @@ LAYOUT = OfficialLayout(
     read=_read,
     heads={
         # Width 1408 and depth 40 are vit_giant_xformers, of 22 heads; the official vit_giant of 16 was never released.
-        "num_attention_heads": Heads(
-            by=("hidden_size", "num_hidden_layers"),
-            known={(s["hidden_size"], s["num_hidden_layers"]): s["num_attention_heads"] for s in SIZES.values()},
-        ),
+        "num_attention_heads": Heads.of_sizes(SIZES),
         "pred_num_attention_heads": Heads(by=("pred_hidden_size",), known={(384,): 12}),
     },
     untold=("crop_size", "frames_per_clip"),
@@ -170,12 +138,12 @@ def protocols(encoder: Mapping[str, Any], large: bool, layers: tuple[int, ...]) 
     )
 
 
-def encoder_fields(table: Mapping[str, Mapping[str, Any]], size: str, crop: int) -> dict[str, Any]:
+def probed_encoder(table: Mapping[str, Mapping[str, Any]], size: str, crop: int) -> dict[str, Any]:
     """The config fields by which the encoder of an official probe is known."""
     return {name: table[size][name] for name in ("hidden_size", "num_hidden_layers")} | {"crop_size": crop}
 
 
-VITL, VITG = encoder_fields(SIZES, "vit_large", 256), encoder_fields(SIZES, "vit_giant", 384)
+VITL, VITG = probed_encoder(SIZES, "vit_large", 256), probed_encoder(SIZES, "vit_giant", 384)
 PROBES = ProbeLayout(
     title="V-JEPA 2",
     entry="classifiers",
@@ -200,10 +168,9 @@ __all__ = [
     "LAYOUT",
     "PREDICTOR",
     "PROBES",
-    "block_rules",
     "convert",
-    "encoder_fields",
     "infer_config",
+    "probed_encoder",
     "protocols",
     "read_networks",
     "revert",

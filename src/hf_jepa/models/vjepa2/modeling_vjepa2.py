@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
-from transformers import initialization as init
 from transformers.models.vjepa2.modeling_vjepa2 import (
     VJEPA2WithMaskedInputModelOutput,
     VJEPA2WithMaskedInputPredictorOutput,
@@ -28,7 +27,8 @@ from hf_jepa.core.clips import (
 )
 from hf_jepa.core.modeling import JepaPreTrainedModel
 from hf_jepa.core.video import VideoEncoderMixin, VideoPreTrainingMixin
-from hf_jepa.core.video_classification import VideoClassificationMixin, attentive_classifier
+from hf_jepa.core.video_classification import VideoClassificationMixin
+from hf_jepa.core.video_networks import VideoPredictor, init_mask_tokens
 from hf_jepa.layers.packed_transformer import PackedAttention, PackedTransformerLayer, Rotary
 from hf_jepa.layers.packing import Packing
 from hf_jepa.layers.patch_embedding import TubeletEmbedding, as_clips, pair
@@ -37,26 +37,6 @@ from hf_jepa.models.vjepa2.configuration_vjepa2 import VJepa2Config
 
 
 logger = logging.get_logger(__name__)
-
-
-def transformer_layers(config: VJepa2Config, depth: int, dim: int, num_heads: int, mlp_ratio: float) -> nn.ModuleList:
-    """The layers of the encoder or the predictor; stochastic depth rises along them."""
-    return nn.ModuleList(
-        PackedTransformerLayer(
-            config,
-            dim,
-            num_heads,
-            config.mlp_width(dim, mlp_ratio),
-            layer_norm_eps=config.layer_norm_eps,
-            qkv_bias=config.qkv_bias,
-            hidden_act=config.hidden_act,
-            attention_dropout=config.attention_probs_dropout_prob,
-            swiglu=config.use_silu,
-            drop_path=config.drop_path_rate * index / max(1, depth - 1),
-            residual_init_divisor=(2.0 * (index + 1)) ** 0.5 if config.rescale_residual_init else 1.0,
-        )
-        for index in range(depth)
-    )
 
 
 def rotary_for(
@@ -113,7 +93,7 @@ class VJepa2PredictorEmbeddings(nn.Module):
         return torch.cat([x, queries.expand(len(x), num_targets, -1)], dim=1)
 
 
-class VJepa2Predictor(nn.Module):
+class VJepa2Predictor(VideoPredictor):
     """A narrow transformer that fills mask tokens at target positions from the encoded context.
 
     The official code sorts context and mask tokens by position. Attention with rotary positions does not depend on
@@ -135,55 +115,12 @@ class VJepa2Predictor(nn.Module):
 
     embeddings_class = VJepa2PredictorEmbeddings
 
-    def __init__(self, config: VJepa2Config):
-        super().__init__()
-        self.config = config
-        dim, heads = config.pred_hidden_size, config.pred_num_attention_heads
-        self.embeddings = self.embeddings_class(config)
-        self.layer = transformer_layers(config, config.pred_num_hidden_layers, dim, heads, config.pred_mlp_ratio)
-        self.layernorm = nn.LayerNorm(dim, eps=config.layer_norm_eps)
-        self.proj = nn.Linear(dim, config.hidden_size)
+    def embed(self, context, context_mask, target_mask, grid_size, mask_index):
+        """The context, then mask tokens, without positions: these enter in the attention."""
+        return self.embeddings(context, target_mask.shape[1], mask_index)
 
-    def forward(
-        self,
-        context: Sequence[torch.Tensor],
-        context_mask: Sequence[torch.Tensor],
-        target_mask: Sequence[torch.Tensor],
-        grid_sizes: Sequence[Grid],
-        mask_index: Sequence[int],
-    ) -> tuple[torch.Tensor, ...]:
-        """Predict every target from its context, all pairs in one pass.
-
-        Args:
-            context: M tensors (B_i, N_i, D) of encoded context tokens.
-            context_mask: M LongTensors (B_i, N_i), their indices.
-            target_mask: M LongTensors (B_i, K_i), the tokens to predict. Indices beyond the grid lie in the future.
-            grid_sizes: of each pair the (frames, rows, columns) of its clips' tokens. (The official predictor takes
-                the configured square grid whatever the clips are: pass `config.grid_size` for that.)
-            mask_index: of each pair the learnt mask token to use.
-
-        Returns:
-            M tensors (B_i, K_i, D).
-        """
-        parts = [
-            self.embeddings(tokens, mask.shape[1], index)
-            for tokens, mask, index in zip(context, target_mask, mask_index, strict=True)
-        ]
-        x, _, kept = self._transform(parts, context_mask, target_mask, grid_sizes)
-        return tuple(kept.split(self.proj(x)))
-
-    def _transform(self, parts, context_mask, target_mask, grid_sizes, keep_context: bool = False):
-        """The layers and the norm on tokens [context; mask tokens], and what they become: the mask tokens alone
-        unless the context is kept as well. With it the packing of all tokens, and that of the mask tokens."""
-        packing = Packing([part.shape[:2] for part in parts])
-        kept = packing.last([mask.shape[1] for mask in target_mask])
-        indices = [torch.cat(pair_, dim=1) for pair_ in zip(context_mask, target_mask, strict=True)]
-        rotary = rotary_for(self.config, self.layer[0].attention.head_dim, indices, grid_sizes, packing)
-        x = packing.join(parts)
-        for layer in self.layer[:-1]:
-            x = layer(x, packing, rotary)
-        x = self.layer[-1](x, packing, rotary, None if keep_context else kept)
-        return self.layernorm(x), packing, kept
+    def rotary(self, indices: Sequence[torch.Tensor], grids: Sequence[Grid], packing: Packing) -> Rotary:
+        return rotary_for(self.config, self.layer[0].attention.head_dim, indices, grids, packing)
 
 
 class VJepa2PreTrainedModel(JepaPreTrainedModel):
@@ -200,10 +137,7 @@ class VJepa2PreTrainedModel(JepaPreTrainedModel):
     def _init_weights(self, module: nn.Module):
         super()._init_weights(module)
         if isinstance(module, VJepa2PredictorEmbeddings):
-            if self.config.pred_zero_init_mask_tokens:
-                init.zeros_(module.mask_tokens)
-            else:
-                init.trunc_normal_(module.mask_tokens, std=self.config.initializer_range)
+            init_mask_tokens(module.mask_tokens, self.config)
 
 
 class VJepa2Encoder(VideoEncoderMixin, VJepa2PreTrainedModel):
@@ -236,19 +170,6 @@ class VJepa2Encoder(VideoEncoderMixin, VJepa2PreTrainedModel):
         checkpoint, the encoder of a base model or of a classifier, ours or native."""
         within = {rf"^({cls.base_model_prefix}\.)?encoder\.": ""}
         return super().from_pretrained(*args, key_mapping=within | (key_mapping or {}), **kwargs)
-
-    def __init__(self, config: VJepa2Config):
-        super().__init__(config)
-        config = self.config
-        self.embeddings = self.embeddings_class(config)
-        self.layer = transformer_layers(
-            config, config.num_hidden_layers, config.hidden_size, config.num_attention_heads, config.mlp_ratio
-        )
-        self._make_norms()
-        self.post_init()
-
-    def _make_norms(self) -> None:
-        self.layernorm = nn.LayerNorm(self.config.hidden_size, eps=self.config.layer_norm_eps)
 
     def rotary(self, indices: Sequence[torch.Tensor], grids: Sequence[Grid], packing: Packing) -> Rotary:
         return rotary_for(self.config, self.layer[0].attention.head_dim, indices, grids, packing)
@@ -361,53 +282,6 @@ class VJepa2Model(VJepa2PreTrainedModel):
         return parts, *flat, [g for g, masks in enumerate(targets) for _ in masks]
 
 
-class VJepa2ForVideoClassification(VideoClassificationMixin, VJepa2PreTrainedModel):
-    """The encoder with an attentive classifier on its tokens, under the names of the native class.
-
-    `num_pooler_layers`, `pooler_num_attention_heads` and `pooler_layer_norm_eps` of the config are those of the
-    official probes (3, 16 and 1e-5, whatever the encoder), so that converted probes are the same function; the native
-    class takes the encoder's heads and epsilon instead. `classifier_layers` are the encoder's layers whose tokens are
-    read, the last one alone when unset.
-
-    Example:
-        >>> import torch
-        >>> from hf_jepa import VJepa2Config, VJepa2ForVideoClassification
-        >>> model = VJepa2ForVideoClassification(VJepa2Config(hidden_size=32, num_hidden_layers=2,
-        ...     num_attention_heads=2, crop_size=32, patch_size=8, frames_per_clip=4, pred_num_hidden_layers=1,
-        ...     num_labels=5, classifier_layers=[0, 1]))
-        >>> model(torch.randn(2, 4, 3, 32, 32)).logits.shape
-        torch.Size([2, 5])
-        >>> model(torch.randn(2, 8, 3, 4, 3, 32, 32)).logits.shape  # 8 segments in 3 views of each video
-        torch.Size([2, 5])
-    """
-
-    _keys_to_ignore_on_load_unexpected = [r"^context_encoder\."]
-    base_model_class = VJepa2Model
-
-    def __init__(self, config: VJepa2Config):
-        super().__init__(config)
-        setattr(self, self.base_model_prefix, self.base_model_class(self.config))
-        self.pooler, self.classifier = attentive_classifier(self.config)
-        self.post_init()
-
-    def save_pretrained(self, *args, **kwargs):
-        """Save; says where stock `AutoModelForVideoClassification` would compute something else from the files."""
-        config = self.config
-        native = {
-            "pooler_num_attention_heads": config.num_attention_heads,
-            "pooler_layer_norm_eps": config.layer_norm_eps,
-            "classifier_layers": None,
-        }
-        unlike = [
-            f"{name} {getattr(config, name)}" for name, value in native.items() if getattr(config, name) != value
-        ]
-        if unlike and self.base_model_prefix == "vjepa2":
-            logger.warning_once(
-                f"load this classifier by {type(self).__name__}: the stock class does not know its {', '.join(unlike)}"
-            )
-        return super().save_pretrained(*args, **kwargs)
-
-
 class VJepa2ForPreTraining(VideoPreTrainingMixin, VJepa2PreTrainedModel):
     """Context encoder, target encoder and predictor (both in `vjepa2`) with the V-JEPA 2 loss.
 
@@ -447,6 +321,47 @@ class VJepa2ForPreTraining(VideoPreTrainingMixin, VJepa2PreTrainedModel):
     def mask_token_of(self, group: int, mask: int) -> int:
         """Token g for all masks of group g, as the official training with several clip lengths does."""
         return group
+
+
+class VJepa2ForVideoClassification(VideoClassificationMixin, VJepa2PreTrainedModel):
+    """The encoder with an attentive classifier on its tokens, under the names of the native class.
+
+    `num_pooler_layers`, `pooler_num_attention_heads` and `pooler_layer_norm_eps` of the config are those of the
+    official probes (3, 16 and 1e-5, whatever the encoder), so that converted probes are the same function; the native
+    class takes the encoder's heads and epsilon instead. `classifier_layers` are the encoder's layers whose tokens are
+    read, the last one alone when unset.
+
+    Example:
+        >>> import torch
+        >>> from hf_jepa import VJepa2Config, VJepa2ForVideoClassification
+        >>> model = VJepa2ForVideoClassification(VJepa2Config(hidden_size=32, num_hidden_layers=2,
+        ...     num_attention_heads=2, crop_size=32, patch_size=8, frames_per_clip=4, pred_num_hidden_layers=1,
+        ...     num_labels=5, classifier_layers=[0, 1]))
+        >>> model(torch.randn(2, 4, 3, 32, 32)).logits.shape
+        torch.Size([2, 5])
+        >>> model(torch.randn(2, 8, 3, 4, 3, 32, 32)).logits.shape  # 8 segments in 3 views of each video
+        torch.Size([2, 5])
+    """
+
+    _keys_to_ignore_on_load_unexpected = [r"^context_encoder\."]
+    base_model_class = VJepa2Model
+
+    def save_pretrained(self, *args, **kwargs):
+        """Save; says where stock `AutoModelForVideoClassification` would compute something else from the files."""
+        config = self.config
+        native = {
+            "pooler_num_attention_heads": config.num_attention_heads,
+            "pooler_layer_norm_eps": config.layer_norm_eps,
+            "classifier_layers": None,
+        }
+        unlike = [
+            f"{name} {getattr(config, name)}" for name, value in native.items() if getattr(config, name) != value
+        ]
+        if unlike and self.base_model_prefix == "vjepa2":
+            logger.warning_once(
+                f"load this classifier by {type(self).__name__}: the stock class does not know its {', '.join(unlike)}"
+            )
+        return super().save_pretrained(*args, **kwargs)
 
 
 __all__ = [

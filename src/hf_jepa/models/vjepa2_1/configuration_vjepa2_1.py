@@ -2,6 +2,7 @@
 
 from huggingface_hub.dataclasses import strict
 
+from hf_jepa.core.validation import require_at_least
 from hf_jepa.models.vjepa2.configuration_vjepa2 import VJepa2Config
 
 
@@ -38,6 +39,9 @@ class VJepa21Config(VJepa2Config):
     trained with; hence a `model_type` of its own. Rows and columns are stretched to a grid of `rope_grid_size` a side
     in encoder and predictor (`rope_interpolation`); for patches of 14 pixels the official grid is 18.
 
+    The sizes are those of the released models. To train `vit_base` or `vit_large` by themselves, without the teacher
+    of which they were distilled, give `from_size` `pred_num_levels=None` and `teacher_hidden_size=None`.
+
     Args:
         levels: layers, counted from 0 and rising up to the last, whose outputs are features, each behind its own
             LayerNorm. The official ones when unset, which exist for depths 12, 24, 40 and 48.
@@ -68,6 +72,7 @@ class VJepa21Config(VJepa2Config):
 
     model_type = "vjepa2_1"
     target_sources = ("ema", "frozen")
+    sizes = SIZES
 
     rope_layout: str = "interleaved"
     rope_interpolation: bool = True
@@ -81,17 +86,6 @@ class VJepa21Config(VJepa2Config):
     image_context_loss_weight: float | None = None
     context_loss_distance: bool = True
     image_loss_weight: float = 0.5
-
-    @classmethod
-    def from_size(cls, size: str, **overrides) -> "VJepa21Config":
-        """The config of a released size, any field of which can be overridden.
-
-        To train `vit_base` or `vit_large` by themselves, without their teacher, pass `pred_num_levels=None` and
-        `teacher_hidden_size=None`.
-        """
-        if size not in SIZES:
-            raise ValueError(f"size {size!r} is not one of {', '.join(SIZES)}")
-        return cls(**(SIZES[size] | overrides))
 
     @property
     def level_indices(self) -> tuple[int, ...]:
@@ -120,13 +114,10 @@ class VJepa21Config(VJepa2Config):
             raise ValueError(f"levels {levels} must rise from 0 or more up to the last layer, {depth - 1}")
         if self.pred_num_levels is not None and not 1 <= self.pred_num_levels <= len(levels):
             raise ValueError(f"pred_num_levels is {self.pred_num_levels}, but there are {len(levels)} levels")
-        if self.teacher_hidden_size is not None and self.teacher_hidden_size < 1:
-            raise ValueError(f"teacher_hidden_size must be at least 1, got {self.teacher_hidden_size}")
+        require_at_least(self, 1, ("teacher_hidden_size",))
 
     def validate_context_loss(self):
-        for name in ("context_loss_weight", "image_context_loss_weight"):
-            if (value := getattr(self, name)) is not None and value < 0:
-                raise ValueError(f"{name} must not be negative, got {value}")
+        require_at_least(self, 0, ("context_loss_weight", "image_context_loss_weight"))
         if not 0 <= self.image_loss_weight <= 1:
             raise ValueError(f"image_loss_weight must be in [0, 1], got {self.image_loss_weight}")
 

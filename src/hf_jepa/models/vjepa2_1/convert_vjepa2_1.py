@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from hf_jepa.core.conversion import Entry, Heads, OfficialLayout, Release, State, count, exact_ratio, side, sizes
+from hf_jepa.core.conversion import Entry, Heads, OfficialLayout, Release, State, count, sizes
 from hf_jepa.core.key_map import ConversionError, KeyMap, Rename, Stack
 from hf_jepa.core.probe_conversion import PROBE, ProbeLayout
-from hf_jepa.models.vjepa2.convert_vjepa2 import block_rules, encoder_fields, protocols
+from hf_jepa.core.video_conversion import block_rules, encoder_fields, mask_token_fields, predictor_fields
+from hf_jepa.models.vjepa2.convert_vjepa2 import probed_encoder, protocols
 from hf_jepa.models.vjepa2_1.configuration_vjepa2_1 import LEVELS, SIZES, VJepa21Config
 from hf_jepa.models.vjepa2_1.modeling_vjepa2_1 import VJepa21ForPreTraining, VJepa21ForVideoClassification
 
@@ -19,7 +20,7 @@ ENCODER = KeyMap(
         *MODALITIES,
         Rename("patch_embed.proj.*", "embeddings.patch_embeddings.proj.*"),
         Rename("patch_embed_img.proj.*", "embeddings.image_patch_embeddings.proj.*"),
-        *block_rules("blocks", "layer"),
+        *block_rules("blocks"),
         Rename("norms_block.3.*", "layernorm.*"),  # of the last of the four levels
         Rename("norms_block.{i}.*", "level_layernorms.{i}.*"),
     )
@@ -29,7 +30,7 @@ PREDICTOR = KeyMap(
         *MODALITIES,
         Rename("predictor_embed.*", "embeddings.predictor_embeddings.*"),
         Stack("mask_tokens.{i}", "embeddings.mask_tokens"),
-        *block_rules("predictor_blocks", "layer"),
+        *block_rules("predictor_blocks"),
         Rename("predictor_norm.*", "layernorm.*"),
         Rename("predictor_proj.*", "proj.*"),
         Rename("predictor_proj_context.*", "proj_context.*"),
@@ -39,42 +40,28 @@ PREDICTOR = KeyMap(
 
 def _read(encoder: State, predictor: State | None) -> dict[str, Any]:
     """The config fields that the tensors tell."""
-    patch_sides = "width channels tubelet height width"
-    width, channels, tubelet, height, breadth = sizes(encoder, "patch_embed.proj.weight", patch_sides)
-    hidden, _ = sizes(encoder, "blocks.0.mlp.fc1.weight", "hidden width")
-    patch = side(height, breadth)
-    fields = {
-        "hidden_size": width,
-        "num_hidden_layers": count(encoder, "blocks."),
-        "mlp_ratio": exact_ratio(hidden, width),
-        "in_chans": channels,
-        "tubelet_size": tubelet,
-        "patch_size": patch,
-        "qkv_bias": "blocks.0.attn.qkv.bias" in encoder,
+    fields = encoder_fields(encoder)
+    fields |= {
         "modality_embedding": "video_mod_embed" in encoder,
-        "rope_grid_size": 18 if patch == 14 else VJepa21Config.rope_grid_size,  # 252 / 14, 256 / 16
+        "rope_grid_size": 18 if fields["patch_size"] == 14 else VJepa21Config.rope_grid_size,  # 252 / 14, 256 / 16
     }
-    return fields if predictor is None else fields | _read_predictor(predictor, width, count(encoder, "norms_block."))
+    if predictor is None:
+        return fields
+    return fields | _read_predictor(predictor, fields["hidden_size"], count(encoder, "norms_block."))
 
 
 def _read_predictor(predictor: State, width: int, levels: int) -> dict[str, Any]:
     several = "predictor_embed.2.weight" in predictor
-    pred_width, _ = sizes(predictor, f"predictor_embed.{'2.' * several}weight", "width hidden")
     _, read_width = sizes(predictor, f"predictor_embed.{'0.' * several}weight", "hidden encoder_width")
-    hidden, _ = sizes(predictor, "predictor_blocks.0.mlp.fc1.weight", "hidden width")
     predicted, _ = sizes(predictor, "predictor_proj.weight", "predicted width")
-    sizes(predictor, "mask_tokens.0", "1 1 width")
     read, rest = divmod(read_width, width)
     if rest or not read or predicted % read:
         raise ConversionError(
             f"its predictor reads {read_width} features and predicts {predicted}: no levels of an encoder of width "
             f"{width}"
         )
-    return {
-        "pred_hidden_size": pred_width,
-        "pred_num_hidden_layers": count(predictor, "predictor_blocks."),
-        "pred_mlp_ratio": exact_ratio(hidden, pred_width),
-        "pred_num_mask_tokens": count(predictor, "mask_tokens."),
+    fields = predictor_fields(predictor, f"predictor_embed.{'2.' * several}weight") | mask_token_fields(predictor)
+    return fields | {
         "pred_num_levels": None if read == levels else read,
         "teacher_hidden_size": None if predicted == read_width else predicted // read,
         "predict_context": "predictor_proj_context.weight" in predictor,
@@ -103,10 +90,7 @@ LAYOUT = OfficialLayout(
     wrappers=("module.", "backbone."),
     read=_read,
     heads={
-        "num_attention_heads": Heads(
-            by=("hidden_size", "num_hidden_layers"),
-            known={(s["hidden_size"], s["num_hidden_layers"]): s["num_attention_heads"] for s in SIZES.values()},
-        ),
+        "num_attention_heads": Heads.of_sizes(SIZES),
         "pred_num_attention_heads": Heads(by=("pred_hidden_size",), known={(384,): 12}),
     },
     untold=("crop_size", "frames_per_clip", "levels"),
@@ -130,7 +114,7 @@ PROBES = ProbeLayout(
         row
         for size, fields in SIZES.items()
         for row in protocols(
-            encoder_fields(SIZES, size, 384),
+            probed_encoder(SIZES, size, 384),
             large=size in ("vit_giant", "vit_gigantic"),
             layers=LEVELS[fields["num_hidden_layers"]],
         )

@@ -7,6 +7,7 @@ tokens that are visible, too. Rotary positions are true rotations, stretched to 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -17,6 +18,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from hf_jepa.core.clips import (
     ClipMasks,
     Clips,
+    Grid,
     VideoEncoderOutput,
     as_group_masks,
     as_groups,
@@ -24,21 +26,33 @@ from hf_jepa.core.clips import (
     require_pairs,
 )
 from hf_jepa.core.outputs import JepaForPreTrainingOutput
-from hf_jepa.layers.patch_embedding import TubeletEmbedding, as_clips, pair
 from hf_jepa.layers.tokens import take_tokens
 from hf_jepa.losses.context import context_distance, context_loss
 from hf_jepa.losses.prediction import normalize_targets, prediction_loss
 from hf_jepa.models.vjepa2.modeling_vjepa2 import (
-    VJepa2Embeddings,
     VJepa2Encoder,
     VJepa2ForPreTraining,
     VJepa2ForVideoClassification,
     VJepa2Model,
-    VJepa2Predictor,
-    VJepa2PredictorEmbeddings,
     VJepa2PreTrainedModel,
 )
 from hf_jepa.models.vjepa2_1.configuration_vjepa2_1 import VJepa21Config
+from hf_jepa.models.vjepa2_1.parts_vjepa2_1 import (
+    ModalityEmbedding,
+    VJepa21Embeddings,
+    VJepa21Predictor,
+    side_by_side,
+)
+
+
+class MaskPairs(NamedTuple):
+    """Of every pair of masks, ordered (group, mask): the masks, and what `VJepa21Predictor` is told beside them."""
+
+    context_mask: list[torch.Tensor]
+    target_mask: list[torch.Tensor]
+    grid_sizes: list[Grid]
+    mask_index: list[int]
+    is_image: list[bool]
 
 
 @dataclass
@@ -59,124 +73,6 @@ class VJepa21ForPreTrainingOutput(JepaForPreTrainingOutput):
     context_loss: torch.FloatTensor | None = None
     context_predictions: tuple[torch.FloatTensor, ...] | None = None
     context_targets: tuple[torch.FloatTensor, ...] | None = None
-
-
-def side_by_side(levels: Sequence[Sequence[torch.Tensor]]) -> list[torch.Tensor]:
-    """L levels of some (B_i, N_i, D) to (B_i, N_i, L * D)."""
-    return [torch.cat(parts, dim=-1) for parts in zip(*levels, strict=True)]
-
-
-class ModalityEmbedding(nn.Module):
-    """A learnt vector for the tokens of clips, and one for those of images."""
-
-    def __init__(self, dim: int):
-        super().__init__()
-        self.video = nn.Parameter(torch.zeros(1, 1, dim))
-        self.image = nn.Parameter(torch.zeros(1, 1, dim))
-
-    def forward(self, tokens: torch.Tensor, is_image: bool) -> torch.Tensor:
-        """(B, N, D) -> (B, N, D)"""
-        return tokens + (self.image if is_image else self.video).to(tokens.dtype)
-
-
-class VJepa21Embeddings(VJepa2Embeddings):
-    """Tubelets of clips, or patches of images, to tokens, each kind by its own convolution."""
-
-    def __init__(self, config: VJepa21Config):
-        super().__init__(config)
-        self.image_patch_embeddings = TubeletEmbedding(config.in_chans, config.hidden_size, 1, pair(config.patch_size))
-        self.modality = ModalityEmbedding(config.hidden_size) if config.modality_embedding else None
-
-    def clips(self, pixel_values_videos: torch.Tensor) -> torch.Tensor:
-        """(B, T, C, H, W); an image is a clip of one frame."""
-        return as_clips(pixel_values_videos, self.config.in_chans, static_frames=1)
-
-    def tokenizer(self, clips: torch.Tensor) -> TubeletEmbedding:
-        return self.image_patch_embeddings if clips.shape[1] == 1 else self.patch_embeddings
-
-    def grid_size(self, clips: torch.Tensor) -> tuple[int, int, int]:
-        return self.tokenizer(clips).grid_size(clips)
-
-    def forward(self, clips: torch.Tensor, masks: Sequence[torch.Tensor] | None) -> list[torch.Tensor]:
-        parts = self.tokenizer(clips)(clips, masks)
-        return parts if self.modality is None else [self.modality(part, clips.shape[1] == 1) for part in parts]
-
-
-class VJepa21PredictorEmbeddings(VJepa2PredictorEmbeddings):
-    """Context tokens of one or several levels to the predictor's width, and the learnt mask tokens."""
-
-    def __init__(self, config: VJepa21Config):
-        super().__init__(config)
-        levels, dim = len(config.pred_levels), config.hidden_size
-        if levels > 1:
-            self.predictor_embeddings = nn.Sequential(
-                nn.Linear(levels * dim, dim), nn.GELU(), nn.Linear(dim, config.pred_hidden_size)
-            )
-        self.modality = ModalityEmbedding(config.pred_hidden_size) if config.modality_embedding else None
-
-    def forward(self, context: torch.Tensor, num_targets: int, mask_index: int, is_image: bool) -> torch.Tensor:
-        """(B, N, L * D) -> (B, N + num_targets, P): the context, then mask tokens, all with their modality."""
-        tokens = super().forward(context, num_targets, mask_index)
-        return tokens if self.modality is None else self.modality(tokens, is_image)
-
-
-class VJepa21Predictor(VJepa2Predictor):
-    """The predictor of V-JEPA 2 on several levels, with a second head for the tokens that are visible.
-
-    Args:
-        config: its `pred_*` fields size the predictor.
-
-    Example:
-        >>> from hf_jepa import VJepa21Config, VJepa21Predictor
-        >>> config = VJepa21Config(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, levels=[0, 1],
-        ...     pred_hidden_size=24, pred_num_attention_heads=2, pred_num_hidden_layers=1)
-        >>> context_mask, target_mask = torch.tensor([[0, 1, 4]]), torch.tensor([[10, 11]])
-        >>> (prediction,), (visible,) = VJepa21Predictor(config)([torch.randn(1, 3, 64)], [context_mask],
-        ...     [target_mask], [(2, 4, 4)], [0], [False], predict_context=True)
-        >>> prediction.shape, visible.shape
-        (torch.Size([1, 2, 64]), torch.Size([1, 3, 64]))
-    """
-
-    embeddings_class = VJepa21PredictorEmbeddings
-
-    def __init__(self, config: VJepa21Config):
-        super().__init__(config)
-        self.proj = nn.Linear(config.pred_hidden_size, config.pred_output_size)
-        if config.predict_context:
-            self.proj_context = nn.Linear(config.pred_hidden_size, config.pred_output_size)
-
-    def forward(
-        self,
-        context: Sequence[torch.Tensor],
-        context_mask: Sequence[torch.Tensor],
-        target_mask: Sequence[torch.Tensor],
-        grid_sizes: Sequence[tuple[int, int, int]],
-        mask_index: Sequence[int],
-        is_image: Sequence[bool],
-        predict_context: bool = False,
-    ) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...] | None]:
-        """Predict every target from its context, and the context itself, all pairs in one pass.
-
-        Args:
-            context: M tensors (B_i, N_i, L * D) of encoded context tokens, their levels side by side.
-            context_mask, target_mask, grid_sizes, mask_index: see `VJepa2Predictor`.
-            is_image: of each pair whether its tokens are those of images.
-            predict_context: also predict the visible tokens; otherwise the last layer computes the targets alone.
-
-        Returns:
-            M tensors (B_i, K_i, `config.pred_output_size`), and M tensors (B_i, N_i, `config.pred_output_size`) in
-            the order of the context masks, or None.
-        """
-        parts = [
-            self.embeddings(tokens, mask.shape[1], index, image)
-            for tokens, mask, index, image in zip(context, target_mask, mask_index, is_image, strict=True)
-        ]
-        x, packing, kept = self._transform(parts, context_mask, target_mask, grid_sizes, predict_context)
-        if not predict_context:
-            return tuple(kept.split(self.proj(x))), None
-        visible = zip(packing.split(x), context_mask, strict=True)
-        predictions = kept.split(self.proj(packing.take_last(x, kept)))
-        return tuple(predictions), tuple(self.proj_context(part[:, : mask.shape[1]]) for part, mask in visible)
 
 
 class VJepa21PreTrainedModel(VJepa2PreTrainedModel):
@@ -215,8 +111,7 @@ class VJepa21Encoder(VJepa21PreTrainedModel, VJepa2Encoder):
     config: VJepa21Config
     embeddings_class = VJepa21Embeddings
 
-    def _make_norms(self) -> None:
-        super()._make_norms()
+    def add_parts(self) -> None:
         dim, eps = self.config.hidden_size, self.config.layer_norm_eps
         self.level_layernorms = nn.ModuleList(nn.LayerNorm(dim, eps=eps) for _ in self.config.level_indices[:-1])
 
@@ -303,27 +198,6 @@ class VJepa21Model(VJepa21PreTrainedModel, VJepa2Model):
         return predictions[0] if isinstance(target_mask, torch.Tensor) else predictions
 
 
-class VJepa21ForVideoClassification(VJepa21PreTrainedModel, VJepa2ForVideoClassification):
-    """The encoder with an attentive classifier on its tokens, see `VJepa2ForVideoClassification`.
-
-    `classifier_layers` are levels. (The official evaluation of V-JEPA 2.1 on videos and images builds the encoder of
-    V-JEPA 2, which computes other features.) Images go through their own tokenizer; the official protocol for images
-    repeats them to clips.
-
-    Example:
-        >>> import torch
-        >>> from hf_jepa import VJepa21Config, VJepa21ForVideoClassification
-        >>> model = VJepa21ForVideoClassification(VJepa21Config(hidden_size=32, num_hidden_layers=2,
-        ...     num_attention_heads=2, levels=[0, 1], crop_size=32, patch_size=8, frames_per_clip=4,
-        ...     pred_num_hidden_layers=1, num_labels=5, classifier_layers=[0, 1]))
-        >>> model(torch.randn(2, 4, 3, 32, 32)).logits.shape
-        torch.Size([2, 5])
-    """
-
-    config: VJepa21Config
-    base_model_class = VJepa21Model
-
-
 class VJepa21ForPreTraining(VJepa21PreTrainedModel, VJepa2ForPreTraining):
     """Context encoder, target encoder and predictor (both in `vjepa2_1`) with the V-JEPA 2.1 loss.
 
@@ -380,48 +254,29 @@ class VJepa21ForPreTraining(VJepa21PreTrainedModel, VJepa2ForPreTraining):
         Raises:
             ValueError: a config with heads of a teacher's width, see also `VJepa2Encoder`.
         """
+        self._require_own_width()
         config = self.config
-        if config.teacher_hidden_size not in (None, config.hidden_size):
-            raise ValueError(
-                f"this predictor gives features of a teacher of width {config.teacher_hidden_size}, so it cannot be "
-                f"trained on an encoder of width {config.hidden_size}. To go on without the teacher, load the model "
-                "with teacher_hidden_size=None and ignore_mismatched_sizes=True: its heads start afresh"
-            )
         groups = as_groups(pixel_values_videos)
         contexts = as_group_masks(context_mask, groups, "context_mask")
         targets = as_group_masks(target_mask, groups, "target_mask")
         require_pairs(contexts, targets)
-        encoder = self.context_encoder
-        encoded = encoder(groups, context_mask=contexts, levels=config.pred_levels, **kwargs, return_dict=True)
+        encoded = self.context_encoder(
+            groups, context_mask=contexts, levels=config.pred_levels, **kwargs, return_dict=True
+        )
         context = tuple(side_by_side(encoded.levels))
-
-        owner = [g for g, masks in enumerate(targets) for _ in masks]  # the group of every pair
-        image = [encoder.is_image(group) for group in groups]
-        number = [image[:g].count(image[g]) for g in range(len(groups))]  # of a group within its modality
-        grids = [encoder.token_grid(group) for group in groups]
-        flat = [[mask for masks in group_masks for mask in masks] for group_masks in (contexts, targets)]
-        is_image = [image[g] for g in owner]
-        of_pairs = [grids[g] for g in owner], [number[g] for g in owner], is_image
-        predictions, visible = self.predictor(context, *flat, *of_pairs, predict_context=config.predict_context)
+        pairs = self._pairs(groups, contexts, targets)
+        predictions, visible = self.predictor(context, *pairs, predict_context=config.predict_context)
 
         wanted = self._targets(groups, [[*c, *t] for c, t in zip(contexts, targets, strict=True)])
         wanted_context = tuple(x for c, group in zip(contexts, wanted, strict=True) for x in group[: len(c)])
         wanted = tuple(x for c, group in zip(contexts, wanted, strict=True) for x in group[len(c) :])
-        compared = zip(predictions, wanted, strict=True)
-        loss = self._mean([prediction_loss(*pair_, config.loss_type) for pair_ in compared], is_image)
-        prediction, weighted, plain = loss, None, None
+        losses = [prediction_loss(*each, config.loss_type) for each in zip(predictions, wanted, strict=True)]
+        prediction, weighted, plain = self._mean(losses, pairs.is_image), None, None
         if visible is not None:
-            losses = []
-            for i, (found, expected) in enumerate(zip(visible, wanted_context, strict=True)):
-                masks = flat[0][i], flat[1][i], grids[owner[i]]
-                distance = context_distance(*masks) if config.context_loss_distance else None
-                losses.append(context_loss(found, expected, config.loss_type, distance))
-            weights = [self._context_weight(kind) for kind in is_image]
-            plain = self._mean(losses, is_image)
-            weighted = self._mean([w * x for w, x in zip(weights, losses, strict=True)], is_image) * context_loss_scale
-            loss = prediction + weighted
+            plain, weighted = self._context_losses(visible, wanted_context, pairs)
+            weighted = weighted * context_loss_scale
         return VJepa21ForPreTrainingOutput(
-            loss=loss,
+            loss=prediction if weighted is None else prediction + weighted,
             prediction_loss=prediction,
             regularization_loss=weighted,
             context_loss=plain,
@@ -433,6 +288,43 @@ class VJepa21ForPreTraining(VJepa21PreTrainedModel, VJepa2ForPreTraining):
             hidden_states=encoded.hidden_states,
             attentions=encoded.attentions,
         )
+
+    def _require_own_width(self) -> None:
+        """Refuse heads of a teacher's width: there is nothing here that is so wide."""
+        width, own = self.config.teacher_hidden_size, self.config.hidden_size
+        if width not in (None, own):
+            raise ValueError(
+                f"this predictor gives features of a teacher of width {width}, so it cannot be trained on an encoder "
+                f"of width {own}. To go on without the teacher, load the model with teacher_hidden_size=None and "
+                "ignore_mismatched_sizes=True: its heads start afresh"
+            )
+
+    def _pairs(
+        self, groups: list[torch.Tensor], contexts: list[list[torch.Tensor]], targets: list[list[torch.Tensor]]
+    ) -> MaskPairs:
+        """The pairs of masks of all groups, with what their groups say about them."""
+        owner = [g for g, masks in enumerate(targets) for _ in masks]  # the group of every pair
+        image = [self.context_encoder.is_image(group) for group in groups]
+        number = [image[:g].count(image[g]) for g in range(len(groups))]  # of a group within its modality
+        grids = [self.context_encoder.token_grid(group) for group in groups]
+        return MaskPairs(
+            context_mask=[mask for masks in contexts for mask in masks],
+            target_mask=[mask for masks in targets for mask in masks],
+            grid_sizes=[grids[g] for g in owner],
+            mask_index=[number[g] for g in owner],
+            is_image=[image[g] for g in owner],
+        )
+
+    def _context_losses(
+        self, visible: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor], pairs: MaskPairs
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The loss at the visible tokens, plain and weighted."""
+        config, plain, weighted = self.config, [], []
+        for found, expected, *masks, _, image in zip(visible, wanted, *pairs, strict=True):
+            distance = context_distance(*masks) if config.context_loss_distance else None
+            plain.append(context_loss(found, expected, config.loss_type, distance))
+            weighted.append(self._context_weight(image) * plain[-1])
+        return self._mean(plain, pairs.is_image), self._mean(weighted, pairs.is_image)
 
     def train_one_modality(self, images: bool) -> None:
         """Freeze what only the other modality would train, for a run that has but one of them.
@@ -495,13 +387,32 @@ class VJepa21ForPreTraining(VJepa21PreTrainedModel, VJepa2ForPreTraining):
         ]
 
 
+class VJepa21ForVideoClassification(VJepa21PreTrainedModel, VJepa2ForVideoClassification):
+    """The encoder with an attentive classifier on its tokens, see `VJepa2ForVideoClassification`.
+
+    `classifier_layers` are levels. (The official evaluation of V-JEPA 2.1 on videos and images builds the encoder of
+    V-JEPA 2, which computes other features.) Images go through their own tokenizer; the official protocol for images
+    repeats them to clips.
+
+    Example:
+        >>> import torch
+        >>> from hf_jepa import VJepa21Config, VJepa21ForVideoClassification
+        >>> model = VJepa21ForVideoClassification(VJepa21Config(hidden_size=32, num_hidden_layers=2,
+        ...     num_attention_heads=2, levels=[0, 1], crop_size=32, patch_size=8, frames_per_clip=4,
+        ...     pred_num_hidden_layers=1, num_labels=5, classifier_layers=[0, 1]))
+        >>> model(torch.randn(2, 4, 3, 32, 32)).logits.shape
+        torch.Size([2, 5])
+    """
+
+    config: VJepa21Config
+    base_model_class = VJepa21Model
+
+
 __all__ = [
-    "VJepa21Embeddings",
     "VJepa21Encoder",
     "VJepa21ForPreTraining",
     "VJepa21ForPreTrainingOutput",
     "VJepa21ForVideoClassification",
     "VJepa21Model",
     "VJepa21PreTrainedModel",
-    "VJepa21Predictor",
 ]

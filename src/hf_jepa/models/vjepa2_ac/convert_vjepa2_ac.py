@@ -7,8 +7,9 @@ from transformers import PreTrainedConfig
 
 from hf_jepa.core.conversion import Entry, Heads, OfficialLayout, Release, State, sizes
 from hf_jepa.core.key_map import ConversionError, KeyMap, Rename
+from hf_jepa.core.video_conversion import block_rules
 from hf_jepa.models.vjepa2.configuration_vjepa2 import SIZES
-from hf_jepa.models.vjepa2.convert_vjepa2 import ENCODER, V21, block_rules, read_networks
+from hf_jepa.models.vjepa2.convert_vjepa2 import ENCODER, V21, read_networks
 from hf_jepa.models.vjepa2.convert_vjepa2 import LAYOUT as VJEPA2_LAYOUT
 from hf_jepa.models.vjepa2_ac.configuration_vjepa2_ac import VJepa2ACConfig
 from hf_jepa.models.vjepa2_ac.modeling_vjepa2_ac import VJepa2ACForPreTraining
@@ -18,7 +19,7 @@ PREDICTOR = KeyMap(
     (
         Rename("predictor_embed.*", "embeddings.predictor_embeddings.*"),
         *(Rename(f"{kind}_encoder.*", f"embeddings.{kind}_encoder.*") for kind in ("action", "state", "extrinsics")),
-        *block_rules("predictor_blocks", "layer"),
+        *block_rules("predictor_blocks"),
         Rename("predictor_norm.*", "layernorm.*"),
         Rename("predictor_proj.*", "proj.*"),
     )

@@ -13,17 +13,14 @@ from transformers.utils import can_return_tuple
 
 from hf_jepa.core.configuration import require_model_fields
 from hf_jepa.core.modeling import runtime_options
-from hf_jepa.core.world_model import WorldState
+from hf_jepa.core.outputs import WorldModelOutput
+from hf_jepa.core.world_model import WorldModelPreTrainingMixin, WorldState, require_frames
 from hf_jepa.layers.patch_embedding import pair
 from hf_jepa.losses.prediction import normalize_targets, power_loss, prediction_loss
 from hf_jepa.models.encoders import load_encoder
 from hf_jepa.models.vjepa2.configuration_vjepa2 import VJepa2Config
 from hf_jepa.models.vjepa2.modeling_vjepa2 import VJepa2Encoder
-from hf_jepa.models.vjepa2_ac.base_vjepa2_ac import (
-    VJepa2ACForPreTrainingOutput,
-    VJepa2ACOutput,
-    VJepa2ACPreTrainedModel,
-)
+from hf_jepa.models.vjepa2_ac.base_vjepa2_ac import VJepa2ACForPreTrainingOutput, VJepa2ACPreTrainedModel
 from hf_jepa.models.vjepa2_ac.configuration_vjepa2_ac import ENCODER_FIELDS, VJepa2ACConfig
 from hf_jepa.models.vjepa2_ac.predictor_vjepa2_ac import VJepa2ACPredictor
 from hf_jepa.models.vjepa2_ac.unroll_vjepa2_ac import MEMORY_BUDGET, CameraState, unroll
@@ -80,18 +77,7 @@ class VJepa2ACModel(VJepa2ACPreTrainedModel):
         Raises:
             TypeError, ValueError: no frames, or of another size than the config's.
         """
-        config = self.config
-        if not isinstance(pixel_values_videos, torch.Tensor):
-            raise TypeError(f"pixel_values_videos is of type {type(pixel_values_videos).__name__}, expected a tensor")
-        shape, wanted = tuple(pixel_values_videos.shape), (config.num_channels, *pair(config.crop_size))
-        if len(shape) != 5 or shape[2:] != wanted or not shape[1]:
-            raise ValueError(
-                f"pixel_values_videos has shape {shape}, expected (B, T, {', '.join(map(str, wanted))}): prepare "
-                "frames by the processor, or set crop_size of the config"
-            )
-        # An image becomes a static clip of one tubelet.
-        tokens = self.encoder(pixel_values_videos.flatten(0, 1), return_dict=True).last_hidden_state
-        return normalize_targets(tokens, config.target_normalization).unflatten(0, shape[:2])
+        return self(pixel_values_videos, return_dict=True).last_hidden_state
 
     def encode(
         self,
@@ -124,7 +110,7 @@ class VJepa2ACModel(VJepa2ACPreTrainedModel):
         states: torch.Tensor | None = None,
         extrinsics: torch.Tensor | None = None,
         **kwargs,
-    ) -> VJepa2ACOutput:
+    ) -> WorldModelOutput:
         """Encode frames, and predict the frame after each where actions are given.
 
         Args:
@@ -135,15 +121,24 @@ class VJepa2ACModel(VJepa2ACPreTrainedModel):
 
         Raises:
             TypeError: an argument that nothing would read.
-            ValueError: see `encode_frames` and `VJepa2ACPredictor`.
+            ValueError: frames of another size than the config's; see also `VJepa2ACPredictor`.
         """
-        runtime_options(self, kwargs)
-        latents, predictions = self.encode_frames(pixel_values_videos), None
+        config, options = self.config, runtime_options(self, kwargs)
+        require_frames(pixel_values_videos, config.num_channels, pair(config.crop_size))
+        # An image becomes a static clip of one tubelet.
+        encoded = self.encoder(pixel_values_videos.flatten(0, 1), return_dict=True, **options)
+        tokens = normalize_targets(encoded.last_hidden_state, config.target_normalization)
+        latents, predictions = tokens.unflatten(0, pixel_values_videos.shape[:2]), None
         if actions is not None:
             seen = slice(0, actions.shape[1])
             told = (None if values is None else values[:, seen] for values in (states, extrinsics))
             predictions = self.predictor.predict(latents[:, seen], actions, *told).last_hidden_state
-        return VJepa2ACOutput(last_hidden_state=latents, predictions=predictions)
+        return WorldModelOutput(
+            last_hidden_state=latents,
+            predictions=predictions,
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
+        )
 
     def unroll(
         self,
@@ -175,7 +170,7 @@ class VJepa2ACModel(VJepa2ACPreTrainedModel):
         return unroll(self.predictor, state, actions, use_cache, memory_budget)
 
 
-class VJepa2ACForPreTraining(VJepa2ACPreTrainedModel):
+class VJepa2ACForPreTraining(WorldModelPreTrainingMixin, VJepa2ACPreTrainedModel):
     """V-JEPA 2-AC with its objective: teacher forcing, and a rollout of a few steps.
 
     Its one encoder makes contexts and targets, and is not trained.
@@ -190,7 +185,6 @@ class VJepa2ACForPreTraining(VJepa2ACPreTrainedModel):
         False
     """
 
-    accepts_loss_kwargs = False  # for `Trainer`: the loss is the mean of a batch
     target_encoder_name = "vjepa2_ac.encoder"
     predictor_name = "vjepa2_ac.predictor"
 
@@ -223,23 +217,10 @@ class VJepa2ACForPreTraining(VJepa2ACPreTrainedModel):
         model.target_encoder.load_state_dict(encoder.state_dict())
         return model
 
-    def get_input_embeddings(self) -> torch.nn.Module:
-        return self.base_model.get_input_embeddings()
-
     @property
     def target_encoder(self) -> VJepa2Encoder:
         """The frozen encoder, which makes contexts and targets."""
         return self.base_model.encoder
-
-    @property
-    def context_encoder(self) -> VJepa2Encoder:
-        """The same, which nothing trains."""
-        return self.base_model.encoder
-
-    @property
-    def predictor(self) -> VJepa2ACPredictor:
-        """Predicts the next frame."""
-        return self.base_model.predictor
 
     @torch.no_grad()
     def encode_targets(self, pixel_values_videos: torch.Tensor) -> torch.Tensor:
@@ -269,8 +250,11 @@ class VJepa2ACForPreTraining(VJepa2ACPreTrainedModel):
             TypeError: an argument that nothing would read.
             ValueError: too few frames for the rollout; numbers of frames, actions, states that do not fit together.
         """
-        runtime_options(self, kwargs)
-        return self.objective(self.encode_targets(pixel_values_videos), actions, states, extrinsics)
+        with torch.no_grad():
+            encoded = self.base_model(pixel_values_videos, return_dict=True, **kwargs)
+        out = self.objective(encoded.last_hidden_state, actions, states, extrinsics)
+        out.hidden_states, out.attentions = encoded.hidden_states, encoded.attentions
+        return out
 
     def objective(
         self,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from hf_jepa.core.world_model import WorldState
+from hf_jepa.core.world_model import WorldState, for_candidates, require_candidates
 from hf_jepa.layers.frame_causal import FrameCache
 from hf_jepa.layers.poses import compose_poses
 from hf_jepa.models.vjepa2_ac.configuration_vjepa2_ac import VJepa2ACConfig
@@ -78,8 +78,7 @@ def unroll(
             kinds = [kind and kind.of(part, own) for kind in conditions]
             count = kinds[0].future.shape[1]
             told = [kind and (kind.future.flatten(0, 1) if cached else kind.whole()) for kind in kinds]
-            repeated = latents.unsqueeze(1).expand(-1, count, *latents.shape[1:]).flatten(0, 1)
-            frames_ahead = predictor.rollout(repeated, *told, past=past, context_frames=window)
+            frames_ahead = predictor.rollout(for_candidates(latents, count), *told, past=past, context_frames=window)
             chunks.append(frames_ahead.unflatten(0, (-1, count)))
         parts.append(torch.cat(chunks, dim=1))
     return torch.cat(parts)
@@ -89,17 +88,8 @@ def _conditions(config: VJepa2ACConfig, state: WorldState, actions: torch.Tensor
     """Actions, states and extrinsics of all frames; None for what the model is not told."""
     if state.latents.ndim != 4:
         raise ValueError(f"latents of shape {tuple(state.latents.shape)} are not (B, F, N, D), tokens of frames")
-    environments, frames = state.latents.shape[:2]
-    if (
-        actions.ndim != 4
-        or (len(actions), actions.shape[3]) != (environments, config.action_dim)
-        or not all(actions.shape)
-    ):
-        raise ValueError(
-            f"actions of shape {tuple(actions.shape)} are not ({environments}, S, H, {config.action_dim}): for each "
-            "environment of the state S sequences of H actions"
-        )
-    done = state.actions
+    require_candidates(actions, state, config.action_dim)
+    done, frames = state.actions, state.latents.shape[1]
     if done is None and frames > 1:
         raise ValueError(
             f"the state has {frames} frames but not what was done between them: give encode(..., actions=...)"

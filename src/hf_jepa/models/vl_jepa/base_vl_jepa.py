@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 from transformers.modeling_utils import PreTrainedModel
-from transformers.utils import logging
 
 from hf_jepa.core.configuration import require_model_fields, without_path
+from hf_jepa.core.loading import REMEDY, WholeCheckpointMixin
 from hf_jepa.core.modeling import JepaPreTrainedModel
 from hf_jepa.models.vl_jepa.configuration_vl_jepa import VLJepaConfig
 from hf_jepa.models.vl_jepa.language_model_vl_jepa import predictor_of
@@ -20,9 +20,6 @@ from hf_jepa.models.vl_jepa.parts_vl_jepa import (
 )
 
 
-logger = logging.get_logger(__name__)
-
-
 class PartReport(NamedTuple):
     """A line of `parameter_report`."""
 
@@ -31,7 +28,7 @@ class PartReport(NamedTuple):
     trainable: int
 
 
-class VLJepaPreTrainedModel(JepaPreTrainedModel):
+class VLJepaPreTrainedModel(WholeCheckpointMixin, JepaPreTrainedModel):
     """Flags, initialisation, freezing and checkpoints of all VL-JEPA classes."""
 
     config: VLJepaConfig
@@ -39,8 +36,7 @@ class VLJepaPreTrainedModel(JepaPreTrainedModel):
     main_input_name = "pixel_values_videos"
     input_modalities = ("video", "text")
     _can_compile_fullgraph = False  # the parts may be any models
-    # May be absent from a checkpoint as a whole, and then start afresh.
-    optional_parts: tuple[str, ...] = ()
+    remedy = f"{REMEDY}; a new model of trained parts is made by from_parts"
 
     @classmethod
     def from_pretrained(
@@ -66,34 +62,23 @@ class VLJepaPreTrainedModel(JepaPreTrainedModel):
             RuntimeError: `vision` is another encoder than that of the config.
         """
         model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
-        model.freeze_parts()
         missing, encoder = set(info["missing_keys"]), model.base_model.vision_model
-        prefix = "vision_model." if model.base_model is model else f"{cls.base_model_prefix}.vision_model."
-        of_vision = {key for key in missing if key.startswith(prefix)}
         if vision is not None:
             encoder.load_state_dict(load_vision_model(vision, {"dtype": encoder.dtype}).state_dict())
-            missing -= of_vision
+            missing -= model._of_vision(missing)
         if output_loading_info:
             return model, info
-        for part in cls.optional_parts:
-            expected = {name for name, _ in model.named_parameters() if name.startswith(f"{part}.")}  # tied ones once
-            if expected and expected <= missing:
-                missing -= {key for key in missing if key.startswith(f"{part}.")}
-                logger.warning(
-                    f"{pretrained_model_name_or_path} holds no {part}: it starts from a fresh initialisation"
-                )
-        if lost := sorted(missing):
-            advice = (
-                "Check that it is a checkpoint of a VL-JEPA, and not truncated; a new model of trained parts is made "
-                "by from_parts"
-            )
-            if missing == of_vision and len(missing) == len(encoder.state_dict()):
-                advice = "It was saved without its X-Encoder: name that one by from_pretrained(..., vision=...)"
-            raise ValueError(
-                f"{pretrained_model_name_or_path} lacks {len(lost)} weights of {cls.__name__}, among them "
-                f"{', '.join(lost[:5])}. {advice}"
-            )
+        model._require_whole(missing, pretrained_model_name_or_path)
         return model
+
+    def _of_vision(self, keys: set[str]) -> set[str]:
+        prefix = "vision_model." if self.base_model is self else f"{self.base_model_prefix}.vision_model."
+        return {key for key in keys if key.startswith(prefix)}
+
+    def _remedy_for(self, missing: set[str]) -> str:
+        if missing == self._of_vision(missing) and len(missing) == len(self.base_model.vision_model.state_dict()):
+            return "it was saved without its X-Encoder: name that one by from_pretrained(..., vision=...)"
+        return super()._remedy_for(missing)
 
     @classmethod
     def from_parts(
@@ -147,7 +132,7 @@ class VLJepaPreTrainedModel(JepaPreTrainedModel):
 
     def freeze_parts(self) -> None:
         """Exclude from training what the config says; also done by `from_pretrained`."""
-        self.base_model.freeze_own_parts()
+        self.base_model.freeze_parts()
 
     def parameter_report(self) -> list[PartReport]:
         """How many parameters each part has, and how many of them are trained; the last line is the sum.

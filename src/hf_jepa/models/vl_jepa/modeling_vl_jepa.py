@@ -93,7 +93,7 @@ class VLJepaModel(VLJepaPreTrainedModel):
         width = config.text_hidden_size
         self.text_projection = nn.Linear(width, config.projection_dim) if config.project_text else nn.Identity()
         self.logit_scale = nn.Parameter(torch.full((1,), float(config.logit_scale_init)))
-        self.freeze_own_parts()
+        self.freeze_parts()
         self.post_init()
 
     @torch.no_grad()
@@ -102,7 +102,7 @@ class VLJepaModel(VLJepaPreTrainedModel):
         if module is self:
             init.constant_(self.logit_scale, self.config.logit_scale_init)
 
-    def freeze_own_parts(self) -> None:
+    def freeze_parts(self) -> None:
         """Exclude from training what the config says."""
         config = self.config
         frozen = {
@@ -262,9 +262,6 @@ class VLJepaForPreTraining(VLJepaPreTrainedModel):
         super().__init__(config)
         self.vl_jepa = VLJepaModel(self.config, **parts)
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.vl_jepa.get_input_embeddings()
 
     @can_return_tuple
     def forward(

@@ -8,6 +8,7 @@ import torch
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedConfig, VJEPA2Model
 from transformers.modeling_utils import PreTrainedModel
 
+from hf_jepa.core.loading import require_weights
 from hf_jepa.core.modeling import JepaPreTrainingMixin
 from hf_jepa.models.encoders import load_encoder, new_encoder
 from hf_jepa.models.vjepa2.modeling_vjepa2 import VJepa2Encoder, VJepa2Model
@@ -171,11 +172,9 @@ def _load(auto_class: type, source: Part, wanted: str, loading: dict[str, Any]) 
     if isinstance(source, PreTrainedConfig):
         return auto_class.from_config(source, dtype=torch.get_default_dtype())
     model, info = auto_class.from_pretrained(source, output_loading_info=True, **loading)
-    if lost := sorted(key for key in info["missing_keys"] if not key.startswith(_POOLERS)):
-        raise ValueError(
-            f"{source} lacks {len(lost)} weights of the {wanted}, a {type(model).__name__}, among them "
-            f"{', '.join(lost[:5])}. Check that it is a checkpoint of such a model, and not truncated"
-        )
+    lost = (key for key in info["missing_keys"] if not key.startswith(_POOLERS))
+    remedy = "check that it is a checkpoint of such a model, and not truncated"
+    require_weights(lost, source, f"the {wanted}, a {type(model).__name__}", remedy)
     return model
 
 
