@@ -16,8 +16,11 @@ from PIL import Image
 
 import hf_jepa
 from hf_jepa.masking import statistics
+from hf_jepa.registry import VARIANTS
 
 
+SECTIONS = ["What it is", "Classes", "Training", "Checkpoints", "Differences", "Parity", "Not done"]
+SECTIONS += ["Licence of weights"]
 # Commands that are the test-suite itself, or that need something a test machine lacks; each with its reason.
 NOT_RUN = {
     "make ": "make targets are what runs this test, or are run by CI beside it",
@@ -63,6 +66,25 @@ def test_local_links_exist(document):
         found = document.parent / link if link else document
         assert found.exists(), f"{named(document)} links to {link}, which does not exist"
         assert not section or section in sections(found), f"{named(document)}: {link} has no section #{section}"
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_readmes_of_variants_have_the_same_sections(variant):
+    text = (ROOT / f"src/hf_jepa/models/{variant}/README.md").read_text(encoding="utf-8")
+    headings = re.findall(r"^## (.*)$", text, re.MULTILINE)
+    found = [section for heading in headings for section in SECTIONS if heading.startswith(section)]
+    assert found == SECTIONS, headings
+
+
+def test_every_document_is_found_from_the_readme():
+    found, ahead = {ROOT / "CHANGELOG.md"}, [ROOT / "README.md"]  # a changelog is found by its name
+    while ahead:
+        document = ahead.pop()
+        found.add(document)
+        links = re.findall(r"\]\(([^)#:\s]+\.md)", prose(document))
+        ahead += {(document.parent / link).resolve() for link in links} - found
+    missing = {named(document) for document in DOCUMENTS} - {named(document) for document in found}
+    assert not missing, f"no document links to {sorted(missing)}"
 
 
 def sections(document: Path) -> set[str]:

@@ -15,7 +15,8 @@ variant's README: edit these, not this file.
 
 *Recorded cases* are numbers that tests compare with (`tests/fixtures/golden`), of the official code unless the last
 column says otherwise. No variant was trained at full size by us, so no score of a paper is confirmed, and nothing was
-measured on a GPU.
+measured on a GPU. [docs/user_requests.md](docs/user_requests.md) says what users of such models ask for, and what of
+that is here.
 
 | variant | paper | modality | classes | recipes | conversion | recorded cases | not done |
 |---|---|---|---|---|---|---|---|
