@@ -25,7 +25,7 @@ from hf_jepa.hub.fingerprint import differences
 from hf_jepa.hub.inspect import inspect_checkpoint
 from hf_jepa.layers.position import sincos_2d
 from hf_jepa.models.ijepa.configuration_ijepa import IJepaConfig
-from hf_jepa.models.ijepa.convert_ijepa import LAYOUT, convert, infer_config, revert
+from hf_jepa.models.ijepa.convert_ijepa import LAYOUT
 from hf_jepa.models.ijepa.modeling_ijepa import IJepaForPreTraining, IJepaModel
 from hf_jepa.registry import VARIANTS
 
@@ -105,10 +105,10 @@ def test_target_key_encoder_puts_the_context_encoder_where_users_look(tmp_path):
 @pytest.mark.parametrize("case", ["encoder_forward", "pretrain_step", "pretrain_step_1enc_4pred"])
 def test_round_trip_is_exact(case):
     official = read_torch_checkpoint(GOLDEN / case / "checkpoint.pt")
-    config = infer_config(official, num_attention_heads=4)
+    config = LAYOUT.infer_config(official, num_attention_heads=4)
     model = IJepaForPreTraining(config)
-    model.load_state_dict(convert(official, config))
-    back = revert(model.state_dict(), config)
+    model.load_state_dict(LAYOUT.convert(official, config))
+    back = LAYOUT.revert(model.state_dict(), config)
     for entry, state in back.items():
         assert set(state) == set(official[entry])
         assert all(torch.equal(value, official[entry][key]) for key, value in state.items())
@@ -146,9 +146,9 @@ def test_released_architectures_are_recognised_and_every_key_has_one_place(size,
     with torch.device("meta"):
         expected = IJepaConfig.from_size(size, patch_size=patch, image_size=image)
         model = IJepaForPreTraining(expected)
-    official = revert(model.state_dict(), expected)
+    official = LAYOUT.revert(model.state_dict(), expected)
     assert f"module.blocks.{expected.num_hidden_layers - 1}.attn.qkv.weight" in official["encoder"]
-    config = infer_config(official)
+    config = LAYOUT.infer_config(official)
     assert LAYOUT.released_names(config) == names == LAYOUT.released_names(config, 7)
     for name in names:
         assert LAYOUT.released_names(config, file_name=name) == (name,)
@@ -156,7 +156,7 @@ def test_released_architectures_are_recognised_and_every_key_has_one_place(size,
             assert LAYOUT.released_names(config, epoch) == (name,)
     assert config.num_attention_heads == 16 and config.pred_num_hidden_layers == expected.pred_num_hidden_layers
     assert config.image_size == image
-    assert set(convert(official, config)) == set(model.state_dict())
+    assert set(LAYOUT.convert(official, config)) == set(model.state_dict())
 
 
 # --- what must be refused -------------------------------------------------------------------------------------------
@@ -309,7 +309,7 @@ def test_config_file_overrides_what_was_inferred(tmp_path):
 )
 def test_overrides_that_make_no_sense_are_refused(overrides, message):
     with pytest.raises(ValueError, match=message):
-        infer_config(read_torch_checkpoint(OFFICIAL), **({"num_attention_heads": 4} | overrides))
+        LAYOUT.infer_config(read_torch_checkpoint(OFFICIAL), **({"num_attention_heads": 4} | overrides))
 
 
 @pytest.mark.parametrize(
@@ -340,11 +340,11 @@ def test_config_files_that_are_none_are_refused_in_one_line(tmp_path, capsys, te
 )
 def test_grids_that_are_not_square_are_read_off_their_tables(sizes):
     config = IJepaConfig(**(VARIANTS["ijepa"].tiny | sizes))
-    official = revert(IJepaForPreTraining(config).state_dict(), config)
+    official = LAYOUT.revert(IJepaForPreTraining(config).state_dict(), config)
     for overrides in ({}, sizes):
-        inferred = infer_config(official, num_attention_heads=4, **overrides)
+        inferred = LAYOUT.infer_config(official, num_attention_heads=4, **overrides)
         assert inferred.grid_size == config.grid_size and inferred.image_size == config.image_size
-        convert(official, inferred)
+        LAYOUT.convert(official, inferred)
 
 
 @pytest.mark.parametrize(
@@ -477,7 +477,7 @@ def write_official(size: str, path: Path) -> int:
     """A file in official layout with random numbers; returns its size in bytes."""
     config = IJepaConfig.from_size(size, patch_size=14)
     with torch.device("meta"):
-        official = revert(IJepaForPreTraining(config).state_dict(), config)
+        official = LAYOUT.revert(IJepaForPreTraining(config).state_dict(), config)
     for state in official.values():
         state |= {k: torch.randn(v.shape) * 0.02 for k, v in state.items() if not k.endswith("pos_embed")}
     torch.save(official, path)
@@ -491,12 +491,12 @@ def test_writing_shards_does_not_collect_the_whole_file_in_memory(tmp_path):
     code = f"""
 from pathlib import Path
 from hf_jepa.hub.files import read_torch_checkpoint, save_weights
-from hf_jepa.models.ijepa.convert_ijepa import convert, infer_config
+from hf_jepa.models.ijepa.convert_ijepa import LAYOUT
 read = lambda: read_torch_checkpoint({str(tmp_path / "small.pth.tar")!r}, verified=True)
-config = infer_config(read())
-convert(read(), config)
+config = LAYOUT.infer_config(read())
+LAYOUT.convert(read(), config)
 before = {PEAK}
-save_weights(lambda: convert(read(), config), Path({str(tmp_path)!r}), shard_bytes=20 * 2**20)
+save_weights(lambda: LAYOUT.convert(read(), config), Path({str(tmp_path)!r}), shard_bytes=20 * 2**20)
 print({PEAK} - before)
 """
     assert peak_of_child(code) < 0.6 * size

@@ -169,6 +169,5 @@ PROBES = ProbeLayout(
         f"{folder}/{row.task}-probe.pth.tar": encoder for folder, encoder in _ENCODERS.items() for row in PROTOCOLS
     },
 )
-convert, infer_config, revert = LAYOUT.convert, LAYOUT.infer_config, LAYOUT.revert
 
-__all__ = ["ENCODER", "LAYOUT", "PREDICTOR", "PROBES", "convert", "infer_config", "revert"]
+__all__ = ["ENCODER", "LAYOUT", "PREDICTOR", "PROBES"]

@@ -161,17 +161,13 @@ PROBES = ProbeLayout(
         "ek100-vitg-384.pt": VITG,
     },
 )
-convert, infer_config, revert = LAYOUT.convert, LAYOUT.infer_config, LAYOUT.revert
 
 __all__ = [
     "ENCODER",
     "LAYOUT",
     "PREDICTOR",
     "PROBES",
-    "convert",
-    "infer_config",
     "probed_encoder",
     "protocols",
     "read_networks",
-    "revert",
 ]
