@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hf_jepa.models.ijepa.configuration_ijepa import IJepaConfig
-from hf_jepa.models.ijepa.convert_ijepa import revert
+from hf_jepa.models.ijepa.convert_ijepa import LAYOUT
 from hf_jepa.models.ijepa.modeling_ijepa import IJepaForPreTraining
 
 
@@ -29,7 +29,7 @@ def write_official(size: str, path: Path) -> int:
     """A file in official layout with random numbers; returns its size in bytes."""
     config = IJepaConfig.from_size(size, patch_size=14)
     with torch.device("meta"):
-        official = revert(IJepaForPreTraining(config).state_dict(), config)
+        official = LAYOUT.revert(IJepaForPreTraining(config).state_dict(), config)
     for state in official.values():
         state |= {k: torch.randn(v.shape) * 0.02 for k, v in state.items() if not k.endswith("pos_embed")}
     torch.save(official, path)
@@ -43,12 +43,12 @@ def test_writing_shards_does_not_collect_the_whole_file_in_memory(tmp_path):
     code = f"""
 from pathlib import Path
 from hf_jepa.hub.files import read_torch_checkpoint, save_weights
-from hf_jepa.models.ijepa.convert_ijepa import convert, infer_config
+from hf_jepa.models.ijepa.convert_ijepa import LAYOUT
 read = lambda: read_torch_checkpoint({str(tmp_path / "small.pth.tar")!r}, verified=True)
-config = infer_config(read())
-convert(read(), config)
+config = LAYOUT.infer_config(read())
+LAYOUT.convert(read(), config)
 before = {PEAK}
-save_weights(lambda: convert(read(), config), Path({str(tmp_path)!r}), shard_bytes=20 * 2**20)
+save_weights(lambda: LAYOUT.convert(read(), config), Path({str(tmp_path)!r}), shard_bytes=20 * 2**20)
 print({PEAK} - before)
 """
     assert peak_of_child(code) < 0.6 * size

@@ -19,7 +19,7 @@ from hf_jepa.hub.files import read_torch_checkpoint
 from hf_jepa.hub.fingerprint import differences
 from hf_jepa.hub.inspect import inspect_checkpoint
 from hf_jepa.models.ijepa.configuration_ijepa import IJepaConfig
-from hf_jepa.models.ijepa.convert_ijepa import LAYOUT, convert, infer_config, revert
+from hf_jepa.models.ijepa.convert_ijepa import LAYOUT
 from hf_jepa.models.ijepa.modeling_ijepa import IJepaForPreTraining, IJepaModel
 from hf_jepa.registry import VARIANTS
 
@@ -99,10 +99,10 @@ def test_target_key_encoder_puts_the_context_encoder_where_users_look(tmp_path):
 @pytest.mark.parametrize("case", ["encoder_forward", "pretrain_step", "pretrain_step_1enc_4pred"])
 def test_round_trip_is_exact(case):
     official = read_torch_checkpoint(GOLDEN / case / "checkpoint.pt")
-    config = infer_config(official, num_attention_heads=4)
+    config = LAYOUT.infer_config(official, num_attention_heads=4)
     model = IJepaForPreTraining(config)
-    model.load_state_dict(convert(official, config))
-    back = revert(model.state_dict(), config)
+    model.load_state_dict(LAYOUT.convert(official, config))
+    back = LAYOUT.revert(model.state_dict(), config)
     for entry, state in back.items():
         assert set(state) == set(official[entry])
         assert all(torch.equal(value, official[entry][key]) for key, value in state.items())
@@ -140,9 +140,9 @@ def test_released_architectures_are_recognised_and_every_key_has_one_place(size,
     with torch.device("meta"):
         expected = IJepaConfig.from_size(size, patch_size=patch, image_size=image)
         model = IJepaForPreTraining(expected)
-    official = revert(model.state_dict(), expected)
+    official = LAYOUT.revert(model.state_dict(), expected)
     assert f"module.blocks.{expected.num_hidden_layers - 1}.attn.qkv.weight" in official["encoder"]
-    config = infer_config(official)
+    config = LAYOUT.infer_config(official)
     assert LAYOUT.released_names(config) == names == LAYOUT.released_names(config, 7)
     for name in names:
         assert LAYOUT.released_names(config, file_name=name) == (name,)
@@ -150,7 +150,7 @@ def test_released_architectures_are_recognised_and_every_key_has_one_place(size,
             assert LAYOUT.released_names(config, epoch) == (name,)
     assert config.num_attention_heads == 16 and config.pred_num_hidden_layers == expected.pred_num_hidden_layers
     assert config.image_size == image
-    assert set(convert(official, config)) == set(model.state_dict())
+    assert set(LAYOUT.convert(official, config)) == set(model.state_dict())
 
 
 def test_config_file_overrides_what_was_inferred(tmp_path):
@@ -182,11 +182,11 @@ def test_config_fields_as_people_write_them_in_yaml(tmp_path, capsys, text, fiel
 )
 def test_grids_that_are_not_square_are_read_off_their_tables(sizes):
     config = IJepaConfig(**(VARIANTS["ijepa"].tiny | sizes))
-    official = revert(IJepaForPreTraining(config).state_dict(), config)
+    official = LAYOUT.revert(IJepaForPreTraining(config).state_dict(), config)
     for overrides in ({}, sizes):
-        inferred = infer_config(official, num_attention_heads=4, **overrides)
+        inferred = LAYOUT.infer_config(official, num_attention_heads=4, **overrides)
         assert inferred.grid_size == config.grid_size and inferred.image_size == config.image_size
-        convert(official, inferred)
+        LAYOUT.convert(official, inferred)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from hf_jepa.hub.files import read_torch_checkpoint
 from hf_jepa.hub.inspect import inspect_checkpoint, variant_of_file
 from hf_jepa.layers.position import sincos_2d, sincos_3d
 from hf_jepa.models.vjepa.configuration_vjepa import VJepaConfig
-from hf_jepa.models.vjepa.convert_vjepa import LAYOUT, convert, infer_config, revert
+from hf_jepa.models.vjepa.convert_vjepa import LAYOUT
 from hf_jepa.models.vjepa.modeling_vjepa import VJepaForPreTraining, VJepaModel
 from hf_jepa.registry import VARIANTS
 
@@ -126,7 +126,7 @@ def test_a_grid_is_recognised_by_its_table(grid, dim, uniform_power, noise):
         "module.backbone.pos_embed": table + noise * torch.randn_like(table),
         "module.backbone.patch_embed.proj.weight": torch.zeros(dim, 3, 2, 8, 8),
     }
-    config = infer_config({"target_encoder": weights}, num_attention_heads=4)
+    config = LAYOUT.infer_config({"target_encoder": weights}, num_attention_heads=4)
     assert config.grid_size == grid and config.uniform_power == uniform_power
 
 
@@ -142,14 +142,14 @@ def test_released_architectures_are_recognised_and_every_key_has_one_place(size,
     expected = VJepaConfig.from_size(size, crop_size=crop)
     with torch.device("meta"):
         model = VJepaForPreTraining(expected)
-    official = revert(model.state_dict(), expected)
+    official = LAYOUT.revert(model.state_dict(), expected)
     assert f"module.backbone.blocks.{expected.num_hidden_layers - 1}.attn.qkv.weight" in official["encoder"]
     assert "module.backbone.mask_tokens.1" in official["predictor"]
-    config = infer_config(official)
+    config = LAYOUT.infer_config(official)
     assert LAYOUT.released_names(config) == names
     fields = model_fields(VJepaConfig)
     assert {name: getattr(config, name) for name in fields} == {name: getattr(expected, name) for name in fields}
-    assert set(convert(official, config)) == set(model.state_dict())
+    assert set(LAYOUT.convert(official, config)) == set(model.state_dict())
     assert LAYOUT.fields_not_in_layout(expected, official) == {}
 
 
@@ -199,8 +199,8 @@ def test_files_that_do_not_fit_are_refused_by_key(tmp_path, change, message):
 
 def test_ten_mask_tokens_are_taken_when_somebody_says_so():
     official = broken(ten_mask_tokens)
-    config = infer_config(official, num_attention_heads=4, pred_num_mask_tokens=10)
-    assert convert(official, config)["predictor.embeddings.mask_tokens"].shape == (10, 1, 1, 28)
+    config = LAYOUT.infer_config(official, num_attention_heads=4, pred_num_mask_tokens=10)
+    assert LAYOUT.convert(official, config)["predictor.embeddings.mask_tokens"].shape == (10, 1, 1, 28)
 
 
 def test_a_model_of_images_has_no_official_layout(tmp_path):

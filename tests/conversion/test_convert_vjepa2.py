@@ -20,7 +20,7 @@ from hf_jepa.hub.files import read_torch_checkpoint
 from hf_jepa.hub.fingerprint import differences
 from hf_jepa.hub.inspect import inspect_checkpoint, variant_of_file
 from hf_jepa.models.vjepa2.configuration_vjepa2 import VJepa2Config
-from hf_jepa.models.vjepa2.convert_vjepa2 import LAYOUT, convert, infer_config, revert
+from hf_jepa.models.vjepa2.convert_vjepa2 import LAYOUT
 from hf_jepa.models.vjepa2.modeling_vjepa2 import VJepa2ForPreTraining, VJepa2Model
 from hf_jepa.registry import VARIANTS
 
@@ -151,8 +151,8 @@ def test_a_changed_weight_changes_the_fingerprint(folder):
 def test_round_trip_is_exact(case):
     official = read_torch_checkpoint(GOLDEN / case / "checkpoint.pt")
     heads = {name: value for name, value in HEADS.items() if "predictor" in official or name[:4] != "pred"}
-    config = infer_config(official, **heads)
-    back = revert(convert(official, config), config)
+    config = LAYOUT.infer_config(official, **heads)
+    back = LAYOUT.revert(LAYOUT.convert(official, config), config)
     assert set(back) == set(official) & set(LAYOUT.entries)
     for entry, state in back.items():
         assert state.keys() == official[entry].keys()
@@ -186,10 +186,11 @@ def test_every_width_of_a_gated_network_is_met(width, ratio, wide):
     fields = {"hidden_size": width, "num_attention_heads": 2, "mlp_ratio": ratio}
     config = VJepa2Config(**(VARIANT.tiny | fields | {"use_silu": True, "wide_silu": wide}))
     with torch.device("meta"):
-        official = revert(VJepa2ForPreTraining(config).state_dict(), config)
-    found = infer_config(official, **HEADS)
+        official = LAYOUT.revert(VJepa2ForPreTraining(config).state_dict(), config)
+    found = LAYOUT.infer_config(official, **HEADS)
     assert found.use_silu and found.intermediate_size == config.intermediate_size
-    assert convert(official, found)["context_encoder.layer.0.mlp.fc3.weight"].shape[1] == config.intermediate_size
+    gate = LAYOUT.convert(official, found)["context_encoder.layer.0.mlp.fc3.weight"]
+    assert gate.shape[1] == config.intermediate_size
 
 
 @pytest.mark.parametrize(
@@ -227,10 +228,10 @@ def test_prefixes_in_any_order_are_removed():
         for entry, state in official.items()
     }
     odd = {entry: {f"backbone.module.{key}": v for key, v in state.items()} for entry, state in plain.items()}
-    config = infer_config(official, **HEADS)
-    expected = convert(official, config)
+    config = LAYOUT.infer_config(official, **HEADS)
+    expected = LAYOUT.convert(official, config)
     for other in (plain, odd):
-        found = convert(other, infer_config(other, **HEADS))
+        found = LAYOUT.convert(other, LAYOUT.infer_config(other, **HEADS))
         assert all(found[key] is value or torch.equal(found[key], value) for key, value in expected.items())
 
 
@@ -245,15 +246,15 @@ def test_released_architectures_are_recognised_and_every_key_has_one_place(size,
     expected = VJepa2Config.from_size(size)
     with torch.device("meta"):
         model = VJepa2ForPreTraining(expected)
-    official = revert(model.state_dict(), expected)
+    official = LAYOUT.revert(model.state_dict(), expected)
     assert f"module.backbone.blocks.{expected.num_hidden_layers - 1}.attn.qkv.weight" in official["encoder"]
     assert "module.backbone.mask_tokens.9" in official["predictor"]
-    config = infer_config(official)
+    config = LAYOUT.infer_config(official)
     assert LAYOUT.released_names(config) == names
     assert all(LAYOUT.released_names(config, file_name=name) == (name,) for name in names)
     fields = model_fields(VJepa2Config)
     assert {name: getattr(config, name) for name in fields} == {name: getattr(expected, name) for name in fields}
-    assert set(convert(official, config)) == set(model.state_dict())
+    assert set(LAYOUT.convert(official, config)) == set(model.state_dict())
     assert LAYOUT.fields_not_in_layout(expected, official) == {}
 
 
@@ -368,7 +369,7 @@ def test_position_tables_in_a_released_architecture_are_left_out(monkeypatch):
     release = type(LAYOUT.released["vitl.pt"])({"hidden_size": 40, "pred_num_mask_tokens": 4})
     monkeypatch.setitem(LAYOUT.released, "tiny.pt", release)
     official = broken(tables)
-    assert "context_encoder.layernorm.bias" in convert(official, infer_config(official, **HEADS))
+    assert "context_encoder.layernorm.bias" in LAYOUT.convert(official, LAYOUT.infer_config(official, **HEADS))
 
 
 @pytest.mark.parametrize(
@@ -387,15 +388,15 @@ def test_position_tables_in_a_released_architecture_are_left_out(monkeypatch):
 def test_what_is_not_known_must_be_given_and_must_fit(given, message):
     official = read_torch_checkpoint(OFFICIAL)
     with pytest.raises(ValueError, match=message):
-        convert(official, infer_config(official, **given))
+        LAYOUT.convert(official, LAYOUT.infer_config(official, **given))
 
 
 def test_without_a_crop_size_that_divides_one_must_be_given(tmp_path):
     config = VJepa2Config(**(VARIANT.tiny | {"patch_size": 12, "crop_size": 24}))
-    official = revert(VJepa2ForPreTraining(config).state_dict(), config)
+    official = LAYOUT.revert(VJepa2ForPreTraining(config).state_dict(), config)
     with pytest.raises(ConversionError, match=r"crop_size 256 does not divide.*leave no trace.*--config"):
-        infer_config(official, **HEADS)
-    assert infer_config(official, crop_size=24, **HEADS).grid_size[1] == 2
+        LAYOUT.infer_config(official, **HEADS)
+    assert LAYOUT.infer_config(official, crop_size=24, **HEADS).grid_size[1] == 2
 
 
 @pytest.mark.parametrize(
@@ -415,11 +416,11 @@ def test_a_target_that_is_not_there_is_refused(tmp_path, entries, key, message):
 
 def test_half_a_checkpoint_of_ours_has_no_way_back(folder, tmp_path):
     official = read_torch_checkpoint(OFFICIAL)
-    config = infer_config(official, **HEADS)
-    state = convert(official, config)
+    config = LAYOUT.infer_config(official, **HEADS)
+    state = LAYOUT.convert(official, config)
     for lost in ("vjepa2.encoder.layernorm.bias", "vjepa2.predictor.proj.bias", "context_encoder.layernorm.bias"):
         with pytest.raises(ConversionError, match=f"1 keys are missing: {lost}"):
-            revert({key: value for key, value in state.items() if key != lost}, config)
+            LAYOUT.revert({key: value for key, value in state.items() if key != lost}, config)
     VJepa2Model.from_pretrained(folder).save_pretrained(tmp_path / "native")
     with pytest.raises(ConversionError, match="missing.*unexpected"):
         revert_checkpoint(VARIANT, tmp_path / "native", tmp_path / "back.pt")

@@ -10,7 +10,7 @@ from hf_jepa.core.key_map import ConversionError
 from hf_jepa.hub.files import read_torch_checkpoint
 from hf_jepa.models.vjepa2.convert_vjepa2 import LAYOUT as V2
 from hf_jepa.models.vjepa2_1.configuration_vjepa2_1 import SIZES, VJepa21Config
-from hf_jepa.models.vjepa2_1.convert_vjepa2_1 import LAYOUT, convert, infer_config, revert
+from hf_jepa.models.vjepa2_1.convert_vjepa2_1 import LAYOUT
 from hf_jepa.models.vjepa2_1.modeling_vjepa2_1 import VJepa21ForPreTraining
 
 
@@ -24,7 +24,7 @@ def official(case: str = "pretrain_step_video") -> dict:
 
 
 def test_the_architecture_is_read_off_the_tensors():
-    config = infer_config(official(), **HEADS)
+    config = LAYOUT.infer_config(official(), **HEADS)
     read = {
         "hidden_size": 24,
         "num_hidden_layers": 12,
@@ -44,17 +44,17 @@ def test_the_architecture_is_read_off_the_tensors():
         "rope_interpolation": True,
     }
     assert {name: getattr(config, name) for name in read} == read
-    distilled = infer_config(official("predictor_distilled"), **HEADS)
+    distilled = LAYOUT.infer_config(official("predictor_distilled"), **HEADS)
     assert (distilled.pred_num_levels, distilled.teacher_hidden_size, distilled.pred_output_size) == (1, 36, 36)
 
 
 @pytest.mark.parametrize("case", ["encoder", "pretrain_step_video", "pretrain_step_image", "predictor_distilled"])
 def test_round_trip_is_exact(case):
     checkpoint = official(case)
-    config = infer_config(checkpoint, **HEADS)
+    config = LAYOUT.infer_config(checkpoint, **HEADS)
     if case == "predictor_distilled":
         config.official_target_key = "ema_encoder"
-    again = revert(convert(checkpoint, config), config)
+    again = LAYOUT.revert(LAYOUT.convert(checkpoint, config), config)
     assert again.keys() == {"encoder", "target_encoder", "ema_encoder", "predictor"} & checkpoint.keys()
     for entry, state in again.items():
         assert state.keys() == checkpoint[entry].keys()
@@ -65,7 +65,7 @@ def test_round_trip_is_exact(case):
 def test_the_target_encoder_of_distilled_files(target_key):
     checkpoint = official("predictor_distilled")
     checkpoint["encoder"] = {key: value + 1 for key, value in checkpoint["encoder"].items()}
-    state = convert(checkpoint, infer_config(checkpoint, **HEADS), target_key)
+    state = LAYOUT.convert(checkpoint, LAYOUT.infer_config(checkpoint, **HEADS), target_key)
     expected = checkpoint[target_key or "ema_encoder"]["module.backbone.norms_block.3.weight"]
     assert torch.equal(state["vjepa2_1.encoder.layernorm.weight"], expected)
     first = checkpoint["encoder"]["module.backbone.norms_block.0.bias"]
@@ -76,9 +76,9 @@ def test_the_target_encoder_of_distilled_files(target_key):
 def test_released_files_are_recognised_by_their_tensors(size):
     with torch.device("meta"):
         config = VJepa21Config.from_size(size, crop_size=384)
-        released = revert(VJepa21ForPreTraining(config).state_dict(), config)
-    (name,) = LAYOUT.released_names(infer_config(released))
-    assert infer_config(released, **LAYOUT.released[name].untold).to_dict() == config.to_dict()
+        released = LAYOUT.revert(VJepa21ForPreTraining(config).state_dict(), config)
+    (name,) = LAYOUT.released_names(LAYOUT.infer_config(released))
+    assert LAYOUT.infer_config(released, **LAYOUT.released[name].untold).to_dict() == config.to_dict()
     names = {
         "vit_base": "vjepa2_1_vitb_dist_vitG_384.pt",
         "vit_large": "vjepa2_1_vitl_dist_vitG_384.pt",
@@ -93,7 +93,7 @@ def test_models_that_are_not_like_the_released_ones_come_back():
     odd |= {"hidden_size": 24, "num_attention_heads": 2, "mlp_ratio": 2.0, "modality_embedding": False}
     odd |= {"pred_hidden_size": 16, "pred_num_attention_heads": 1, "patch_size": 14, "crop_size": 56}
     config = VJepa21Config(**odd, pred_num_hidden_layers=1, context_loss_weight=0.1)
-    written = revert(VJepa21ForPreTraining(config).state_dict(), config)
+    written = LAYOUT.revert(VJepa21ForPreTraining(config).state_dict(), config)
     lost = LAYOUT.fields_not_in_layout(config, written)
     assert lost == {
         "num_attention_heads": 2,
@@ -103,7 +103,7 @@ def test_models_that_are_not_like_the_released_ones_come_back():
         "rope_grid_size": 16,
         "context_loss_weight": 0.1,
     }
-    assert infer_config(written, **lost).to_dict() == config.to_dict()
+    assert LAYOUT.infer_config(written, **lost).to_dict() == config.to_dict()
 
 
 def test_files_of_v_jepa_2_are_told_apart():
@@ -112,7 +112,7 @@ def test_files_of_v_jepa_2_are_told_apart():
     old = V2.config_class(**fields)
     checkpoint = V2.revert(V2.model_class(old).state_dict(), old)
     with pytest.raises(ConversionError, match="V-JEPA 2: convert the file as vjepa2"):
-        infer_config(checkpoint, **HEADS)
+        LAYOUT.infer_config(checkpoint, **HEADS)
     with pytest.raises(ConversionError, match="V-JEPA 2.1: convert the file as vjepa2_1"):
         V2.infer_config(official(), **HEADS)
 
@@ -136,17 +136,17 @@ def test_half_matching_files_are_refused(entry, key, change, message):
     else:
         checkpoint[entry][full] = change(checkpoint[entry].get(full))
     with pytest.raises(ConversionError, match=message):
-        convert(checkpoint, infer_config(checkpoint, **HEADS))
+        LAYOUT.convert(checkpoint, LAYOUT.infer_config(checkpoint, **HEADS))
 
 
 def test_heads_and_levels_must_be_known():
     with pytest.raises(ConversionError, match="--num-attention-heads"):
-        infer_config(official())
+        LAYOUT.infer_config(official())
     checkpoint = official()
     for entry in ("encoder", "target_encoder"):
         checkpoint[entry] = {k: v for k, v in checkpoint[entry].items() if "blocks.11." not in k}
     with pytest.raises(ConversionError, match="levels"):
-        infer_config(checkpoint, **HEADS)
+        LAYOUT.infer_config(checkpoint, **HEADS)
 
 
 def test_the_script_writes_a_checkpoint_that_loads(tmp_path):

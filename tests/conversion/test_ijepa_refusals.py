@@ -16,7 +16,7 @@ from hf_jepa.hub.conversion import convert_checkpoint, revert_checkpoint
 from hf_jepa.hub.files import read_torch_checkpoint
 from hf_jepa.hub.inspect import inspect_checkpoint
 from hf_jepa.layers.position import sincos_2d
-from hf_jepa.models.ijepa.convert_ijepa import infer_config
+from hf_jepa.models.ijepa.convert_ijepa import LAYOUT
 from hf_jepa.models.ijepa.modeling_ijepa import IJepaModel
 from hf_jepa.registry import VARIANTS
 
@@ -173,7 +173,7 @@ def test_wrong_arguments_are_refused(tmp_path, checkpoint, output, target_key, m
 )
 def test_overrides_that_make_no_sense_are_refused(overrides, message):
     with pytest.raises(ValueError, match=message):
-        infer_config(read_torch_checkpoint(OFFICIAL), **({"num_attention_heads": 4} | overrides))
+        LAYOUT.infer_config(read_torch_checkpoint(OFFICIAL), **({"num_attention_heads": 4} | overrides))
 
 
 @pytest.mark.parametrize("text", ["1: 2", "[1]", "hidden_size", "a: [", "save_pretrained: 1"])

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from mask_checks import same
 
 from hf_jepa.masking.block_mask import VJEPA21_IMAGE_MASKS, VJEPA_MASKS
 from hf_jepa.masking.build import build_video_mask_sampler
@@ -13,10 +14,6 @@ SHORT, LONG, IMAGE = (4, 8, 8), (8, 8, 8), (1, 12, 12)
 
 def several(mode, *grids):
     return MultiSequenceMaskSampler([build_video_mask_sampler(mode, grid_size=grid) for grid in grids])
-
-
-def same(first, second):
-    return all(torch.equal(a, b) for x, y in zip(first, second, strict=True) for a, b in zip(x, y, strict=True))
 
 
 def test_every_group_gets_the_masks_of_its_own_sampler():

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from mask_checks import all_masks, check_independence_of_the_batch, check_single_samples, is_member, rows_of, same
 
 from hf_jepa.masking.build import build_mask_sampler
 from hf_jepa.masking.multiblock import MultiBlockMaskSampler, _at_level
@@ -29,20 +30,6 @@ def sampler():
     return MultiBlockMaskSampler(14)
 
 
-def all_masks(masks):
-    return [*masks.context_mask, *masks.target_mask]
-
-
-def same(first, second):
-    return all(torch.equal(a, b) for a, b in zip(all_masks(first), all_masks(second), strict=True))
-
-
-def rows_of(masks, rows):
-    return masks._replace(
-        context_mask=[m[rows] for m in masks.context_mask], target_mask=[m[rows] for m in masks.target_mask]
-    )
-
-
 def distinct_places(sampler):
     """Different places that the targets of an image take, for every image of many steps."""
     found = []
@@ -52,10 +39,6 @@ def distinct_places(sampler):
         first_token = torch.stack([mask[:, 0] for mask in masks.target_mask], dim=1)  # (B, M)
         found += [len(row.unique()) for row in first_token]
     return found
-
-
-def is_member(tokens, num_tokens):
-    return torch.zeros(len(tokens), num_tokens, dtype=torch.bool).scatter_(1, tokens, True)
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -89,20 +72,12 @@ def test_targets_are_full_rectangles_of_the_size_of_the_step(sampler):
 
 
 def test_masks_of_an_image_do_not_depend_on_its_batch(sampler):
-    index = torch.tensor([3, 900, 14, 77, 5, 123_456_789, 8, 0])
-    whole = sampler(index, step=7, epoch=2)
-    order = torch.tensor([5, 2, 7, 0, 1, 6, 3, 4])
-    assert same(sampler(index[:4], step=7, epoch=2), rows_of(whole, slice(0, 4)))
-    assert same(sampler(index[4:], step=7, epoch=2), rows_of(whole, slice(4, 8)))
-    assert same(sampler(index[order], step=7, epoch=2), rows_of(whole, order))
-    assert same(sampler(torch.tensor([14]), step=7, epoch=2), rows_of(whole, slice(2, 3)))
+    check_independence_of_the_batch(sampler)
 
 
 def test_crowded_images_do_not_depend_on_their_batch_either():
     sampler = MultiBlockMaskSampler(**SETTINGS["crowded"])  # nearly every image is placed again or stacked
-    whole = sampler(torch.arange(40), step=3)
-    for i in range(40):
-        assert same(sampler(torch.tensor([i]), step=3), rows_of(whole, slice(i, i + 1)))
+    check_single_samples(sampler, 40)
 
 
 def test_masks_repeat_and_leave_the_global_generator_alone(sampler):

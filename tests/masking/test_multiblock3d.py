@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mask_checks import all_masks, check_independence_of_the_batch, check_single_samples, is_member, same
 
 from hf_jepa.masking.block_mask import VJEPA21_IMAGE_MASKS, VJEPA_MASKS, BlockMask
 from hf_jepa.masking.build import build_video_mask_sampler
@@ -37,22 +38,6 @@ SETTINGS = {
 @pytest.fixture(scope="module")
 def sampler():
     return MultiBlock3dMaskSampler((8, 14, 14))
-
-
-def all_masks(masks):
-    return [*masks.context_mask, *masks.target_mask]
-
-
-def same(first, second):
-    return all(torch.equal(a, b) for a, b in zip(all_masks(first), all_masks(second), strict=True))
-
-
-def rows_of(masks, rows):
-    return type(masks)(*([mask[rows] for mask in group] for group in masks))
-
-
-def is_member(tokens, num_tokens):
-    return torch.zeros(len(tokens), num_tokens, dtype=torch.bool).scatter_(1, tokens, True)
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -109,20 +94,13 @@ def test_short_blocks_start_at_any_frame_and_have_any_length():
 
 
 def test_masks_of_a_clip_do_not_depend_on_its_batch(sampler):
-    index = torch.tensor([3, 900, 14, 77, 5, 123_456_789, 8, 0])
-    whole = sampler(index, step=7, epoch=2)
-    order = torch.tensor([5, 2, 7, 0, 1, 6, 3, 4])
-    assert same(sampler(index[:4], step=7, epoch=2), rows_of(whole, slice(0, 4)))
-    assert same(sampler(index[4:], step=7, epoch=2), rows_of(whole, slice(4, 8)))
-    assert same(sampler(index[order], step=7, epoch=2), rows_of(whole, order))
+    check_independence_of_the_batch(sampler)
 
 
 @pytest.mark.parametrize("name", ["tiny", "short blocks"])
 def test_clips_that_are_drawn_again_do_not_depend_on_their_batch_either(name):
     sampler = MultiBlock3dMaskSampler(*SETTINGS[name])
-    whole = sampler(torch.arange(60), step=3)
-    for i in range(60):
-        assert same(sampler(torch.tensor([i]), step=3), rows_of(whole, slice(i, i + 1)))
+    check_single_samples(sampler, 60)
 
 
 def test_masks_repeat_and_leave_the_global_generators_alone(sampler):

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from hf_jepa.hub.files import read_torch_checkpoint
-from hf_jepa.models.ijepa.convert_ijepa import convert, infer_config, revert
+from hf_jepa.models.ijepa.convert_ijepa import LAYOUT
 from hf_jepa.models.ijepa.modeling_ijepa import IJepaForPreTraining
 from hf_jepa.training.optimizer import build_optimizer, parameter_groups
 from hf_jepa.training.schedules import learning_rate_at, momentum_at, weight_decay_at
@@ -19,9 +19,9 @@ GOLDEN = Path(__file__).parents[1] / "fixtures/golden/ijepa"
 
 def load(case: str):
     official = read_torch_checkpoint(GOLDEN / case / "checkpoint.pt")
-    config = infer_config(official, num_attention_heads=4)
+    config = LAYOUT.infer_config(official, num_attention_heads=4)
     model = IJepaForPreTraining(config)
-    model.load_state_dict(convert(official, config))
+    model.load_state_dict(LAYOUT.convert(official, config))
     io = load_file(GOLDEN / case / "io.safetensors")
     return official, model.train(), io, json.loads((GOLDEN / case / "config.json").read_text())
 
@@ -44,7 +44,7 @@ def as_official(model: IJepaForPreTraining, values: dict[str, torch.Tensor]) -> 
     copy.load_state_dict(holder)
     return {
         f"{entry}.{key.removeprefix('module.')}": value
-        for entry, state in revert(copy.state_dict(), copy.config).items()
+        for entry, state in LAYOUT.revert(copy.state_dict(), copy.config).items()
         for key, value in state.items()
     }
 
@@ -61,7 +61,7 @@ def load_moments(optimizer, model, official) -> None:
         for name, values in state.items():
             entry, key = name.split(".", 1)
             parts[entry][f"module.{key}"] = values[moment]
-        moments[moment] = convert(parts, model.config)
+        moments[moment] = LAYOUT.convert(parts, model.config)
     step = next(iter(state.values()))["step"]
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -105,7 +105,7 @@ def test_step_equals_the_official_one(case):
     model.update_target_encoder(momentum)
     after = {
         f"{entry}.{key.removeprefix('module.')}": value
-        for entry, state in revert(model.state_dict(), model.config).items()
+        for entry, state in LAYOUT.revert(model.state_dict(), model.config).items()
         for key, value in state.items()
     }
     compared = [key for key in io if key.startswith("after.")]

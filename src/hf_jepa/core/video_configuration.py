@@ -15,6 +15,17 @@ from hf_jepa.core.validation import (
 from hf_jepa.layers.patch_embedding import pair
 
 
+# The encoders of the official code. The fraction is exact where a short decimal is not: 48 / 11 gives 6144.
+SIZES = {
+    "vit_tiny": {"hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3},
+    "vit_small": {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6},
+    "vit_base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12},
+    "vit_large": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16},
+    "vit_huge": {"hidden_size": 1280, "num_hidden_layers": 32, "num_attention_heads": 16},
+    "vit_giant": {"hidden_size": 1408, "num_hidden_layers": 40, "num_attention_heads": 16, "mlp_ratio": 48 / 11},
+}
+
+
 class VideoConfigMixin(JepaConfigMixin):
     """Token grid, widths and their validation, for configs with the field names of native `VJEPA2Config`.
 
@@ -78,4 +89,4 @@ class VideoConfigMixin(JepaConfigMixin):
         require_activations(self, "hidden_act")
 
 
-__all__ = ["VideoConfigMixin"]
+__all__ = ["SIZES", "VideoConfigMixin"]

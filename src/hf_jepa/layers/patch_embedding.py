@@ -16,6 +16,25 @@ def pair(value: int | list[int] | tuple[int, int]) -> tuple[int, int]:
     return int(height), int(width)
 
 
+def patch_grid(pixel_values: torch.Tensor, patch_size: tuple[int, int]) -> tuple[int, int]:
+    """(rows, columns) of the patches (height, width) of images (B, C, H, W).
+
+    Raises:
+        ValueError: images that do not divide into patches.
+
+    Example:
+        >>> patch_grid(torch.zeros(1, 3, 32, 48), (8, 16))
+        (4, 3)
+    """
+    height, width = pixel_values.shape[-2:]
+    if height % patch_size[0] or width % patch_size[1] or not height or not width:
+        raise ValueError(
+            f"an image of {height}x{width} pixels does not divide into patches of {patch_size[0]}x{patch_size[1]}: "
+            "resize or crop it to a multiple"
+        )
+    return height // patch_size[0], width // patch_size[1]
+
+
 class PatchEmbedding2d(nn.Module):
     """Non-overlapping patches, one linear projection each (a strided convolution).
 
@@ -31,14 +50,8 @@ class PatchEmbedding2d(nn.Module):
         self.projection = nn.Conv2d(num_channels, hidden_size, kernel_size=patch_size, stride=patch_size)
 
     def grid_size(self, pixel_values: torch.Tensor) -> tuple[int, int]:
-        """(rows, columns) of the token grid of an image batch; an image that does not divide into patches raises."""
-        height, width = pixel_values.shape[-2:]
-        if height % self.patch_size[0] or width % self.patch_size[1] or not height or not width:
-            raise ValueError(
-                f"an image of {height}x{width} pixels does not divide into patches of "
-                f"{self.patch_size[0]}x{self.patch_size[1]}: resize or crop it to a multiple"
-            )
-        return height // self.patch_size[0], width // self.patch_size[1]
+        """(rows, columns) of the token grid of an image batch, see `patch_grid`."""
+        return patch_grid(pixel_values, self.patch_size)
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W) -> (B, rows * columns, D), row-major."""
@@ -146,4 +159,4 @@ def as_clips(pixel_values_videos: torch.Tensor, num_channels: int, static_frames
     return clips.expand(-1, static_frames, -1, -1, -1) if clips.shape[1] == 1 else clips
 
 
-__all__ = ["PatchEmbedding2d", "TubeletEmbedding", "TubeletProjection", "as_clips", "pair"]
+__all__ = ["PatchEmbedding2d", "TubeletEmbedding", "TubeletProjection", "as_clips", "pair", "patch_grid"]

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from hf_jepa.losses.layer_targets import feature_spread
 from hf_jepa.models.data2vec_vision.configuration_data2vec_vision import Data2VecVisionConfig
-from hf_jepa.models.data2vec_vision.convert_data2vec_vision import LAYOUT, convert, infer_config, revert
+from hf_jepa.models.data2vec_vision.convert_data2vec_vision import LAYOUT
 from hf_jepa.models.data2vec_vision.modeling_data2vec_vision import Data2VecVisionForPreTraining, Data2VecVisionModel
 from hf_jepa.training.schedules import momentum_at
 
@@ -31,15 +31,15 @@ def official():
 
 @pytest.fixture(params=["eager", "sdpa"])
 def model(official, request):
-    config = infer_config(official)
+    config = LAYOUT.infer_config(official)
     config._attn_implementation = request.param
     model = Data2VecVisionForPreTraining(config)
-    model.load_state_dict(convert(official, config), strict=True)
+    model.load_state_dict(LAYOUT.convert(official, config), strict=True)
     return model.train()
 
 
 def test_config_of_the_file(official):
-    config, model = infer_config(official), SETTINGS["model"]
+    config, model = LAYOUT.infer_config(official), SETTINGS["model"]
     expected = {
         "hidden_size": model["embed_dim"],
         "num_hidden_layers": model["depth"],
@@ -106,7 +106,7 @@ def test_step(model, golden):
     )
     assert tau == pytest.approx(golden["ema_decay_at_step"].item(), abs=1e-12)
     model.update_target_encoder(tau)
-    after = revert(model.state_dict(), model.config)["model"]["_ema"]
+    after = LAYOUT.revert(model.state_dict(), model.config)["model"]["_ema"]
     for name in ("blocks.0.norm1.weight", "norm.bias"):
         torch.testing.assert_close(after[name], golden[f"after_ema.{name}"], rtol=0, atol=2e-6)
 
@@ -123,14 +123,14 @@ def flat(checkpoint):
 
 
 def test_conversion_both_ways(official):
-    config = infer_config(official)
-    back = revert(convert(official, config), config)
+    config = LAYOUT.infer_config(official)
+    back = LAYOUT.revert(LAYOUT.convert(official, config), config)
     found, expected = flat(back), flat(official)
     assert found.keys() == expected.keys()
     for key in expected.keys() - {"final_proj.weight", "final_proj.bias"}:
         assert torch.equal(found[key], expected[key]) and found[key].dtype == expected[key].dtype, key
     assert torch.equal(found["final_proj.weight"], torch.eye(config.hidden_size))  # never used; what it stands for
-    again = infer_config(back)
+    again = LAYOUT.infer_config(back)
     assert again.to_dict() == config.to_dict()
     assert LAYOUT.fields_not_in_layout(config, back) == {}
     assert set(LAYOUT.dropped(official)) == {"target_encoder.final_proj.weight", "target_encoder.final_proj.bias"}
@@ -138,8 +138,8 @@ def test_conversion_both_ways(official):
 
 def test_without_a_teacher_it_starts_as_the_student(official, tmp_path):
     student = {"model": {key: value for key, value in official["model"].items() if key != "_ema"}}
-    config = infer_config(student, top_k_layers=2)  # this file has no config
-    state = convert(student, config)
+    config = LAYOUT.infer_config(student, top_k_layers=2)  # this file has no config
+    state = LAYOUT.convert(student, config)
     assert not any(key.startswith("teacher.") for key in state)
     encoder = Data2VecVisionModel(config)
     encoder.load_state_dict({key.removeprefix("data2vec_vision."): value for key, value in state.items()})
@@ -164,14 +164,14 @@ def test_broken_files_are_refused(edit, message):
     broken = torch.load(GOLDEN / "checkpoint.pt", weights_only=True)
     edit(broken["model"])
     with pytest.raises(ValueError, match=message):
-        convert(broken, infer_config(broken))
+        LAYOUT.convert(broken, LAYOUT.infer_config(broken))
 
 
 def test_other_objectives_are_refused(official):
     for name, value in (("end_of_block_targets", False), ("instance_norm_targets", True)):
         other = official | {"cfg": {"model": official["cfg"]["model"] | {name: value}}}
         with pytest.raises(ValueError, match=name):
-            infer_config(other)
+            LAYOUT.infer_config(other)
 
 
 def test_a_head_has_no_place_in_the_official_file():
@@ -179,19 +179,19 @@ def test_a_head_has_no_place_in_the_official_file():
         hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=16, top_k_layers=1, pred_num_layers=1
     )
     with pytest.raises(ValueError, match="pred_num_layers 1"):
-        revert(Data2VecVisionForPreTraining(config).state_dict(), config)
+        LAYOUT.revert(Data2VecVisionForPreTraining(config).state_dict(), config)
 
 
 def test_files_of_others_are_refused():
     for other in ({}, {"model": {"blocks.0": torch.zeros(1)}}, {"encoder": {}, "target_encoder": {}}, 3):
         assert LAYOUT.present(other) == []
         with pytest.raises(ValueError, match="not an official data2vec checkpoint of images"):
-            infer_config(other)
+            LAYOUT.infer_config(other)
 
 
 def test_flags_that_the_file_does_not_set_are_off(official):
     model = official["cfg"]["model"] | {"layer_norm_targets": False}
-    config = infer_config(official | {"cfg": {"model": model}})
+    config = LAYOUT.infer_config(official | {"cfg": {"model": model}})
     assert (config.target_normalization, config.layer_target_normalization) == ("none", "none")
-    config = infer_config(official | {"cfg": {"model": model | {"layer_norm_target_layer": True}}})
+    config = LAYOUT.infer_config(official | {"cfg": {"model": model | {"layer_norm_target_layer": True}}})
     assert (config.target_normalization, config.layer_target_normalization) == ("none", "layer_norm")

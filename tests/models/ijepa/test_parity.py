@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from hf_jepa.hub.files import read_torch_checkpoint
 from hf_jepa.layers.position import sincos_2d
 from hf_jepa.models.ijepa.configuration_ijepa import IJepaConfig
-from hf_jepa.models.ijepa.convert_ijepa import convert, infer_config
+from hf_jepa.models.ijepa.convert_ijepa import LAYOUT
 from hf_jepa.models.ijepa.modeling_ijepa import IJepaForImageClassification, IJepaForPreTraining, IJepaModel
 from hf_jepa.registry import VARIANTS
 
@@ -27,9 +27,9 @@ TINY = VARIANTS["ijepa"].tiny
 @pytest.fixture(scope="module")
 def golden():
     official = read_torch_checkpoint(GOLDEN / "encoder_forward/checkpoint.pt")
-    config = infer_config(official, num_attention_heads=4)
+    config = LAYOUT.infer_config(official, num_attention_heads=4)
     model = IJepaForPreTraining(config)
-    model.load_state_dict(convert(official, config))
+    model.load_state_dict(LAYOUT.convert(official, config))
     return model.eval(), load_file(GOLDEN / "encoder_forward/io.safetensors")
 
 

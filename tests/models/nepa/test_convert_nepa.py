@@ -10,7 +10,7 @@ from transformers import AutoModel, AutoModelForImageClassification, AutoModelFo
 
 from hf_jepa.core.key_map import ConversionError
 from hf_jepa.models.nepa.configuration_nepa import NepaConfig
-from hf_jepa.models.nepa.convert_nepa import LAYOUT, hub_entries, hub_state, infer_config, layout_of
+from hf_jepa.models.nepa.convert_nepa import LAYOUT, hub_entries, hub_state, layout_of
 from hf_jepa.models.nepa.modeling_nepa import NepaForImageClassification, NepaForPreTraining
 
 
@@ -99,7 +99,7 @@ def test_other_files_are_refused_and_leave_nothing(script, change, message, tmp_
 def test_architecture_read_off_the_tensors(case):
     config = NepaConfig.from_pretrained(GOLDEN / case)
     untold = {name: getattr(config, name) for name in (*LAYOUT.untold, "num_attention_heads")}
-    found = infer_config(hub_entries(load_file(GOLDEN / case / "model.safetensors")), **untold)
+    found = LAYOUT.infer_config(hub_entries(load_file(GOLDEN / case / "model.safetensors")), **untold)
     training = {"pos_embed_shift", "pos_embed_jitter", "pos_embed_rescale"}
     for name in NepaConfig.__annotations__.keys() - training:
         assert getattr(found, name) == getattr(config, name), name

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from hf_jepa.hub.files import read_torch_checkpoint
-from hf_jepa.models.vjepa2_1.convert_vjepa2_1 import convert, infer_config, revert
+from hf_jepa.models.vjepa2_1.convert_vjepa2_1 import LAYOUT
 from hf_jepa.models.vjepa2_1.modeling_vjepa2_1 import VJepa21ForPreTraining
 
 
@@ -29,9 +29,11 @@ def load(case: str) -> SimpleNamespace:
     """A golden case: its model, its numbers, its settings."""
     settings = json.loads((GOLDEN / case / "config.json").read_text(encoding="utf-8"))
     official = read_torch_checkpoint(GOLDEN / case / "checkpoint.pt")
-    config = infer_config(official, **{ours: settings[name] for name, ours in FIELDS.items() if name in settings})
+    config = LAYOUT.infer_config(
+        official, **{ours: settings[name] for name, ours in FIELDS.items() if name in settings}
+    )
     model = VJepa21ForPreTraining(config)
-    model.load_state_dict(model.state_dict() | convert(official, config))  # one case has no predictor
+    model.load_state_dict(model.state_dict() | LAYOUT.convert(official, config))  # one case has no predictor
     io = load_file(GOLDEN / case / "io.safetensors")
     for name in ("video", "image", "clips", "video_other_size"):
         if name in io:
@@ -44,7 +46,7 @@ def named(model: VJepa21ForPreTraining, values: dict[str, torch.Tensor]) -> dict
     state = {name: torch.zeros_like(parameter) for name, parameter in model.state_dict().items()} | values
     return {
         f"{entry}.{key.removeprefix('module.backbone.')}": value
-        for entry, part in revert(state, model.config).items()
+        for entry, part in LAYOUT.revert(state, model.config).items()
         for key, value in part.items()
     }
 

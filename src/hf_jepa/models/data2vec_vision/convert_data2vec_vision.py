@@ -204,6 +204,5 @@ LAYOUT = Data2VecVisionLayout(
     read=_read,
     heads={},  # they are in the shape of the table of relative positions
 )
-convert, infer_config, revert = LAYOUT.convert, LAYOUT.infer_config, LAYOUT.revert
 
-__all__ = ["LAYOUT", "STUDENT_KEYS", "TEACHER_KEYS", "convert", "infer_config", "revert"]
+__all__ = ["LAYOUT", "STUDENT_KEYS", "TEACHER_KEYS"]

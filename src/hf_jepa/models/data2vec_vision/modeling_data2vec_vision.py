@@ -28,6 +28,7 @@ from hf_jepa.core.data2vec import (
 )
 from hf_jepa.core.modeling import JepaPreTrainedModel, runtime_options
 from hf_jepa.core.outputs import JepaForPreTrainingOutput
+from hf_jepa.layers.patch_embedding import pair, patch_grid
 from hf_jepa.models.data2vec_vision.configuration_data2vec_vision import Data2VecVisionConfig
 
 
@@ -112,11 +113,7 @@ class Data2VecVisionModel(Data2VecVisionPreTrainedModel, NativeData2VecVisionMod
         Raises:
             ValueError: a side that does not divide into patches.
         """
-        height, width = pixel_values.shape[-2:]
-        patch = self.config.patch_size
-        if height % patch or width % patch or not height or not width:
-            raise ValueError(f"images of {height} x {width} pixels do not divide into patches of {patch} pixels")
-        return height // patch, width // patch
+        return patch_grid(pixel_values, pair(self.config.patch_size))
 
 
 class Data2VecVisionForPreTraining(Data2VecPreTrainingMixin, Data2VecVisionPreTrainedModel):

@@ -124,6 +124,5 @@ LAYOUT = OfficialLayout(
         "IN22K-vit.g.16-600e.pth.tar": _release(1408, 40, 16, 224),
     },
 )
-convert, infer_config, revert = LAYOUT.convert, LAYOUT.infer_config, LAYOUT.revert
 
-__all__ = ["ENCODER", "LAYOUT", "PREDICTOR", "convert", "infer_config", "revert"]
+__all__ = ["ENCODER", "LAYOUT", "PREDICTOR"]

@@ -136,16 +136,12 @@ CLASSIFIER_LAYOUT = OfficialLayout(
     untold=(*UNTOLD, "add_pooling_layer"),
     released=_releases(),
 )
-convert, infer_config, revert = LAYOUT.convert, LAYOUT.infer_config, LAYOUT.revert
 
 __all__ = [
     "CLASSIFIER_LAYOUT",
     "ENCODER",
     "LAYOUT",
-    "convert",
     "hub_entries",
     "hub_state",
-    "infer_config",
     "layout_of",
-    "revert",
 ]

@@ -5,18 +5,9 @@ from transformers import PreTrainedConfig
 
 from hf_jepa.core.regularization import SigRegConfigMixin
 from hf_jepa.core.validation import require_at_least, require_choices
-from hf_jepa.core.video_configuration import VideoConfigMixin
+from hf_jepa.core.video_configuration import SIZES, VideoConfigMixin
 
 
-# The encoders of the official code. The fraction is exact where a short decimal is not: 48 / 11 gives 6144.
-SIZES = {
-    "vit_tiny": {"hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3},
-    "vit_small": {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6},
-    "vit_base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12},
-    "vit_large": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16},
-    "vit_huge": {"hidden_size": 1280, "num_hidden_layers": 32, "num_attention_heads": 16},
-    "vit_giant": {"hidden_size": 1408, "num_hidden_layers": 40, "num_attention_heads": 16, "mlp_ratio": 48 / 11},
-}
 POSITION_RESIZES = ("trilinear", "recompute")
 
 
@@ -115,4 +106,4 @@ class VJepaConfig(SigRegConfigMixin, VideoConfigMixin, PreTrainedConfig):
         require_at_least(self, 0, ("variance_weight",))
 
 
-__all__ = ["SIZES", "VJepaConfig"]
+__all__ = ["VJepaConfig"]

@@ -12,7 +12,7 @@ from hf_jepa.core.probe_conversion import FIRST_PROBE, ProbeLayout, Protocol
 from hf_jepa.core.video_conversion import block_rules, encoder_fields, mask_token_fields, predictor_fields
 from hf_jepa.layers.patch_embedding import pair
 from hf_jepa.layers.position import sincos_3d
-from hf_jepa.models.vjepa.configuration_vjepa import SIZES, VJepaConfig
+from hf_jepa.models.vjepa.configuration_vjepa import VJepaConfig
 from hf_jepa.models.vjepa.modeling_vjepa import VJepaForPreTraining, VJepaForVideoClassification
 
 
@@ -115,7 +115,7 @@ def _check(parts: Mapping[str, State], config: VJepaConfig, given: frozenset[str
 
 
 def _release(size: str, crop: int) -> Release:
-    fields = {name: SIZES[size][name] for name in ("hidden_size", "num_hidden_layers")}
+    fields = {name: VJepaConfig.sizes[size][name] for name in ("hidden_size", "num_hidden_layers")}
     return Release(fields | {"patch_size": 16, "tubelet_size": 2, "frames_per_clip": 16, "crop_size": crop})
 
 
@@ -132,7 +132,9 @@ LAYOUT = OfficialLayout(
     required=(),
     wrappers=("module.", "backbone."),
     read=_read,
-    heads={"num_attention_heads": Heads.of_sizes(SIZES)},  # the predictor has as many, unless they are given
+    heads={
+        "num_attention_heads": Heads.of_sizes(VJepaConfig.sizes)
+    },  # the predictor has as many, unless they are given
     foreign=dict.fromkeys(("img_mod_embed", "video_mod_embed", "patch_embed_img", "norms_block"), V21),
     check=_check,
     released={
@@ -169,6 +171,5 @@ PROBES = ProbeLayout(
         f"{folder}/{row.task}-probe.pth.tar": encoder for folder, encoder in _ENCODERS.items() for row in PROTOCOLS
     },
 )
-convert, infer_config, revert = LAYOUT.convert, LAYOUT.infer_config, LAYOUT.revert
 
-__all__ = ["ENCODER", "LAYOUT", "PREDICTOR", "PROBES", "convert", "infer_config", "revert"]
+__all__ = ["ENCODER", "LAYOUT", "PREDICTOR", "PROBES"]

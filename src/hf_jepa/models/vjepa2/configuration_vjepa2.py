@@ -7,19 +7,13 @@ from transformers.models.vjepa2.configuration_vjepa2 import VJEPA2Config as Nati
 
 from hf_jepa.core.regularization import SigRegConfigMixin
 from hf_jepa.core.validation import require_at_least, require_choices
+from hf_jepa.core.video_configuration import SIZES as VJEPA_SIZES
 from hf_jepa.core.video_configuration import VideoConfigMixin
 from hf_jepa.layers.rotary import LAYOUTS, rotary_axis_dim
 
 
-# The encoders of the official code. Ratios that are no short decimals are fractions: 48 / 11 gives exactly 6144.
-SIZES = {
-    "vit_tiny": {"hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3},
-    "vit_small": {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6},
-    "vit_base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12},
-    "vit_large": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16},
-    "vit_huge": {"hidden_size": 1280, "num_hidden_layers": 32, "num_attention_heads": 16},
-    "vit_giant": {"hidden_size": 1408, "num_hidden_layers": 40, "num_attention_heads": 22, "mlp_ratio": 48 / 11},
-}
+# Width 1408 and depth 40 are vit_giant_xformers, of 22 heads; the official vit_giant of 16 was never released.
+SIZES = VJEPA_SIZES | {"vit_giant": VJEPA_SIZES["vit_giant"] | {"num_attention_heads": 22}}
 
 
 @strict

@@ -99,7 +99,6 @@ LAYOUT = OfficialLayout(
     wrappers=("module.", "backbone."),
     read=_read,
     heads={
-        # Width 1408 and depth 40 are vit_giant_xformers, of 22 heads; the official vit_giant of 16 was never released.
         "num_attention_heads": Heads.of_sizes(SIZES),
         "pred_num_attention_heads": Heads(by=("pred_hidden_size",), known={(384,): 12}),
     },
@@ -161,17 +160,13 @@ PROBES = ProbeLayout(
         "ek100-vitg-384.pt": VITG,
     },
 )
-convert, infer_config, revert = LAYOUT.convert, LAYOUT.infer_config, LAYOUT.revert
 
 __all__ = [
     "ENCODER",
     "LAYOUT",
     "PREDICTOR",
     "PROBES",
-    "convert",
-    "infer_config",
     "probed_encoder",
     "protocols",
     "read_networks",
-    "revert",
 ]

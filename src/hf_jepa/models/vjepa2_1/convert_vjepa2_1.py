@@ -120,6 +120,5 @@ PROBES = ProbeLayout(
         )
     ),
 )
-convert, infer_config, revert = LAYOUT.convert, LAYOUT.infer_config, LAYOUT.revert
 
-__all__ = ["ENCODER", "LAYOUT", "PREDICTOR", "PROBES", "convert", "infer_config", "revert"]
+__all__ = ["ENCODER", "LAYOUT", "PREDICTOR", "PROBES"]

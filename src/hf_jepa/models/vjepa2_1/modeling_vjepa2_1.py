@@ -267,9 +267,7 @@ class VJepa21ForPreTraining(VJepa21PreTrainedModel, VJepa2ForPreTraining):
         pairs = self._pairs(groups, contexts, targets)
         predictions, visible = self.predictor(context, *pairs, predict_context=config.predict_context)
 
-        wanted = self._targets(groups, [[*c, *t] for c, t in zip(contexts, targets, strict=True)])
-        wanted_context = tuple(x for c, group in zip(contexts, wanted, strict=True) for x in group[: len(c)])
-        wanted = tuple(x for c, group in zip(contexts, wanted, strict=True) for x in group[len(c) :])
+        wanted_context, wanted = self._wanted(groups, contexts, targets)
         losses = [prediction_loss(*each, config.loss_type) for each in zip(predictions, wanted, strict=True)]
         prediction, weighted, plain = self._mean(losses, pairs.is_image), None, None
         if visible is not None:
@@ -314,6 +312,15 @@ class VJepa21ForPreTraining(VJepa21PreTrainedModel, VJepa2ForPreTraining):
             mask_index=[number[g] for g in owner],
             is_image=[image[g] for g in owner],
         )
+
+    def _wanted(
+        self, groups: list[torch.Tensor], contexts: list[list[torch.Tensor]], targets: list[list[torch.Tensor]]
+    ) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
+        """What the target encoder says of the tokens of every context and of every target, ordered (group, mask)."""
+        wanted = self._targets(groups, [[*c, *t] for c, t in zip(contexts, targets, strict=True)])
+        by_group = list(zip(wanted, map(len, contexts), strict=True))
+        of_contexts = tuple(x for group, count in by_group for x in group[:count])
+        return of_contexts, tuple(x for group, count in by_group for x in group[count:])
 
     def _context_losses(
         self, visible: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor], pairs: MaskPairs
