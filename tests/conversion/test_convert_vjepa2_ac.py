@@ -20,7 +20,7 @@ from hf_jepa.hub.conversion import convert_checkpoint, revert_checkpoint
 from hf_jepa.hub.files import read_torch_checkpoint
 from hf_jepa.hub.inspect import inspect_checkpoint, variant_of_file
 from hf_jepa.models.vjepa2_ac.configuration_vjepa2_ac import VJepa2ACConfig
-from hf_jepa.models.vjepa2_ac.convert_vjepa2_ac import LAYOUT, convert, infer_config, revert
+from hf_jepa.models.vjepa2_ac.convert_vjepa2_ac import LAYOUT
 from hf_jepa.models.vjepa2_ac.modeling_vjepa2_ac import VJepa2ACForPreTraining, VJepa2ACModel
 from hf_jepa.registry import VARIANTS
 
@@ -124,13 +124,13 @@ def test_one_encoder_is_enough_and_either_can_be_chosen(tmp_path, kept):
 def test_all_prefixes_of_the_official_loader_are_removed():
     official = read_torch_checkpoint(OFFICIAL)
     names = {"": "", "module.": "module.backbone.", "backbone.": "backbone.module."}
-    expected = convert(official, infer_config(official, **HEADS, **UNTOLD))
+    expected = LAYOUT.convert(official, LAYOUT.infer_config(official, **HEADS, **UNTOLD))
     for prefix in names.values():
         other = {
             entry: {prefix + key.removeprefix("module."): value for key, value in official[entry].items()}
             for entry in ("encoder", "target_encoder", "predictor")
         }
-        found = convert(other, infer_config(other, **HEADS, **UNTOLD))
+        found = LAYOUT.convert(other, LAYOUT.infer_config(other, **HEADS, **UNTOLD))
         assert found.keys() == expected.keys() and all(torch.equal(found[key], expected[key]) for key in found)
 
 
@@ -168,14 +168,14 @@ def test_the_released_architecture_is_recognised_and_every_key_has_one_place():
     expected = VJepa2ACConfig.from_size("vit_giant")
     with torch.device("meta"):
         model = VJepa2ACForPreTraining(expected)
-    official = revert(model.state_dict(), expected)
+    official = LAYOUT.revert(model.state_dict(), expected)
     assert official["predictor"]["module.extrinsics_encoder.weight"].shape == (1024, 6)
     assert official["predictor"]["module.predictor_blocks.23.attn.qkv.weight"].shape == (3072, 1024)
-    config = infer_config(official)
+    config = LAYOUT.infer_config(official)
     assert LAYOUT.released_names(config) == ("vjepa2-ac-vitg.pt",)
     fields = model_fields(VJepa2ACConfig)
     assert {name: getattr(config, name) for name in fields} == {name: getattr(expected, name) for name in fields}
-    assert set(convert(official, config)) == set(model.state_dict())
+    assert set(LAYOUT.convert(official, config)) == set(model.state_dict())
     assert LAYOUT.fields_not_in_layout(expected, official) == {}
 
 

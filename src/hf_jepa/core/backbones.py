@@ -153,6 +153,18 @@ def freeze_what_is_not_read(backbone: PreTrainedModel) -> None:
         parameter.requires_grad_(False)
 
 
+def any_size(model: PreTrainedModel) -> dict[str, bool]:
+    """Options of its forward by which a model takes images of any size, where it asks to be told.
+
+    Example:
+        >>> from transformers import AutoModel, ViTConfig
+        >>> any_size(AutoModel.from_config(ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2)))
+        {'interpolate_pos_encoding': True}
+    """
+    name = "interpolate_pos_encoding"  # of learnt position tables
+    return {name: True} if name in inspect.signature(model.forward).parameters else {}
+
+
 def residual_norms(model: nn.Module) -> list[nn.BatchNorm2d]:
     """The last normalisation of every residual branch of the ResNets in a model."""
     blocks = (block for block in model.modules() if isinstance(block, ResNetBasicLayer | ResNetBottleNeckLayer))
@@ -174,6 +186,7 @@ __all__ = [
     "POOLINGS",
     "SIZES",
     "Pooling",
+    "any_size",
     "backbone_width",
     "build_backbone",
     "freeze_what_is_not_read",

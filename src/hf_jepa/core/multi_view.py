@@ -3,7 +3,6 @@
 LeJEPA, Rectified LpJEPA, VICReg and SimSiam differ in the projector and in the loss alone. There is no second encoder.
 """
 
-import inspect
 from collections.abc import Sequence
 
 import torch
@@ -16,6 +15,7 @@ from transformers.utils.generic import merge_with_config_defaults
 
 from hf_jepa.core.backbones import (
     Pooling,
+    any_size,
     backbone_width,
     build_backbone,
     freeze_what_is_not_read,
@@ -62,7 +62,7 @@ class MultiViewModelMixin:
         self.backbone = build_backbone(self.config.backbone_config, self.config.pooling, config.zero_init_residual)
         self.pooling = Pooling(self.backbone, self.config.pooling)
         freeze_what_is_not_read(self.backbone)
-        self._interpolates = "interpolate_pos_encoding" in inspect.signature(self.backbone.forward).parameters
+        self._any_size = any_size(self.backbone)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -85,9 +85,7 @@ class MultiViewModelMixin:
         """
         kwargs = runtime_options(self, kwargs)
         kwargs.pop("interpolate_pos_encoding", None)  # always done, where the backbone asks to be told
-        if self._interpolates:
-            kwargs["interpolate_pos_encoding"] = True
-        output = self.backbone(pixel_values, **kwargs | {"return_dict": True})
+        output = self.backbone(pixel_values, **kwargs | self._any_size | {"return_dict": True})
         return BaseModelOutputWithPooling(
             last_hidden_state=output.last_hidden_state,
             pooler_output=self.pool(output),

@@ -7,6 +7,7 @@ and values of past frames do not depend on what comes after them, so they can be
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -129,16 +130,9 @@ class FrameCausalLayer(PackedTransformerLayer):
 
     attention_class = FrameCausalAttention
 
-    def forward(
-        self,
-        hidden_states: torch.Tensor,
-        num_frames: int,
-        rotary: Rotary,
-        past: Sequence[KeysValues] = (),
-        causal: bool = True,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Update tokens (B, T * n, D); arguments and further outputs are those of `FrameCausalAttention`."""
-        attended, key, value = self.attention(self.norm1(hidden_states), num_frames, rotary, past, causal)
+    def forward(self, hidden_states: torch.Tensor, *told: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Update tokens (B, T * n, D); further arguments and outputs are those of `FrameCausalAttention`."""
+        attended, key, value = self.attention(self.norm1(hidden_states), *told)
         hidden_states = hidden_states + attended
         return hidden_states + self.mlp(self.norm2(hidden_states)), key, value
 

@@ -121,7 +121,8 @@ class HierarchicalPlanner:
     """
 
     def __init__(self, model: WorldModel, settings: Sequence[LevelPlan], *, near: float | None = None):
-        self.model, self.levels, self.settings = model, list(model.levels), list(settings)
+        self.levels: list[UpperLevel] = list(model.levels)
+        self.model, self.settings = model, list(settings)
         if len(self.settings) != len(self.levels) + 1:
             raise ValueError(
                 f"{len(self.settings)} settings for {len(self.levels) + 1} levels: give those of level 0 and of each "

@@ -239,7 +239,7 @@ def test_what_calls_are_refused():
         ({**TRANSFORMER, "action_dim": 0}, "inverse_dynamics_weight=1.0 needs actions"),
         ({**TRANSFORMER, "context_frames": 2, "window_indexing": "official"}, "fewer actions than their 2 frames"),
         ({**TRANSFORMER, "pred_hidden_size": 15}, "pred_hidden_size 15 must be a multiple"),
-        ({"variance_weight": float("nan")}, "variance_weight must be 0 or more, got nan"),
+        ({"variance_weight": float("nan")}, "variance_weight must be at least 0, got nan"),
         ({"variance_margin": 0.0}, "variance_margin must be above 0"),
         ({"project_predictions": True}, "project_predictions=True needs a projector"),
         ({"proj_sizes": []}, r"proj_sizes \[\] must be one or more"),

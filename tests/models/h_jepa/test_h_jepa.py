@@ -309,7 +309,7 @@ def test_a_model_of_the_meta_device_starts_without_statistics():
         ({"regularizer": "vc"}, "regularizer='vc'"),
         ({"macro_encoder": "sum"}, "macro_encoder='sum'"),
         ({"macro_encoder": "mean", "macro_action_dim": 8}, "set macro_action_dim=2"),
-        ({"coefficient": float("nan")}, "coefficient must be 0 or more, got nan"),
+        ({"coefficient": float("nan")}, "coefficient must be at least 0, got nan"),
     ],
 )
 def test_levels_that_make_no_sense(level, message):

@@ -176,7 +176,7 @@ def test_the_processor_keeps_whole_frames():
         ({"frames_per_clip": 5}, "frames_per_clip 5 must be from 2 to 4"),
         ({"action_dim": 5}, "action_dim 5 is not 2 primitive actions"),
         ({"state_dim": 7}, "state_dim=7"),
-        ({"sigreg_weight": -0.1}, "sigreg_weight must be 0 or more, got -0.1"),
+        ({"sigreg_weight": -0.1}, "sigreg_weight must be at least 0, got -0.1"),
         ({"pred_dropout": 1.0}, r"pred_dropout must be in \[0, 1\), got 1.0"),
         ({"pooling": "first"}, "pooling='first'"),
         ({"pred_head_dim": 0}, "pred_head_dim must be at least 1, got 0"),

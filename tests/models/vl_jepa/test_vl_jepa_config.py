@@ -77,8 +77,8 @@ def test_a_config_object_of_another_is_not_changed():
         ({"num_predictor_layers": 0}, "num_predictor_layers must be at least 1, got 0"),
         ({"projection_dim": 0}, "projection_dim must be at least 1"),
         ({"num_prefix_tokens": 0}, "num_prefix_tokens must be at least 1"),
-        ({"prefix_noise": -0.1}, "prefix_noise must be 0 or more, got -0.1"),
-        ({"regularization_weight": float("nan")}, "regularization_weight must be 0 or more, got nan"),
+        ({"prefix_noise": -0.1}, "prefix_noise must be at least 0, got -0.1"),
+        ({"regularization_weight": float("nan")}, "regularization_weight must be at least 0, got nan"),
         ({"logit_scale_init": 5.0}, "logit_scale_init 5.0 is above logit_scale_max"),
         (
             {"mask_duplicates": True, "loss_type": "l2", "regularization_type": "vicreg"},

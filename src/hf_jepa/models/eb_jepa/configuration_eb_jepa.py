@@ -8,6 +8,7 @@ from transformers.configuration_utils import SubConfigSpec
 
 from hf_jepa.core.backbones import POOLINGS, backbone_width
 from hf_jepa.core.configuration import JepaConfigMixin
+from hf_jepa.core.validation import require_at_least, require_choices, require_heads, require_positive
 from hf_jepa.layers.patch_embedding import pair
 from hf_jepa.losses.vicreg import VIDEO_SAMPLES
 
@@ -167,12 +168,10 @@ class EbJepaConfig(JepaConfigMixin, PreTrainedConfig):
         return self.action_hidden_size if self.action_encoder_type == "mlp" and self.action_dim else self.action_dim
 
     def validate_choices(self):
-        for name, allowed in CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}={getattr(self, name)!r} is not one of {', '.join(allowed)}")
+        require_choices(self, **CHOICES)
 
     def validate_sizes(self):
-        for name in (
+        names = (
             "num_channels",
             "frames_per_clip",
             "hidden_size",
@@ -184,9 +183,8 @@ class EbJepaConfig(JepaConfigMixin, PreTrainedConfig):
             "context_frames",
             "num_unroll_steps",
             "inverse_dynamics_hidden_size",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        )
+        require_at_least(self, 1, names)
         if not isinstance(self.image_size, int) and len(self.image_size) != 2:
             raise ValueError(f"image_size {self.image_size} is neither a number of pixels nor (height, width)")
         if min(pair(self.image_size)) < 1:
@@ -200,11 +198,8 @@ class EbJepaConfig(JepaConfigMixin, PreTrainedConfig):
                 f"encoder_hidden_sizes {list(self.encoder_hidden_sizes)} of a 'resnet5' must be three widths, of its "
                 "stem and of its first two blocks"
             )
-        if self.predictor_type == "transformer" and self.pred_hidden_size % self.pred_num_attention_heads:
-            raise ValueError(
-                f"pred_hidden_size {self.pred_hidden_size} must be a multiple of its {self.pred_num_attention_heads} "
-                "attention heads"
-            )
+        if self.predictor_type == "transformer":
+            require_heads(self, "pred_")
 
     def validate_networks(self):
         if self.predictor_type not in ENCODERS.get(self.encoder_type, (self.predictor_type,)):
@@ -242,11 +237,9 @@ class EbJepaConfig(JepaConfigMixin, PreTrainedConfig):
             )
 
     def validate_objective_of_clips(self):
-        for name in ("variance_weight", "covariance_weight", "similarity_weight", "inverse_dynamics_weight"):
-            if not getattr(self, name) >= 0:  # NaN as well
-                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
-        if not self.variance_margin > 0:
-            raise ValueError(f"variance_margin must be above 0, got {self.variance_margin}")
+        weights = ("variance_weight", "covariance_weight", "similarity_weight", "inverse_dynamics_weight")
+        require_at_least(self, 0, weights)
+        require_positive(self, "variance_margin")
         if self.proj_sizes is None:
             for name in ("project_predictions", "similarity_after_projector", "inverse_dynamics_after_projector"):
                 if getattr(self, name):

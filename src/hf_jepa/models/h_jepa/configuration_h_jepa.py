@@ -8,6 +8,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from hf_jepa.core.validation import require_at_least, require_choices
+
 
 CHOICES = {
     "state": ("shared", "learned"),
@@ -63,15 +65,11 @@ class HJepaLevel:
     regularizer_weight: float = 1.0
 
     def __post_init__(self):
-        for name, allowed in CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}={getattr(self, name)!r} is not one of {', '.join(map(str, allowed))}")
+        require_choices(self, **CHOICES)
         for name in _AT_LEAST_ONE:
             if not isinstance(value := getattr(self, name), int) or value < 1:
                 raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
-        for name in ("coefficient", "regularizer_weight"):
-            if not getattr(self, name) >= 0:  # NaN as well
-                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
+        require_at_least(self, 0, ("coefficient", "regularizer_weight"))
         learned = self.state == "learned"
         if learned != (self.state_dim is not None):
             raise ValueError(
@@ -82,8 +80,7 @@ class HJepaLevel:
                 f"state={self.state!r} with regularizer={self.regularizer!r}: a learned state collapses without one, "
                 "and a shared one is not trained here"
             )
-        if learned and self.state_dim < 1:
-            raise ValueError(f"state_dim must be at least 1, got {self.state_dim}")
+        require_at_least(self, 1, ("state_dim",))
 
 
 @strict

@@ -8,6 +8,7 @@ from transformers.configuration_utils import SubConfigSpec
 
 from hf_jepa.core.backbones import POOLINGS, backbone_width
 from hf_jepa.core.configuration import JepaConfigMixin
+from hf_jepa.core.validation import require_at_least, require_choices, require_rates
 
 
 # The released models: a ViT of 192 channels with patches of 14 pixels. The norms have the epsilon of transformers.
@@ -138,12 +139,8 @@ class LeWorldModelConfig(JepaConfigMixin, PreTrainedConfig):
         return (self.hidden_size,)
 
     def validate_lewm(self):
-        for name in _AT_LEAST_ONE:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name, allowed in {"pooling": POOLINGS, "target_normalization": ("none",)}.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}={getattr(self, name)!r} is not one of {', '.join(allowed)}")
+        require_at_least(self, 1, _AT_LEAST_ONE)
+        require_choices(self, pooling=POOLINGS, target_normalization=("none",))
         if self.state_dim:
             raise ValueError(f"state_dim={self.state_dim}: a LeWorldModel is not told states, leave it 0")
         if self.action_dim % self.frame_skip:
@@ -158,14 +155,11 @@ class LeWorldModelConfig(JepaConfigMixin, PreTrainedConfig):
             )
 
     def validate_numbers(self):
-        if not 0 <= self.pred_dropout < 1:
-            raise ValueError(f"pred_dropout must be in [0, 1), got {self.pred_dropout}")
-        if not self.sigreg_weight >= 0:  # NaN as well
-            raise ValueError(f"sigreg_weight must be 0 or more, got {self.sigreg_weight}")
+        require_rates(self, "pred_dropout")
+        require_at_least(self, 0, ("sigreg_weight",))
         if not 0 < self.sigreg_t_max < float("inf"):
             raise ValueError(f"sigreg_t_max must be above 0 and finite, got {self.sigreg_t_max}")
-        if self.sigreg_num_points < 2:
-            raise ValueError(f"sigreg_num_points must be at least 2, got {self.sigreg_num_points}")
+        require_at_least(self, 2, ("sigreg_num_points",))
         if isinstance(self.backbone_config, PreTrainedConfig):
             backbone_width(self.backbone_config)
 

@@ -209,7 +209,6 @@ LAYOUT = _WeightsFile(
     untold=UNTOLD,
     check=_check,
 )
-convert, infer_config, revert = LAYOUT.convert, LAYOUT.infer_config, LAYOUT.revert
 
 
-__all__ = ["KEYS", "LAYOUT", "convert", "infer_config", "revert"]
+__all__ = ["KEYS", "LAYOUT"]

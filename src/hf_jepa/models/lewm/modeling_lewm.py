@@ -5,14 +5,12 @@ the prediction loss trains its targets, too, and SIGReg on the embeddings of eve
 EB-JEPA the latent of a frame is not the state of a recurrent network: the predictor reads a window of frames.
 """
 
-import inspect
-
 import torch
 from torch import nn
 from transformers import initialization as init
 from transformers.utils import can_return_tuple
 
-from hf_jepa.core.backbones import Pooling, backbone_width, build_backbone, freeze_what_is_not_read
+from hf_jepa.core.backbones import Pooling, any_size, backbone_width, build_backbone, freeze_what_is_not_read
 from hf_jepa.core.modeling import JepaPreTrainedModel
 from hf_jepa.core.outputs import JepaForPreTrainingOutput, WorldModelOutput
 from hf_jepa.core.regularization import require_step
@@ -81,7 +79,7 @@ class LeWorldModel(LeWorldModelPreTrainedModel):
         self.encoder = build_backbone(config.backbone_config, config.pooling)
         self.pooling = Pooling(self.encoder, config.pooling)
         freeze_what_is_not_read(self.encoder)
-        self._interpolates = "interpolate_pos_encoding" in inspect.signature(self.encoder.forward).parameters
+        self._any_size = any_size(self.encoder)
         width, hidden, size = backbone_width(config.backbone_config), config.proj_hidden_size, config.hidden_size
         self.projector = Projector([width, hidden, size], activation=activation)
         self.action_encoder = LeWorldModelActionEncoder(config)
@@ -124,8 +122,7 @@ class LeWorldModel(LeWorldModelPreTrainedModel):
             TypeError, ValueError: another number of axes or channels, no frame.
         """
         require_frames(pixel_values_videos, self.config.num_channels)
-        options = {"interpolate_pos_encoding": True} if self._interpolates else {}
-        output = self.encoder(pixel_values_videos.flatten(0, 1), return_dict=True, **options)
+        output = self.encoder(pixel_values_videos.flatten(0, 1), return_dict=True, **self._any_size)
         return self.projector(self.pooling(output)).unflatten(0, pixel_values_videos.shape[:2])
 
     def predict(self, embeddings: torch.Tensor, action_embeddings: torch.Tensor) -> torch.Tensor:

@@ -10,6 +10,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from hf_jepa.core.configuration import require_model_fields
+from hf_jepa.core.validation import require_at_least, require_choices, require_positive, require_rates
 from hf_jepa.losses.pair_distance import DISTANCES
 
 
@@ -118,18 +119,12 @@ class LlmJepaConfig(PreTrainedConfig):
         return self.text_config.get_text_config(decoder=decoder, encoder=encoder)
 
     def validate_llm_jepa(self):
-        for field, allowed in CHOICES.items():
-            if getattr(self, field) not in allowed:
-                raise ValueError(f"{field}={getattr(self, field)!r} is not one of {', '.join(map(str, allowed))}")
-        for field in ("jepa_weight", "lm_weight", "num_predictor_tokens"):
-            if getattr(self, field) < 0:
-                raise ValueError(f"{field} must not be negative, got {getattr(self, field)}")
+        require_choices(self, **CHOICES)
+        require_at_least(self, 0, ("jepa_weight", "lm_weight", "num_predictor_tokens"))
         if not (self.jepa_weight or self.lm_weight):
             raise ValueError("jepa_weight and lm_weight are both 0: nothing would be learnt")
-        if not 0 <= self.jepa_dropout < 1:
-            raise ValueError(f"jepa_dropout must be in [0, 1), got {self.jepa_dropout}")
-        if self.infonce_temperature <= 0:
-            raise ValueError(f"infonce_temperature must be above 0, got {self.infonce_temperature}")
+        require_rates(self, "jepa_dropout")
+        require_positive(self, "infonce_temperature")
         if self.layout == "fused" and self.predictor_position == "prepend":
             raise ValueError("layout='fused' appends the predictor tokens to Text: use predictor_position='append'")
 

@@ -3,6 +3,7 @@
 from huggingface_hub.dataclasses import strict
 
 from hf_jepa.core.clips import Grid
+from hf_jepa.core.validation import require_at_least, require_choices
 from hf_jepa.layers.poses import POSE_DIM
 from hf_jepa.models.vjepa2.configuration_vjepa2 import VJepa2Config
 
@@ -100,8 +101,7 @@ class VJepa2ACConfig(VJepa2Config):
                 f"action_dim {self.action_dim} must be at least 1 (with extrinsics 2), state_dim {self.state_dim} at "
                 "least 0"
             )
-        if self.state_update not in STATE_UPDATES:
-            raise ValueError(f"state_update={self.state_update!r} is not one of {', '.join(STATE_UPDATES)}")
+        require_choices(self, state_update=STATE_UPDATES)
         wanted = POSE_DIM if self.state_update == "pose" else self.action_dim
         if self.state_dim and not self.action_dim == self.state_dim == wanted:
             raise ValueError(
@@ -109,14 +109,11 @@ class VJepa2ACConfig(VJepa2Config):
                 f"{self.state_dim}: 'pose' needs {POSE_DIM} of each, 'sum' as many of each; state_dim=0 leaves states "
                 "out"
             )
-        if self.context_frames is not None and self.context_frames < 1:
-            raise ValueError(f"context_frames must be at least 1, got {self.context_frames}")
+        require_at_least(self, 1, ("context_frames",))
 
     def validate_rollout(self):
-        if self.rollout_start not in ROLLOUT_STARTS:
-            raise ValueError(f"rollout_start={self.rollout_start!r} is not one of {', '.join(ROLLOUT_STARTS)}")
-        if self.auto_steps < 1:
-            raise ValueError(f"auto_steps must be at least 1, got {self.auto_steps}")
+        require_choices(self, rollout_start=ROLLOUT_STARTS)
+        require_at_least(self, 1, ("auto_steps",))
         if self.fewest_frames > self.frames_per_clip:
             raise ValueError(
                 f"auto_steps {self.auto_steps} with rollout_start={self.rollout_start!r} needs {self.fewest_frames} "

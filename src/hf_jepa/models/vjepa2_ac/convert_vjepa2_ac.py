@@ -73,6 +73,5 @@ LAYOUT = ACLayout(
         ),
     },
 )
-convert, infer_config, revert = LAYOUT.convert, LAYOUT.infer_config, LAYOUT.revert
 
-__all__ = ["LAYOUT", "PREDICTOR", "convert", "infer_config", "revert"]
+__all__ = ["LAYOUT", "PREDICTOR"]

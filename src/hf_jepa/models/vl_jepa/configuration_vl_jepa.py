@@ -9,6 +9,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from hf_jepa.core.backbones import backbone_width
+from hf_jepa.core.validation import require_at_least, require_choices
 from hf_jepa.layers.patch_embedding import pair
 
 
@@ -223,15 +224,9 @@ class VLJepaConfig(PreTrainedConfig):
         return getattr(self.vision_config, "tubelet_size", 1)
 
     def validate_vl_jepa(self):
-        for field, allowed in CHOICES.items():
-            if getattr(self, field) not in allowed:
-                raise ValueError(f"{field}={getattr(self, field)!r} is not one of {', '.join(map(str, allowed))}")
-        for field in _AT_LEAST_ONE:
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field} must be at least 1, got {getattr(self, field)}")
-        for field in ("prefix_noise", "regularization_weight", "initializer_range"):
-            if not getattr(self, field) >= 0:  # NaN as well
-                raise ValueError(f"{field} must be 0 or more, got {getattr(self, field)}")
+        require_choices(self, **CHOICES)
+        require_at_least(self, 1, _AT_LEAST_ONE)
+        require_at_least(self, 0, ("prefix_noise", "regularization_weight", "initializer_range"))
         if not self.logit_scale_init <= self.logit_scale_max:
             raise ValueError(
                 f"logit_scale_init {self.logit_scale_init} is above logit_scale_max {self.logit_scale_max}"

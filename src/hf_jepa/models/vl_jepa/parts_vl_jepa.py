@@ -8,6 +8,7 @@ import torch
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedConfig, VJEPA2Model
 from transformers.modeling_utils import PreTrainedModel
 
+from hf_jepa.core.backbones import any_size
 from hf_jepa.core.loading import require_weights
 from hf_jepa.core.modeling import JepaPreTrainingMixin
 from hf_jepa.models.encoders import load_encoder, new_encoder
@@ -91,9 +92,7 @@ def vision_tokens_of(model: PreTrainedModel, pixel_values_videos: torch.Tensor) 
             "height, width): an image is a clip of one frame, pixel_values.unsqueeze(1)"
         )
     clips = pixel_values_videos.to(model.dtype)
-    name, options = model.main_input_name, {"return_dict": True}
-    if "interpolate_pos_encoding" in inspect.signature(model.forward).parameters:
-        options["interpolate_pos_encoding"] = True  # frames of other sizes are welcome
+    name, options = model.main_input_name, {"return_dict": True} | any_size(model)
     if name == "pixel_values_videos" or "video" in model.input_modalities:
         return model(**{name: clips}, **options).last_hidden_state
     tokens = model(**{name: clips.flatten(0, 1)}, **options).last_hidden_state
