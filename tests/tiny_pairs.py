@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tiny_training import QUIET
 
 from hf_jepa.data.text_layouts import LlmJepaDataCollator
 from hf_jepa.data.text_pairs import TextPair
@@ -67,10 +68,7 @@ def make_text_trainer(
         "lr_scheduler_type": "constant",
         "optim": "sgd",
         "max_grad_norm": 0.0,
-        "save_strategy": "no",
-        "use_cpu": True,
-        "report_to": "none",
-        "disable_tqdm": True,
+        **QUIET,
     }
     config = model.config
     return LlmJepaTrainer(

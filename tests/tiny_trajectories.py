@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tiny_training import QUIET
 
 from hf_jepa.data.trajectories import TrajectoryCollator, UndecodableTrajectory
 from hf_jepa.registry import VARIANTS
@@ -64,10 +65,7 @@ def make_trainer(
         "warmup_steps": 0,
         "weight_decay": 0.0,
         "final_weight_decay": 0.0,
-        "save_strategy": "no",
-        "use_cpu": True,
-        "report_to": "none",
-        "disable_tqdm": True,
+        **QUIET,
     }
     model = own.pop("model", None) or make_model(variant, **(fields or {}))
     return TrajectoryTrainer(

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tiny_training import QUIET
 
 from hf_jepa.models.vl_jepa.configuration_vl_jepa import VLJepaConfig
 from hf_jepa.models.vl_jepa.modeling_vl_jepa import VLJepaForPreTraining
@@ -135,10 +136,7 @@ def make_trainer(
         "weight_decay": 0.0,
         "optim": "sgd",
         "max_grad_norm": 0.0,
-        "save_strategy": "no",
-        "use_cpu": True,
-        "report_to": "none",
-        "disable_tqdm": True,
+        **QUIET,
     }
     return VLJepaTrainer(
         own.pop("model", None) or make_model(**(fields or {})),

@@ -4,14 +4,14 @@ import json
 
 import pytest
 import torch
+from hub_client import save_run
 from transformers import AutoImageProcessor
 
 from hf_jepa.cli.main import main
 from hf_jepa.hub import export_graph as module
 from hf_jepa.hub import onnx_export
-from hf_jepa.hub.cards import build_card
 from hf_jepa.hub.export_graph import export_graph
-from hf_jepa.hub.fingerprint import load_target_encoder, write_fingerprint
+from hf_jepa.hub.fingerprint import load_target_encoder
 from hf_jepa.registry import VARIANTS
 
 
@@ -20,21 +20,7 @@ pytestmark = pytest.mark.hub
 
 @pytest.fixture
 def ijepa(tmp_path):
-    """A pretraining checkpoint with what belongs to it, and what a run leaves beside it."""
-    variant, folder = VARIANTS["ijepa"], tmp_path / "ijepa"
-    config = variant.config_class()(**variant.tiny)
-    torch.manual_seed(0)
-    model = variant.model_class()(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.05)
-    model.save_pretrained(folder)
-    variant.processor(config).save_pretrained(folder)
-    write_fingerprint(load_target_encoder(variant, folder), folder)
-    card = build_card(variant, config, folder.name, {}, "mit", "Nothing was verified.", folder.name)
-    card.save(folder / "README.md")
-    (folder / "training_args.bin").write_bytes(b"a pickle")
-    return folder
+    return save_run("ijepa", tmp_path / "ijepa")
 
 
 KEPT = {"README.md", "config.json", "fingerprint.json", "preprocessor_config.json"}

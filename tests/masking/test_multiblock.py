@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from drawn_masks import all_masks, require_masks_of_their_own, rows_of, same
 
 from hf_jepa.masking.build import build_mask_sampler
 from hf_jepa.masking.multiblock import MultiBlockMaskSampler, _at_level
@@ -27,20 +28,6 @@ SETTINGS = {
 @pytest.fixture(scope="module")
 def sampler():
     return MultiBlockMaskSampler(14)
-
-
-def all_masks(masks):
-    return [*masks.context_mask, *masks.target_mask]
-
-
-def same(first, second):
-    return all(torch.equal(a, b) for a, b in zip(all_masks(first), all_masks(second), strict=True))
-
-
-def rows_of(masks, rows):
-    return masks._replace(
-        context_mask=[m[rows] for m in masks.context_mask], target_mask=[m[rows] for m in masks.target_mask]
-    )
 
 
 def distinct_places(sampler):
@@ -89,13 +76,7 @@ def test_targets_are_full_rectangles_of_the_size_of_the_step(sampler):
 
 
 def test_masks_of_an_image_do_not_depend_on_its_batch(sampler):
-    index = torch.tensor([3, 900, 14, 77, 5, 123_456_789, 8, 0])
-    whole = sampler(index, step=7, epoch=2)
-    order = torch.tensor([5, 2, 7, 0, 1, 6, 3, 4])
-    assert same(sampler(index[:4], step=7, epoch=2), rows_of(whole, slice(0, 4)))
-    assert same(sampler(index[4:], step=7, epoch=2), rows_of(whole, slice(4, 8)))
-    assert same(sampler(index[order], step=7, epoch=2), rows_of(whole, order))
-    assert same(sampler(torch.tensor([14]), step=7, epoch=2), rows_of(whole, slice(2, 3)))
+    require_masks_of_their_own(sampler)
 
 
 def test_crowded_images_do_not_depend_on_their_batch_either():

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from drawn_masks import all_masks, require_masks_of_their_own, rows_of, same
 
 from hf_jepa.masking.block_mask import VJEPA21_IMAGE_MASKS, VJEPA_MASKS, BlockMask
 from hf_jepa.masking.build import build_video_mask_sampler
@@ -37,18 +38,6 @@ SETTINGS = {
 @pytest.fixture(scope="module")
 def sampler():
     return MultiBlock3dMaskSampler((8, 14, 14))
-
-
-def all_masks(masks):
-    return [*masks.context_mask, *masks.target_mask]
-
-
-def same(first, second):
-    return all(torch.equal(a, b) for a, b in zip(all_masks(first), all_masks(second), strict=True))
-
-
-def rows_of(masks, rows):
-    return type(masks)(*([mask[rows] for mask in group] for group in masks))
 
 
 def is_member(tokens, num_tokens):
@@ -109,12 +98,7 @@ def test_short_blocks_start_at_any_frame_and_have_any_length():
 
 
 def test_masks_of_a_clip_do_not_depend_on_its_batch(sampler):
-    index = torch.tensor([3, 900, 14, 77, 5, 123_456_789, 8, 0])
-    whole = sampler(index, step=7, epoch=2)
-    order = torch.tensor([5, 2, 7, 0, 1, 6, 3, 4])
-    assert same(sampler(index[:4], step=7, epoch=2), rows_of(whole, slice(0, 4)))
-    assert same(sampler(index[4:], step=7, epoch=2), rows_of(whole, slice(4, 8)))
-    assert same(sampler(index[order], step=7, epoch=2), rows_of(whole, order))
+    require_masks_of_their_own(sampler)
 
 
 @pytest.mark.parametrize("name", ["tiny", "short blocks"])
