@@ -81,14 +81,3 @@ def make_text_trainer(
         ),
         callbacks=callbacks,
     )
-
-
-def weights(trainer: LlmJepaTrainer) -> dict[str, torch.Tensor]:
-    """Copies of the weights of a trainer's model."""
-    return {name: value.detach().clone() for name, value in trainer.model.state_dict().items()}
-
-
-def largest_difference(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:
-    """Over all weights."""
-    assert found.keys() == expected.keys()
-    return max((value - expected[name]).abs().max().item() for name, value in found.items())

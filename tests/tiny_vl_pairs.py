@@ -145,14 +145,3 @@ def make_trainer(
         data_collator=collate,
         **own,
     )
-
-
-def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Copies of the weights of a model."""
-    return {name: value.detach().clone() for name, value in model.state_dict().items()}
-
-
-def largest_difference(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:
-    """Over all weights."""
-    assert found.keys() == expected.keys()
-    return max((value - expected[name]).abs().max().item() for name, value in found.items())

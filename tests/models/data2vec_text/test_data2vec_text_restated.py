@@ -165,8 +165,6 @@ def test_the_encoder_is_the_native_one(model, batch, tmp_path):
         expected, found = native.eval()(**arguments, **options), ours(**arguments, **options)
         torch.testing.assert_close(found.last_hidden_state, expected.last_hidden_state)
     assert len(found.hidden_states) == 4
-    again = Data2VecTextForPreTraining.from_pretrained(tmp_path).state_dict()
-    assert all(torch.equal(again[name], value) for name, value in model.state_dict().items())
 
 
 @pytest.mark.parametrize(("size", "parameters"), [("base", 124_055_040), ("large", 354_310_144)])
