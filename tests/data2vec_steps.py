@@ -1,15 +1,7 @@
-"""What the tests of data2vec share: a model in general position, and a step beside the same step written plainly."""
+"""A step of data2vec beside the same step written plainly."""
 
 import torch
 from torch.nn import functional
-
-
-def perturbed(model):
-    """A model in training whose teacher is one of its own, and of which no parameter is 0 or 1."""
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.05)
-    return model.train()
 
 
 def layer_norm(x, state=None, name=None):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tiny_training import CONFIG
+from tiny_training import CONFIG, QUIET
 from torch.utils.data import Dataset, IterableDataset
 from transformers import TrainerCallback
 
@@ -39,10 +39,7 @@ def make(folder: Path, dataset: Dataset | None = None, callbacks=(), collator=No
         "learning_rate": 1e-2,
         "warmup_steps": 2,
         "logging_steps": 2,
-        "save_strategy": "no",
-        "use_cpu": True,
-        "report_to": "none",
-        "disable_tqdm": True,
+        **QUIET,
     }
     model = IJepaForPreTraining(IJepaConfig(**CONFIG))
     return JepaTrainer(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 
 import huggingface_hub
@@ -9,11 +10,13 @@ import pytest
 import torch
 from hub_server import WRITE, HubServer
 from huggingface_hub import constants
+from perturbed import perturbed
 from safetensors.torch import load_file, save_file
 from transformers.utils import hub as transformers_hub
 
 from hf_jepa.cli.main import main
-from hf_jepa.hub.fingerprint import write_fingerprint
+from hf_jepa.hub.cards import build_card
+from hf_jepa.hub.fingerprint import load_target_encoder, write_fingerprint
 from hf_jepa.models.ijepa.configuration_ijepa import IJepaConfig
 from hf_jepa.models.ijepa.modeling_ijepa import IJepaForPreTraining, IJepaModel
 from hf_jepa.registry import VARIANTS
@@ -78,3 +81,21 @@ def change(folder) -> None:
     state = {name: value + 0.01 if value.is_floating_point() else value for name, value in state.items()}
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     write_fingerprint(IJepaModel.from_pretrained(folder), folder)
+
+
+def save_run(name: str, folder: Path, **fields) -> Path:
+    """A pretraining checkpoint with all that a run leaves beside it."""
+    variant = VARIANTS[name]
+    config = variant.config_class()(**(variant.tiny | fields))
+    torch.manual_seed(0)
+    model = perturbed(variant.model_class()(config))
+    model.save_pretrained(folder)
+    if variant.processor_class is not None and variant.modality == "image":
+        variant.processor(config).save_pretrained(folder)
+    if variant.base_model is not None:
+        write_fingerprint(load_target_encoder(variant, folder), folder)
+        card = build_card(variant, config, folder.name, {}, "mit", "Nothing was verified.", folder.name)
+        card.save(folder / "README.md")
+    (folder / "training_args.bin").write_bytes(b"a pickle")
+    (folder / "checkpoint-4").mkdir()
+    return folder

@@ -4,10 +4,13 @@ import os
 import runpy
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from importlib import import_module
 from io import StringIO
 from pathlib import Path
 from subprocess import CompletedProcess
+from types import ModuleType
 
 import pytest
 
@@ -32,3 +35,14 @@ def launch(script: Path, *arguments: object, processes: int = 1) -> CompletedPro
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     command = [*start, str(script), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+
+
+@contextmanager
+def examples_as_modules(*names: str) -> Iterator[list[ModuleType]]:
+    """They import one another, as scripts of a folder do."""
+    folder = str(Path(__file__).parents[1] / "examples")
+    sys.path.insert(0, folder)
+    try:
+        yield [import_module(name) for name in names]
+    finally:
+        sys.path.remove(folder)

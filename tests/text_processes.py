@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tiny_pairs import LLAMA, PREDICTOR, draw_pairs, make_text_trainer, weights
+from tiny_pairs import LLAMA, PREDICTOR, draw_pairs, make_text_trainer
 from torch.utils.data import SequentialSampler
+from trained_weights import weights
 
 from hf_jepa.models.llm_jepa.configuration_llm_jepa import LlmJepaConfig
 from hf_jepa.models.llm_jepa.modeling_llm_jepa import LlmJepaForCausalLM
@@ -62,5 +63,5 @@ def train_texts(folder: Path) -> None:
         rank = trainer.args.process_index
         found = {"log": trainer.state.log_history, "measured": measured, "dropped": calls}
         (folder / f"{name}-{rank}.json").write_text(json.dumps(found))
-        torch.save(weights(trainer), folder / f"{name}-{rank}.pt")
+        torch.save(weights(trainer.model), folder / f"{name}-{rank}.pt")
         trainer.accelerator.wait_for_everyone()

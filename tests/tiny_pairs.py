@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tiny_training import QUIET
 
 from hf_jepa.data.text_layouts import LlmJepaDataCollator
 from hf_jepa.data.text_pairs import TextPair
@@ -67,10 +68,7 @@ def make_text_trainer(
         "lr_scheduler_type": "constant",
         "optim": "sgd",
         "max_grad_norm": 0.0,
-        "save_strategy": "no",
-        "use_cpu": True,
-        "report_to": "none",
-        "disable_tqdm": True,
+        **QUIET,
     }
     config = model.config
     return LlmJepaTrainer(
@@ -83,14 +81,3 @@ def make_text_trainer(
         ),
         callbacks=callbacks,
     )
-
-
-def weights(trainer: LlmJepaTrainer) -> dict[str, torch.Tensor]:
-    """Copies of the weights of a trainer's model."""
-    return {name: value.detach().clone() for name, value in trainer.model.state_dict().items()}
-
-
-def largest_difference(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:
-    """Over all weights."""
-    assert found.keys() == expected.keys()
-    return max((value - expected[name]).abs().max().item() for name, value in found.items())

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tiny_training import QUIET
 
 from hf_jepa.data.trajectories import TrajectoryCollator, UndecodableTrajectory
 from hf_jepa.registry import VARIANTS
@@ -64,10 +65,7 @@ def make_trainer(
         "warmup_steps": 0,
         "weight_decay": 0.0,
         "final_weight_decay": 0.0,
-        "save_strategy": "no",
-        "use_cpu": True,
-        "report_to": "none",
-        "disable_tqdm": True,
+        **QUIET,
     }
     model = own.pop("model", None) or make_model(variant, **(fields or {}))
     return TrajectoryTrainer(
@@ -77,14 +75,3 @@ def make_trainer(
         data_collator=TrajectoryCollator(),
         **own,
     )
-
-
-def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Copies of the weights of a model."""
-    return {name: value.detach().clone() for name, value in model.state_dict().items()}
-
-
-def largest_difference(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:
-    """Over all weights."""
-    assert found.keys() == expected.keys()
-    return max((value - expected[name]).abs().max().item() for name, value in found.items())

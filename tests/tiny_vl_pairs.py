@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tiny_training import QUIET
 
 from hf_jepa.models.vl_jepa.configuration_vl_jepa import VLJepaConfig
 from hf_jepa.models.vl_jepa.modeling_vl_jepa import VLJepaForPreTraining
@@ -135,10 +136,7 @@ def make_trainer(
         "weight_decay": 0.0,
         "optim": "sgd",
         "max_grad_norm": 0.0,
-        "save_strategy": "no",
-        "use_cpu": True,
-        "report_to": "none",
-        "disable_tqdm": True,
+        **QUIET,
     }
     return VLJepaTrainer(
         own.pop("model", None) or make_model(**(fields or {})),
@@ -147,14 +145,3 @@ def make_trainer(
         data_collator=collate,
         **own,
     )
-
-
-def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Copies of the weights of a model."""
-    return {name: value.detach().clone() for name, value in model.state_dict().items()}
-
-
-def largest_difference(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:
-    """Over all weights."""
-    assert found.keys() == expected.keys()
-    return max((value - expected[name]).abs().max().item() for name, value in found.items())

@@ -1,12 +1,11 @@
 """World models trained by two processes; what they found, for a test to compare with a single one."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-import torch
-from tiny_trajectories import draw, make_model, make_trainer, unreadable, weights
+from tiny_trajectories import draw, make_model, make_trainer, unreadable
 from torch.utils.data import SequentialSampler
+from trained_weights import keep_run
 
 from hf_jepa.training.trajectory import TrajectoryTrainer
 
@@ -35,11 +34,4 @@ def make(name: str, folder: Path, single: bool = False) -> TrajectoryTrainer:
 
 def train_two(folder: Path) -> None:
     for name in RUNS:
-        trainer = make(name, folder)
-        trainer.train()
-        measured = trainer.evaluate()
-        rank = trainer.args.process_index
-        found = {"log": trainer.state.log_history, "measured": measured, "skipped": list(trainer.skipped)}
-        (folder / f"{name}-{rank}.json").write_text(json.dumps(found))
-        torch.save(weights(trainer.model), folder / f"{name}-{rank}.pt")
-        trainer.accelerator.wait_for_everyone()
+        keep_run(make(name, folder), folder, name)

@@ -1,14 +1,14 @@
 """VL-JEPA over two processes; what they found, for a test to compare with a single one."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from tiny_vl_pairs import collate, draw_pairs, make_model, make_trainer, weights
+from tiny_vl_pairs import collate, draw_pairs, make_model, make_trainer
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import SequentialSampler
+from trained_weights import keep_run, weights
 
 from hf_jepa.training.vision_language import VLJepaTrainer
 
@@ -76,14 +76,7 @@ def make(name: str, folder: Path, single: bool = False) -> VLJepaTrainer:
 
 def train_two(folder: Path) -> None:
     for name in RUNS:
-        trainer = make(name, folder)
-        trainer.train()
-        measured = trainer.evaluate()
-        rank = trainer.args.process_index
-        found = {"log": trainer.state.log_history, "measured": measured, "summary": trainer.summary()}
-        (folder / f"{name}-{rank}.json").write_text(json.dumps(found))
-        torch.save(weights(trainer.model), folder / f"{name}-{rank}.pt")
-        trainer.accelerator.wait_for_everyone()
+        keep_run(make(name, folder), folder, name, summary=True)
 
 
 def make_blank(folder: Path, batch_size: int) -> VLJepaTrainer:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from perturbed import perturbed
 from safetensors.torch import load_file
 
 from hf_jepa.losses.prediction import normalize_targets, prediction_loss
@@ -15,11 +16,7 @@ FIELDS = {"target_source": "shared", "sigreg_weight": 0.5, "sigreg_num_slices": 
 def build(name: str, **fields):
     variant = VARIANTS[name]
     torch.manual_seed(0)
-    model = variant.model_class()(variant.config_class()(**variant.tiny, **(FIELDS | fields)))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.05)
-    return model.train()
+    return perturbed(variant.model_class()(variant.config_class()(**variant.tiny, **(FIELDS | fields)))).train()
 
 
 @pytest.fixture(params=["ijepa", "vjepa", "vjepa2"])

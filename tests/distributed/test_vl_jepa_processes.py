@@ -1,11 +1,10 @@
 """Two processes of VL-JEPA are one: negatives of both, with their gradients, also where gradients are cached."""
 
-import json
-
 import forks
 import pytest
 import torch
-from tiny_vl_pairs import largest_difference, make_model, weights
+from tiny_vl_pairs import make_model
+from trained_weights import largest_difference, require_the_same_alone, weights
 from vl_jepa_processes import LOSSES, RUNS, batch, gradients, losses_of_two, make, make_blank, train_blank, train_two
 
 
@@ -30,18 +29,8 @@ def test_the_gradient_of_two_processes_is_that_of_one(tmp_path):
 def test_training_by_two_processes_is_training_by_one(tmp_path):
     forks.run(train_two, tmp_path, logs=tmp_path)
     for name in RUNS:
-        first, second = (torch.load(tmp_path / f"{name}-{rank}.pt", weights_only=True) for rank in (0, 1))
-        assert largest_difference(first, second) == 0.0, name
         trainer = make(name, tmp_path / "single", single=True)
-        start = weights(trainer.model)
-        trainer.train()
-        expected = weights(trainer.model)
-        assert largest_difference(first, expected) < 2e-6 and largest_difference(start, expected) > 1e-3, name
-        found = json.loads((tmp_path / f"{name}-0.json").read_text())
-        losses = [
-            [entry["loss"] for entry in log if "loss" in entry] for log in (found["log"], trainer.state.log_history)
-        ]
-        assert losses[0] == pytest.approx(losses[1], abs=5e-6) and len(losses[0]) == 3
+        found = require_the_same_alone(trainer, tmp_path, name)
         assert found["summary"]["negatives of a pair"] == trainer.summary()["negatives of a pair"] == 7
         recalls = {key: value for key, value in trainer.evaluate().items() if "_R@" in key}
         assert len(recalls) == 6 and recalls.items() <= found["measured"].items()

@@ -2,15 +2,13 @@
 
 import json
 import math
-import sys
 from dataclasses import replace
-from importlib import import_module
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scripts import examples_as_modules
 
 from hf_jepa.data.embedded import EmbeddedCrops, _pyramid
 from hf_jepa.data.transforms import sample_rng
@@ -22,16 +20,14 @@ from hf_jepa.training.recipe import parse_recipe
 from hf_jepa.visualization.objectives import draw_objectives
 
 
-ROOT = Path(__file__).parents[2]
 OBJECTIVES = objectives.image_objectives()
 SHORT = ["--steps", "2", "--batch-size", "4"]
 
 
 @pytest.fixture(scope="module")
 def script():
-    sys.path.insert(0, str(ROOT / "examples"))
-    yield import_module("compare_objectives")
-    sys.path.remove(str(ROOT / "examples"))
+    with examples_as_modules("compare_objectives") as (script,):
+        yield script
 
 
 @pytest.fixture

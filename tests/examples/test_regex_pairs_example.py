@@ -1,14 +1,12 @@
 """`examples/regex_pairs.py`, shortened: equal cost, equal starts and data, kept runs, and what is written."""
 
 import json
-import sys
-from importlib import import_module
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scripts import examples_as_modules
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import set_seed
 
@@ -19,16 +17,14 @@ from hf_jepa.training.text_flops import training_flops
 from hf_jepa.visualization.text_comparison import draw_text_comparison
 
 
-ROOT = Path(__file__).parents[2]
 SHORT = TextComparison(pairs=64, test_pairs=40, batch_size=8)
 ALONE, JEPA = OBJECTIVES["lm"], OBJECTIVES["jepa"]
 
 
 @pytest.fixture(scope="module")
 def script():
-    sys.path.insert(0, str(ROOT / "examples"))
-    yield import_module("regex_pairs")
-    sys.path.remove(str(ROOT / "examples"))
+    with examples_as_modules("regex_pairs") as (script,):
+        yield script
 
 
 @pytest.mark.parametrize("views", [True, False])

@@ -2,27 +2,20 @@
 
 import json
 import math
-import sys
-from importlib import import_module
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scripts import examples_as_modules
 from torch import nn
-
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def examples():
-    """The scripts import one another, as those of a folder do."""
-    sys.path.insert(0, str(ROOT / "examples"))
     names = ("vl_jepa_digits", "digit_models", "digit_questions", "generative_baseline")
-    yield {name: import_module(name) for name in names}
-    sys.path.remove(str(ROOT / "examples"))
+    with examples_as_modules(*names) as scripts:
+        yield dict(zip(names, scripts, strict=True))
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from code_cache import code_cache  # noqa: F401
+from hub_client import save_run
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForPreTraining
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
@@ -13,10 +14,9 @@ from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from hf_jepa.cli.main import main
 from hf_jepa.core.key_map import ConversionError
 from hf_jepa.hub import export
-from hf_jepa.hub.cards import build_card
 from hf_jepa.hub.export import auto_map, export_remote_code, nested_variants
 from hf_jepa.hub.export_encoder import export_encoder, native_config
-from hf_jepa.hub.fingerprint import compute_fingerprint, load_target_encoder, write_fingerprint
+from hf_jepa.hub.fingerprint import compute_fingerprint
 from hf_jepa.hub.inspect import inspect_checkpoint
 from hf_jepa.losses import draws
 from hf_jepa.registry import VARIANTS
@@ -25,31 +25,9 @@ from hf_jepa.registry import VARIANTS
 pytestmark = pytest.mark.hub
 
 
-def saved(name: str, folder: Path, **fields) -> Path:
-    """A pretraining checkpoint with all that a run leaves beside it."""
-    variant = VARIANTS[name]
-    config = variant.config_class()(**(variant.tiny | fields))
-    torch.manual_seed(0)
-    model = variant.model_class()(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.05)
-    model.save_pretrained(folder)
-    if variant.processor_class is not None and variant.modality == "image":
-        variant.processor(config).save_pretrained(folder)
-    if variant.base_model is not None:
-        write_fingerprint(load_target_encoder(variant, folder), folder)
-        build_card(variant, config, folder.name, {}, "mit", "Nothing was verified.", folder.name).save(
-            folder / "README.md"
-        )
-    (folder / "training_args.bin").write_bytes(b"a pickle")
-    (folder / "checkpoint-4").mkdir()
-    return folder
-
-
 @pytest.fixture
 def ijepa(tmp_path):
-    return saved("ijepa", tmp_path / "ijepa")
+    return save_run("ijepa", tmp_path / "ijepa")
 
 
 def change(folder: Path, file: str, **fields) -> None:
@@ -75,7 +53,7 @@ def test_a_folder_with_code_has_what_belongs_to_the_model_and_nothing_else(ijepa
 
 
 def test_the_card_says_how_the_code_is_loaded_and_its_snippet_runs(tmp_path, monkeypatch):
-    export_remote_code(saved("nepa", tmp_path / "nepa"), tmp_path / "out")
+    export_remote_code(save_run("nepa", tmp_path / "nepa"), tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text()
     assert "library_name: transformers" in card and "- custom_code" in card and "- nepa" in card
     assert "license: mit" in card and "Nothing was verified." in card
@@ -98,7 +76,7 @@ def test_code_is_used_where_it_is_trusted_and_the_stock_class_where_not(ijepa, t
 
 def test_copies_leave_the_operators_of_the_package_alone(tmp_path):
     """Of another version of the package they could compute something else."""
-    written = export_remote_code(saved("lejepa", tmp_path / "lejepa"), tmp_path / "out") and tmp_path / "out"
+    written = export_remote_code(save_run("lejepa", tmp_path / "lejepa"), tmp_path / "out") and tmp_path / "out"
     own = str(draws.unit_directions._opoverload)
     text = (written / "losses_draws.py").read_text()
     (written / "losses_draws.py").write_text(text.replace("directions.norm(dim=0)", "(1 / 0)"))
@@ -177,7 +155,7 @@ def test_code_that_computes_something_else_is_not_handed_out(ijepa, tmp_path, mo
 @pytest.mark.parametrize("name", [name for name, variant in VARIANTS.items() if variant.native])
 def test_an_encoder_is_exported_to_the_stock_class(name, encoder, tmp_path):
     variant = VARIANTS[name]
-    source = saved(name, tmp_path / "source")
+    source = save_run(name, tmp_path / "source")
     report = export_encoder(source, tmp_path / "out", encoder)
     stock = AutoModel.from_pretrained(tmp_path / "out").eval()
     assert type(stock).__module__.startswith("transformers.models.")
@@ -206,7 +184,7 @@ def test_files_are_in_the_layout_of_the_hub(ijepa, tmp_path):
 
 
 def test_the_predictor_of_a_native_base_model_comes_along_where_there_is_one(tmp_path):
-    source = saved("vjepa2", tmp_path / "source")
+    source = save_run("vjepa2", tmp_path / "source")
     export_encoder(source, tmp_path / "with")
     model = VARIANTS["vjepa2"].model_class().from_pretrained(source)
     stock = AutoModel.from_pretrained(tmp_path / "with")
@@ -237,7 +215,7 @@ def test_an_encoder_that_is_not_there_is_not_made_up(ijepa, tmp_path):
     ],
 )
 def test_architectures_that_are_not_native_are_refused(name, message, tmp_path):
-    source = saved(name, tmp_path / "source")
+    source = save_run(name, tmp_path / "source")
     with pytest.raises(ValueError, match=message):
         export_encoder(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -252,7 +230,7 @@ def test_architectures_that_are_not_native_are_refused(name, message, tmp_path):
     ],
 )
 def test_what_the_stock_class_would_compute_otherwise_is_refused_by_field(fields, tmp_path):
-    source = saved("vjepa2", tmp_path / "source", **fields)
+    source = save_run("vjepa2", tmp_path / "source", **fields)
     name, value = next(iter(fields.items()))
     with pytest.raises(
         ConversionError, match=rf"VJEPA2Model of transformers computes something else.*{name}={value!r}"

@@ -12,6 +12,7 @@ import pytest
 import torch
 from clean_interpreter import record
 from code_cache import code_cache  # noqa: F401
+from perturbed import perturbed
 from tiny_batches import BATCHES
 from transformers import AutoImageProcessor, AutoModel
 
@@ -44,10 +45,7 @@ def load_all(items: list[dict], folder: Path) -> list[str]:
 def generic(model):
     """No parameter is 0 or 1, so that a mix-up shows."""
     torch.manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.05)
-    return model.eval()
+    return perturbed(model).eval()
 
 
 def token_rows(config) -> dict:

@@ -5,6 +5,7 @@ import pytest
 import torch
 from clips import write_video
 from code_cache import code_cache  # noqa: F401
+from perturbed import perturbed
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassification, pipeline
 
@@ -23,11 +24,7 @@ CLASSIFIERS = [name for name in IMAGES if VARIANTS[name].heads]
 
 def tiny(variant, name: str | None = None, **fields):
     torch.manual_seed(0)
-    model = variant.model_class(name)(variant.config_class()(**variant.tiny, **fields))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.05)
-    return model.eval()
+    return perturbed(variant.model_class(name)(variant.config_class()(**variant.tiny, **fields))).eval()
 
 
 def picture(seed: int = 0) -> Image.Image:

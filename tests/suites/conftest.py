@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from perturbed import perturbed
 from tiny_batches import BATCHES
 
 from hf_jepa.registry import VARIANTS
@@ -24,11 +25,7 @@ def config(variant):
 def model(variant, config):
     """A pretraining model in which no parameter is 0 or 1, so that a mix-up shows."""
     torch.manual_seed(0)
-    model = variant.model_class()(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.05)
-    return model.train()
+    return perturbed(variant.model_class()(config)).train()
 
 
 @pytest.fixture

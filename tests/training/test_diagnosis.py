@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from broken_runs import BROKEN, HEALTHY, MASKS, TRAINER, train
+from perturbed import perturbed
 
 from hf_jepa.masking.masks import Masks
 from hf_jepa.models.ijepa.configuration_ijepa import IJepaConfig
@@ -239,9 +240,7 @@ def test_change_of_the_encoders_is_that_of_their_function(model):
     with torch.no_grad():
         model.context_encoder.layernorm.weight.mul_(3.0)  # another scale says nothing new
     assert abs(change.measure(model)["context_change"]) < 1e-5
-    with torch.no_grad():
-        for parameter in model.context_encoder.layers.parameters():
-            parameter.add_(torch.randn_like(parameter))
+    perturbed(model.context_encoder.layers, 1.0)
     after = change.measure(model)
     assert after["context_change"] > 0.1 and abs(after["target_change"]) < 1e-5
 

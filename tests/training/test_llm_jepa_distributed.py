@@ -13,7 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from text_processes import RUNS, make, train_texts
-from tiny_pairs import LLAMA, draw_pairs, largest_difference, weights
+from tiny_pairs import LLAMA, draw_pairs
+from trained_weights import largest_difference, weights
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from hf_jepa.data.byte_tokenizer import byte_tokenizer
@@ -65,7 +66,7 @@ def test_two_processes_are_one(tmp_path):
         trainer = make(name, tmp_path / "single", single=True)
         trainer.train()
         measured = trainer.evaluate()
-        assert largest_difference(two[name][0], weights(trainer)) < 2e-6, name
+        assert largest_difference(two[name][0], weights(trainer.model)) < 2e-6, name
         torch.testing.assert_close(
             losses(found[name][0]["log"]), losses(trainer.state.log_history), rtol=0, atol=5e-6, msg=name
         )

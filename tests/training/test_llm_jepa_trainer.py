@@ -7,8 +7,9 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from tiny_pairs import LLAMA, PREDICTOR, draw_pairs, largest_difference, make_text_trainer, weights
+from tiny_pairs import LLAMA, PREDICTOR, draw_pairs, make_text_trainer
 from torch.utils.data import SequentialSampler
+from trained_weights import largest_difference, weights
 from transformers import AutoModelForCausalLM, GPT2Config, TrainerCallback
 
 from hf_jepa.data.text_layouts import LlmJepaDataCollator
@@ -42,7 +43,7 @@ def test_eight_pairs_at_once_are_four_times_two(layout, tmp_path):
     pairs = draw_pairs(20)
     at_once = trained(tmp_path, pairs, per_device_train_batch_size=8, **options)
     often = trained(tmp_path, pairs, gradient_accumulation_steps=4, **options)
-    assert largest_difference(weights(often), weights(at_once)) < 1e-6
+    assert largest_difference(weights(often.model), weights(at_once.model)) < 1e-6
     names = ("loss", "lm_loss", "jepa_loss", "true_cosine")
     torch.testing.assert_close(
         torch.tensor(history(often, *names)), torch.tensor(history(at_once, *names)), rtol=0, atol=2e-6
@@ -218,7 +219,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(case, tmp_path):
     whole.train()
     resumed = make()
     resumed.train(resume_from_checkpoint=str(tmp_path / case / "checkpoint-3"))
-    assert largest_difference(weights(resumed), weights(whole)) == 0.0
+    assert largest_difference(weights(resumed.model), weights(whole.model)) == 0.0
     assert history(resumed, "loss", "lm_loss")[-1] == history(whole, "loss", "lm_loss")[-1]
 
 
@@ -231,7 +232,7 @@ def test_checkpoints_in_between_are_ordinary_ones(tmp_path):
 
     class Keep(TrainerCallback):
         def on_save(self, args, state, control, **kwargs):
-            kept.append(weights(trainer))
+            kept.append(weights(trainer.model))
 
     trainer.add_callback(Keep())
     trainer.train()
@@ -241,7 +242,7 @@ def test_checkpoints_in_between_are_ordinary_ones(tmp_path):
     assert largest_difference(stock.state_dict(), expected) == 0.0
     assert stock.generate(torch.tensor([[1, 5, 6]]), max_new_tokens=3, do_sample=False).shape[1] > 3
     best = int(trainer.state.best_model_checkpoint.rsplit("-", 1)[1])
-    assert largest_difference(weights(trainer), kept[best // 2 - 1]) == 0.0
+    assert largest_difference(weights(trainer.model), kept[best // 2 - 1]) == 0.0
 
 
 @pytest.mark.parametrize("adapters", [False, True])
@@ -341,7 +342,7 @@ def test_gradient_checkpointing_changes_nothing(k, reentrant, tmp_path):
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
         options = {"gradient_checkpointing": on, "gradient_checkpointing_kwargs": {"use_reentrant": reentrant}}
-        found.append(weights(trained(tmp_path, draw_pairs(8), model=model, **(options if on else {}))))
+        found.append(weights(trained(tmp_path, draw_pairs(8), model=model, **(options if on else {})).model))
     assert largest_difference(*found) < 1e-6
     assert any(value.abs().max() > 0 for name, value in found[0].items() if "lora_B" in name)
 
@@ -351,7 +352,7 @@ def test_gradient_checkpointing_changes_nothing(k, reentrant, tmp_path):
 
 def test_gradient_checkpointing_of_packed_rows(tmp_path):
     pairs = draw_pairs(8)
-    plain, saving = (weights(trained(tmp_path, pairs, gradient_checkpointing=on)) for on in (False, True))
+    plain, saving = (weights(trained(tmp_path, pairs, gradient_checkpointing=on).model) for on in (False, True))
     assert largest_difference(saving, plain) < 1e-6
 
 

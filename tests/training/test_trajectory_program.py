@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_trajectories import largest_difference, weights
+from trained_weights import largest_difference, weights
 from trajectory_folders import write_droid, write_lerobot
 from transformers import AutoModel
 

@@ -4,8 +4,9 @@ import math
 
 import pytest
 import torch
-from tiny_trajectories import draw, largest_difference, make_model, make_trainer, unreadable, weights
+from tiny_trajectories import draw, make_model, make_trainer, unreadable
 from torch.utils.data import SequentialSampler
+from trained_weights import largest_difference, weights
 from transformers import TrainerCallback
 
 from hf_jepa.data.trajectories import TrajectoryCollator

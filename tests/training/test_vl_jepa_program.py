@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_vl_pairs import CONFIG, largest_difference, weights
+from tiny_vl_pairs import CONFIG
+from trained_weights import largest_difference, weights
 from transformers import AutoConfig, AutoModel, BertModel, LlamaForCausalLM
 
 from hf_jepa.cli.main import main

@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_vl_pairs import collate, draw_pairs, largest_difference, make_model, make_trainer, weights
+from tiny_vl_pairs import collate, draw_pairs, make_model, make_trainer
 from torch.utils.data import SequentialSampler
+from trained_weights import largest_difference, weights
 from transformers import TrainerCallback
 
 from hf_jepa.evaluation.retrieval import retrieval_recalls

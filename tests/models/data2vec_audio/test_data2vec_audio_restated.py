@@ -4,7 +4,8 @@ import math
 
 import pytest
 import torch
-from data2vec_steps import check_step, layer_norm, linear, perturbed
+from data2vec_steps import check_step, layer_norm, linear
+from perturbed import perturbed
 from torch.nn import functional
 
 from hf_jepa.masking.spans import SpanMaskSampler
@@ -32,7 +33,7 @@ TINY = {
 
 @pytest.fixture
 def model():
-    return perturbed(Data2VecAudioForPreTraining(Data2VecAudioConfig(**TINY)))
+    return perturbed(Data2VecAudioForPreTraining(Data2VecAudioConfig(**TINY))).train()
 
 
 @pytest.fixture
@@ -174,8 +175,6 @@ def test_the_encoder_is_the_native_one(model, batch, tmp_path):
         torch.testing.assert_close(found.last_hidden_state, expected.last_hidden_state)
         torch.testing.assert_close(found.extract_features, expected.extract_features)
     assert len(found.hidden_states) == len(expected.hidden_states) == 4
-    again = Data2VecAudioForPreTraining.from_pretrained(tmp_path).state_dict()
-    assert all(torch.equal(again[name], value) for name, value in model.state_dict().items())
 
 
 def test_initialisation_is_that_of_wav2vec2():

@@ -4,7 +4,8 @@ import math
 
 import pytest
 import torch
-from data2vec_steps import check_step, layer_norm, linear, perturbed
+from data2vec_steps import check_step, layer_norm, linear
+from perturbed import perturbed
 from torch.nn import functional
 
 from hf_jepa.masking.spans import SpanMaskSampler
@@ -29,7 +30,7 @@ LENGTHS = (14, 9)
 
 @pytest.fixture
 def model():
-    return perturbed(Data2VecTextForPreTraining(Data2VecTextConfig(**TINY)))
+    return perturbed(Data2VecTextForPreTraining(Data2VecTextConfig(**TINY))).train()
 
 
 @pytest.fixture
@@ -155,8 +156,6 @@ def test_the_encoder_is_the_native_one(model, batch, tmp_path):
         expected, found = native.eval()(**arguments, **options), ours(**arguments, **options)
         torch.testing.assert_close(found.last_hidden_state, expected.last_hidden_state)
     assert len(found.hidden_states) == 4
-    again = Data2VecTextForPreTraining.from_pretrained(tmp_path).state_dict()
-    assert all(torch.equal(again[name], value) for name, value in model.state_dict().items())
 
 
 @pytest.mark.parametrize(("size", "parameters"), [("base", 124_055_040), ("large", 354_310_144)])

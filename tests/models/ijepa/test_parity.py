@@ -9,6 +9,7 @@ import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassClassValidationError
 from peft import LoraConfig, get_peft_model
+from perturbed import perturbed
 from safetensors.torch import load_file
 
 from hf_jepa.hub.files import read_torch_checkpoint
@@ -151,9 +152,7 @@ def test_stock_classes_load_our_checkpoint_without_this_package(tmp_path):
     torch.manual_seed(0)
     model = IJepaForPreTraining(IJepaConfig(**TINY)).eval()
     model.update_target_encoder(0.5)
-    with torch.no_grad():
-        for parameter in model.target_encoder.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.05)  # so that it differs from the context encoder
+    perturbed(model.target_encoder)  # so that it differs from the context encoder
     pixels = torch.randn(2, 3, 32, 32)
     model.save_pretrained(tmp_path)
     torch.save(pixels, tmp_path / "pixels.pt")

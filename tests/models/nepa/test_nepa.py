@@ -3,6 +3,7 @@
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
+from perturbed import perturbed
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -20,17 +21,9 @@ TINY = VARIANTS["nepa"].tiny | {"patch_size": 8, "layerscale_value": 0.5}
 PATCHES = 16
 
 
-def shaken(model: nn.Module) -> nn.Module:
-    """A model in which no parameter is 0 or 1, so that a mix-up shows."""
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
-    return model
-
-
 @pytest.fixture
 def model():
-    return shaken(NepaForPreTraining(NepaConfig(**TINY))).eval()
+    return perturbed(NepaForPreTraining(NepaConfig(**TINY)), 0.1).eval()
 
 
 @pytest.fixture
@@ -131,7 +124,7 @@ def test_perturbed_places_stay_in_range_and_move_together():
 
 
 def test_places_are_perturbed_only_while_training(pixels):
-    encoder = shaken(NepaModel(NepaConfig(**(TINY | {"pos_embed_rescale": 2.0})))).eval()
+    encoder = perturbed(NepaModel(NepaConfig(**(TINY | {"pos_embed_rescale": 2.0}))), 0.1).eval()
     assert torch.equal(encoder(pixels).last_hidden_state, encoder(pixels).last_hidden_state)
     encoder.train()
     assert not torch.allclose(encoder(pixels).last_hidden_state, encoder(pixels).last_hidden_state, atol=1e-4)
@@ -180,7 +173,7 @@ def test_initialisation(device):
 
 def test_gradient_checkpointing_gives_the_same_gradients(pixels):
     torch.manual_seed(0)
-    model = shaken(NepaForPreTraining(NepaConfig(**(TINY | {"pos_embed_rescale": 2.0}))))
+    model = perturbed(NepaForPreTraining(NepaConfig(**(TINY | {"pos_embed_rescale": 2.0}))), 0.1)
     found = []
     for reentrant in (None, False, True):
         if reentrant is not None:
@@ -195,7 +188,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(pixels):
 
 
 def test_compiles_without_a_graph_break(pixels):
-    model = shaken(NepaForPreTraining(NepaConfig(**(TINY | {"pos_embed_rescale": 2.0})))).train()
+    model = perturbed(NepaForPreTraining(NepaConfig(**(TINY | {"pos_embed_rescale": 2.0}))), 0.1).train()
     torch.manual_seed(1)
     expected = model(pixels).loss
     torch.manual_seed(1)
@@ -284,7 +277,7 @@ def test_images_are_prepared_as_in_the_official_evaluation():
 @pytest.fixture
 def pretrained(tmp_path):
     random = {"drop_path_prob": 0.9, "pos_embed_shift": 0.5, "pos_embed_jitter": 2.0, "pos_embed_rescale": 2.0}
-    shaken(NepaForPreTraining(NepaConfig(**TINY | random))).save_pretrained(tmp_path / "pretrained")
+    perturbed(NepaForPreTraining(NepaConfig(**TINY | random)), 0.1).save_pretrained(tmp_path / "pretrained")
     return str(tmp_path / "pretrained")
 
 

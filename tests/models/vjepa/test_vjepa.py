@@ -3,6 +3,7 @@
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
+from perturbed import perturbed
 from transformers import AutoConfig, AutoModel, AutoModelForPreTraining
 
 from hf_jepa.layers.position import sincos_2d
@@ -17,10 +18,7 @@ TINY = VARIANTS["vjepa"].tiny
 
 def generic(model: torch.nn.Module) -> torch.nn.Module:
     """A model in which no parameter is 0 or 1, so that a mix-up shows."""
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
-    return model.eval()
+    return perturbed(model, 0.1).eval()
 
 
 def pretraining_model(**fields) -> VJepaForPreTraining:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from perturbed import perturbed
 
 from hf_jepa.models.vjepa2.configuration_vjepa2 import VJepa2Config
 from hf_jepa.models.vjepa2.modeling_vjepa2 import VJepa2ForPreTraining, VJepa2Model
@@ -15,11 +16,7 @@ CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 def make(**fields) -> VJepa2Model:
     """A model in which no parameter is 0 or 1, so that a mix-up shows."""
     torch.manual_seed(0)
-    model = VJepa2Model(VJepa2Config(**(TINY | fields)))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
-    return model.eval()
+    return perturbed(VJepa2Model(VJepa2Config(**(TINY | fields))), 0.1).eval()
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
+from perturbed import perturbed
 from transformers import AutoConfig, AutoModel
 
 from hf_jepa.models.vjepa2_1.configuration_vjepa2_1 import LEVELS, VJepa21Config
@@ -17,11 +18,7 @@ CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 def make(**fields) -> VJepa21ForPreTraining:
     """A model in which no parameter is 0 or 1, so that a mix-up shows."""
     torch.manual_seed(0)
-    model = VJepa21ForPreTraining(VJepa21Config(**(TINY | fields)))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
-    return model
+    return perturbed(VJepa21ForPreTraining(VJepa21Config(**(TINY | fields))), 0.1)
 
 
 def masks(rows: int, tokens: int, *sizes: tuple[int, int]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
