@@ -2,10 +2,8 @@
 
 import json
 import math
-import sys
 from dataclasses import replace
 from importlib import import_module
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,16 +20,13 @@ from hf_jepa.training.recipe import parse_recipe
 from hf_jepa.visualization.objectives import draw_objectives
 
 
-ROOT = Path(__file__).parents[2]
 OBJECTIVES = objectives.image_objectives()
 SHORT = ["--steps", "2", "--batch-size", "4"]
 
 
 @pytest.fixture(scope="module")
 def script():
-    sys.path.insert(0, str(ROOT / "examples"))
-    yield import_module("compare_objectives")
-    sys.path.remove(str(ROOT / "examples"))
+    return import_module("compare_objectives")
 
 
 @pytest.fixture

@@ -1,9 +1,7 @@
 """`examples/eb_jepa_images.py` and `eb_jepa_video.py`: what they compare is what they say."""
 
 import json
-import sys
 from importlib import import_module
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,14 +11,9 @@ from hf_jepa.data.moving_digits import GLYPH, MovingDigits
 from hf_jepa.losses.bcs import bcs_loss
 
 
-ROOT = Path(__file__).parents[2]
-
-
 @pytest.fixture(scope="module")
 def examples():
-    sys.path.insert(0, str(ROOT / "examples"))
-    yield import_module("eb_jepa_images"), import_module("eb_jepa_video")
-    sys.path.remove(str(ROOT / "examples"))
+    return import_module("eb_jepa_images"), import_module("eb_jepa_video")
 
 
 def test_lejepa_as_bcs_is_bcs(examples):

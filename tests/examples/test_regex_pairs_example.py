@@ -1,9 +1,7 @@
 """`examples/regex_pairs.py`, shortened: equal cost, equal starts and data, kept runs, and what is written."""
 
 import json
-import sys
 from importlib import import_module
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,16 +17,13 @@ from hf_jepa.training.text_flops import training_flops
 from hf_jepa.visualization.text_comparison import draw_text_comparison
 
 
-ROOT = Path(__file__).parents[2]
 SHORT = TextComparison(pairs=64, test_pairs=40, batch_size=8)
 ALONE, JEPA = OBJECTIVES["lm"], OBJECTIVES["jepa"]
 
 
 @pytest.fixture(scope="module")
 def script():
-    sys.path.insert(0, str(ROOT / "examples"))
-    yield import_module("regex_pairs")
-    sys.path.remove(str(ROOT / "examples"))
+    return import_module("regex_pairs")
 
 
 @pytest.mark.parametrize("views", [True, False])

@@ -1,9 +1,7 @@
 """`examples/two_rooms.py`: probes and agents say what is so of worlds that are known, and a short run leaves all."""
 
 import json
-import sys
 from importlib import import_module
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,15 +15,9 @@ from hf_jepa.data.two_rooms_env import TwoRoomsVectorEnv
 from hf_jepa.planning import ActionSpace, CEMPlanner
 
 
-ROOT = Path(__file__).parents[2]
-
-
 @pytest.fixture(scope="module")
 def examples():
-    """The scripts import one another, as those of a folder do."""
-    sys.path.insert(0, str(ROOT / "examples"))
-    yield SimpleNamespace(**{name: import_module(name) for name in ("two_rooms", "room_agents", "room_model")})
-    sys.path.remove(str(ROOT / "examples"))
+    return SimpleNamespace(**{name: import_module(name) for name in ("two_rooms", "room_agents", "room_model")})
 
 
 class OpenWorld:

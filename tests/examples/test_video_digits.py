@@ -2,9 +2,7 @@
 
 import json
 import math
-import sys
 from importlib import import_module
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,15 +11,9 @@ from PIL import Image
 from hf_jepa import MovingDigits, VJepa2Model
 
 
-ROOT = Path(__file__).parents[2]
-
-
 @pytest.fixture(scope="module")
 def examples():
-    """The scripts import one another, as those of a folder do."""
-    sys.path.insert(0, str(ROOT / "examples"))
-    yield import_module("video_digits"), import_module("digit_probes")
-    sys.path.remove(str(ROOT / "examples"))
+    return import_module("video_digits"), import_module("digit_probes")
 
 
 def test_probes_ask_for_what_is_known_of_the_clips(examples):

@@ -2,9 +2,7 @@
 
 import json
 import math
-import sys
 from importlib import import_module
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,16 +11,10 @@ from PIL import Image
 from torch import nn
 
 
-ROOT = Path(__file__).parents[2]
-
-
 @pytest.fixture(scope="module")
 def examples():
-    """The scripts import one another, as those of a folder do."""
-    sys.path.insert(0, str(ROOT / "examples"))
     names = ("vl_jepa_digits", "digit_models", "digit_questions", "generative_baseline")
-    yield {name: import_module(name) for name in names}
-    sys.path.remove(str(ROOT / "examples"))
+    return {name: import_module(name) for name in names}
 
 
 @pytest.fixture(scope="module")
