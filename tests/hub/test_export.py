@@ -7,6 +7,7 @@ import pytest
 import torch
 from code_cache import code_cache  # noqa: F401
 from safetensors.torch import load_file, save_file
+from tiny_models import tiny_model
 from transformers import AutoConfig, AutoModel, AutoModelForPreTraining
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
@@ -27,13 +28,8 @@ pytestmark = pytest.mark.hub
 
 def saved(name: str, folder: Path, **fields) -> Path:
     """A pretraining checkpoint with all that a run leaves beside it."""
-    variant = VARIANTS[name]
-    config = variant.config_class()(**(variant.tiny | fields))
-    torch.manual_seed(0)
-    model = variant.model_class()(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.05)
+    variant, model = VARIANTS[name], tiny_model(name, **fields)
+    config = model.config
     model.save_pretrained(folder)
     if variant.processor_class is not None and variant.modality == "image":
         variant.processor(config).save_pretrained(folder)

@@ -4,14 +4,14 @@ import json
 
 import pytest
 import torch
+from test_export import saved
 from transformers import AutoImageProcessor
 
 from hf_jepa.cli.main import main
 from hf_jepa.hub import export_graph as module
 from hf_jepa.hub import onnx_export
-from hf_jepa.hub.cards import build_card
 from hf_jepa.hub.export_graph import export_graph
-from hf_jepa.hub.fingerprint import load_target_encoder, write_fingerprint
+from hf_jepa.hub.fingerprint import load_target_encoder
 from hf_jepa.registry import VARIANTS
 
 
@@ -20,21 +20,7 @@ pytestmark = pytest.mark.hub
 
 @pytest.fixture
 def ijepa(tmp_path):
-    """A pretraining checkpoint with what belongs to it, and what a run leaves beside it."""
-    variant, folder = VARIANTS["ijepa"], tmp_path / "ijepa"
-    config = variant.config_class()(**variant.tiny)
-    torch.manual_seed(0)
-    model = variant.model_class()(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.05)
-    model.save_pretrained(folder)
-    variant.processor(config).save_pretrained(folder)
-    write_fingerprint(load_target_encoder(variant, folder), folder)
-    card = build_card(variant, config, folder.name, {}, "mit", "Nothing was verified.", folder.name)
-    card.save(folder / "README.md")
-    (folder / "training_args.bin").write_bytes(b"a pickle")
-    return folder
+    return saved("ijepa", tmp_path / "ijepa")
 
 
 KEPT = {"README.md", "config.json", "fingerprint.json", "preprocessor_config.json"}
@@ -53,7 +39,10 @@ def features(ijepa, height, width):
 def test_the_command_writes_an_onnx_file_that_its_card_opens(ijepa, tmp_path, capsys, monkeypatch):
     assert main(["export", str(ijepa), "--output", str(tmp_path / "out"), "--onnx", "--any-size"]) == 0
     report = capsys.readouterr().out
-    assert "model.onnx, for inputs of batch x 3 x height x width" in report and "left out: training_args.bin" in report
+    assert (
+        "model.onnx, for inputs of batch x 3 x height x width" in report
+        and "left out: checkpoint-4, training_args.bin" in report
+    )
     assert {path.name for path in (tmp_path / "out").iterdir()} == {*KEPT, "model.onnx"}
     card = (tmp_path / "out" / "README.md").read_text()
     assert "library_name: onnx\n" in card and "license: mit" in card and "Nothing was verified." in card

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from tiny_batches import BATCHES
+from tiny_models import shaken
 
 from hf_jepa.registry import VARIANTS
 
@@ -24,11 +25,7 @@ def config(variant):
 def model(variant, config):
     """A pretraining model in which no parameter is 0 or 1, so that a mix-up shows."""
     torch.manual_seed(0)
-    model = variant.model_class()(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.05)
-    return model.train()
+    return shaken(variant.model_class()(config)).train()
 
 
 @pytest.fixture

@@ -1,0 +1,21 @@
+"""Tiny models of the registry in which no parameter is 0 or 1, so that a mix-up shows."""
+
+import torch
+from torch import nn
+
+from hf_jepa.registry import VARIANTS
+
+
+def shaken(model: nn.Module, scale: float = 0.05) -> nn.Module:
+    """The model, its parameters moved a little from where they start."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * scale)
+    return model
+
+
+def tiny_model(name: str, class_name: str | None = None, scale: float = 0.05, **fields) -> nn.Module:
+    """A tiny model of a variant, the same in every call; the pretraining model unless another class is named."""
+    torch.manual_seed(0)
+    variant = VARIANTS[name]
+    return shaken(variant.model_class(class_name)(variant.config_class()(**(variant.tiny | fields))), scale)
