@@ -24,3 +24,18 @@ def same_parts(first, second) -> bool:
     """Whether two such outputs are equal."""
     pairs = zip(parts(first), parts(second), strict=True)
     return all(torch.equal(a, b) for a, b in pairs)
+
+
+def initialised_later(variant, config) -> torch.nn.Module:
+    """A model that was made on the meta device, after making sure that its tables and weights are in order."""
+    with torch.device("meta"):
+        model = variant.model_class()(config)
+    torch.manual_seed(0)
+    model.to_empty(device="cpu").init_weights()
+    torch.manual_seed(0)
+    expected = variant.model_class()(config)
+    for (name, value), wanted in zip(model.named_buffers(), expected.buffers(), strict=True):
+        assert torch.equal(value, wanted), name
+    for name, parameter in model.named_parameters():
+        assert parameter.isfinite().all() and parameter.abs().max() < 10, name
+    return model
