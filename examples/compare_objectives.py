@@ -42,7 +42,9 @@ COLUMNS = (
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     known = image_objectives()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output-dir", type=Path, default=Path("runs/compare_objectives"))
+    parser.add_argument(
+        "--output-dir", type=Path, default=Path("runs/compare_objectives"), help="where all is written"
+    )
     parser.add_argument("--dataset", default=EMBEDDED, help=f"a folder of images, or '{EMBEDDED}'")
     parser.add_argument("--image-size", type=int, default=48, help="pixels, a multiple of 8")
     parser.add_argument("--steps", type=int, default=400, help="optimizer steps of every run")

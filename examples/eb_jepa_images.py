@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from short_runs import run_trainer, short_run
 from torch import nn
-from transformers import PrinterCallback, set_seed
+from transformers import set_seed
 from transformers.modeling_outputs import BaseModelOutput
 
 from hf_jepa import LeJepaConfig, LeJepaForPreTraining, VicRegConfig, VicRegForPreTraining
@@ -33,8 +34,8 @@ from hf_jepa.data.views import MultiCrop, ViewCollator
 from hf_jepa.evaluation.features import extract_features
 from hf_jepa.evaluation.linear import linear_probe
 from hf_jepa.training.arguments import JepaTrainingArguments
+from hf_jepa.training.kept import write_text
 from hf_jepa.training.knn_probe import OnlineKnnProbe
-from hf_jepa.training.progress import ProgressBar
 from hf_jepa.training.trainer import JepaTrainer
 from hf_jepa.visualization.curves import draw_training_curves
 
@@ -57,14 +58,14 @@ CURVES = {"loss": ["loss"], "online k-NN": ["knn_accuracy"], "RankMe": ["rankme"
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output-dir", type=Path, default=Path("runs/eb_jepa_images"))
+    parser.add_argument("--output-dir", type=Path, default=Path("runs/eb_jepa_images"), help="where all is written")
     parser.add_argument("--dataset", default="digits", help="'digits', or what `load_images` opens")
     parser.add_argument("--image-size", type=int, default=32, help="pixels of a view")
     parser.add_argument("--steps", type=int, default=200, help="optimizer steps of each objective")
-    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--batch-size", type=int, default=128, help="images of a step")
     parser.add_argument("--width", type=int, default=16, help="channels of the first stage of the ResNet")
     parser.add_argument("--accelerator", action="store_true", help="train on an accelerator where there is one")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of weights and data")
     return parser.parse_args(argv)
 
 
@@ -119,22 +120,13 @@ def new_model(name: str, width: int, seed: int) -> nn.Module:
 def train(model: nn.Module, data: dict[str, ImageDataset], args: argparse.Namespace, folder: Path) -> list[dict]:
     """Train in place; returns the log, with the k-NN accuracy of the encoder on the way."""
     training = JepaTrainingArguments(
-        output_dir=str(folder),
-        max_steps=args.steps,
-        per_device_train_batch_size=args.batch_size,
+        **short_run(folder, args.steps, args.batch_size, args.seed) | {"use_cpu": not args.accelerator},
         learning_rate=2e-3,
         start_learning_rate=0.0,
         final_learning_rate=2e-5,
         warmup_steps=max(1, args.steps // 10),
         weight_decay=1e-4,
         final_weight_decay=1e-4,
-        logging_steps=max(1, args.steps // 20),
-        save_strategy="no",
-        report_to=[],
-        use_cpu=not args.accelerator,
-        seed=args.seed,
-        disable_tqdm=True,  # for the bar
-        dataloader_pin_memory=False,
     )
     trainer = JepaTrainer(
         model,
@@ -142,13 +134,9 @@ def train(model: nn.Module, data: dict[str, ImageDataset], args: argparse.Namesp
         view_augmentation=ViewAugmentation(**AUGMENTATION[args.dataset == "digits"]),
         train_dataset=data["views"],
         data_collator=ViewCollator(),
-        callbacks=[ProgressBar("training")],
     )
     trainer.add_callback(OnlineKnnProbe(trainer, data["train"], data["test"], every=max(1, args.steps // 5)))
-    trainer.remove_callback(PrinterCallback)
-    trainer.train()
-    model.eval()
-    return trainer.state.log_history
+    return run_trainer(trainer, "training")
 
 
 class Pixels(nn.Module):
@@ -184,7 +172,7 @@ def run(args: argparse.Namespace) -> dict:
         draw_training_curves(log, CURVES, folder / f"{name.lower()}.png", title=name)
     results = {"steps": args.steps, "linear_probe": found, "online_knn": curves}
     results["seconds"] = round(time.perf_counter() - start, 1)
-    (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    write_text(folder / "results.json", json.dumps(results, indent=2) + "\n")
     return results
 
 

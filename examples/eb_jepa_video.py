@@ -18,16 +18,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from short_runs import run_trainer, short_run
 from sklearn.metrics import average_precision_score
 from torch import nn
 from tqdm.auto import tqdm
-from transformers import PrinterCallback, set_seed
+from transformers import set_seed
 
 from hf_jepa import EbJepaConfig, EbJepaForPreTraining, EbJepaModel
 from hf_jepa.cli.tables import table
 from hf_jepa.data.moving_digits import CANVAS, GLYPH, DigitClips, MovingDigits
 from hf_jepa.data.trajectories import TrajectoryCollator
-from hf_jepa.training.progress import ProgressBar
+from hf_jepa.training.kept import write_text
 from hf_jepa.training.trajectory import TrajectoryTrainer, TrajectoryTrainingArguments
 from hf_jepa.visualization.curves import draw_training_curves
 from hf_jepa.visualization.figures import new_figure, save_figure
@@ -41,12 +42,12 @@ ROWS = ("frames themselves", "predicted", "last frame seen")
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output-dir", type=Path, default=Path("runs/eb_jepa_video"))
+    parser.add_argument("--output-dir", type=Path, default=Path("runs/eb_jepa_video"), help="where all is written")
     parser.add_argument("--steps", type=int, default=300, help="optimizer steps")
     parser.add_argument("--batch-size", type=int, default=8, help="clips of a step")
     parser.add_argument("--width", type=int, default=8, help="channels of the networks at full size")
     parser.add_argument("--clips", type=int, default=256, help="to fit the head on; half as many test it")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of weights and data")
     return parser.parse_args(argv)
 
 
@@ -80,31 +81,17 @@ def new_model(width: int, seed: int) -> EbJepaForPreTraining:
 def train(model: EbJepaForPreTraining, args: argparse.Namespace, folder: Path) -> list[dict]:
     """Train in place; returns the log."""
     training = TrajectoryTrainingArguments(
-        output_dir=str(folder),
-        max_steps=args.steps,
-        per_device_train_batch_size=args.batch_size,
+        **short_run(folder, args.steps, args.batch_size, args.seed),
         learning_rate=2e-3,
         start_learning_rate=2e-3,
         final_learning_rate=1e-4,
         learning_rate_schedule="cosine",
         weight_decay=0.0,
         final_weight_decay=0.0,
-        logging_steps=max(1, args.steps // 40),
-        save_strategy="no",
-        report_to=[],
-        use_cpu=True,
-        seed=args.seed,
-        disable_tqdm=True,  # for the bar
-        dataloader_pin_memory=False,
     )
     clips = MovingDigits(args.steps * args.batch_size, num_frames=FRAMES, channels=1, seed=args.seed)
-    trainer = TrajectoryTrainer(
-        model, training, train_dataset=clips, data_collator=HalvedCollator(), callbacks=[ProgressBar("training")]
-    )
-    trainer.remove_callback(PrinterCallback)
-    trainer.train()
-    model.eval()
-    return trainer.state.log_history
+    trainer = TrajectoryTrainer(model, training, train_dataset=clips, data_collator=HalvedCollator())
+    return run_trainer(trainer, "training")
 
 
 def cells(clips: DigitClips) -> torch.Tensor:
@@ -196,7 +183,7 @@ def run(args: argparse.Namespace) -> dict:
     draw(test, found, cells(test), folder / "digits.png")
     results = {"steps": args.steps, "average_precision": scores, "chance": cells(test)[:, SEEN:].mean().item()}
     results["seconds"] = round(time.perf_counter() - start, 1)
-    (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    write_text(folder / "results.json", json.dumps(results, indent=2) + "\n")
     return results
 
 

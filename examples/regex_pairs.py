@@ -44,7 +44,7 @@ TRIES_SEED, TRIES_STEPS, TRIES_PAIRS = 100, 300, 300
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output-dir", type=Path, default=Path("runs/regex_pairs"))
+    parser.add_argument("--output-dir", type=Path, default=Path("runs/regex_pairs"), help="where all is written")
     parser.add_argument("--jepa-steps", type=int, nargs="+", default=[200, 400], help="of LLM-JEPA, at each budget")
     parser.add_argument("--seeds", type=int, default=3, help="runs of every row, at each budget")
     parser.add_argument("--pairs", type=int, default=4000, help="to train on")

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from short_runs import run_trainer, short_run
 from torch import nn
 from tqdm.auto import tqdm
-from transformers import PrinterCallback, get_cosine_schedule_with_warmup, set_seed
+from transformers import get_cosine_schedule_with_warmup, set_seed
 
 from hf_jepa import EbJepaConfig, EbJepaForPreTraining, EbJepaModel, HJepaForPreTraining
 from hf_jepa.core.world_model import WorldState
@@ -14,7 +15,6 @@ from hf_jepa.data.two_rooms import RoomClips, TwoRooms, TwoRoomsCollator
 from hf_jepa.data.two_rooms_dynamics import BORDER, Layouts, layouts_from, walk
 from hf_jepa.data.two_rooms_pixels import room_pixels
 from hf_jepa.evaluation.ridge import ridge_probe
-from hf_jepa.training.progress import ProgressBar
 from hf_jepa.training.trajectory import TrajectoryTrainer, TrajectoryTrainingArguments
 
 
@@ -53,9 +53,7 @@ def train(
 ) -> list[dict]:
     """Train in place with the settings of the paper, but smaller batches; returns the log."""
     args = TrajectoryTrainingArguments(
-        output_dir=str(folder),
-        max_steps=steps,
-        per_device_train_batch_size=BATCH,
+        **short_run(folder, steps, BATCH, seed),
         learning_rate=1e-3,
         start_learning_rate=0.0,
         final_learning_rate=1e-5,
@@ -65,25 +63,14 @@ def train(
         final_weight_decay=1e-5,
         max_grad_norm=2.0,
         clip_apart=True,
-        logging_steps=max(1, steps // 40),
-        save_strategy="no",
-        report_to=[],
-        use_cpu=True,
-        seed=seed,
-        disable_tqdm=True,  # for the bar below
-        dataloader_pin_memory=False,
     )
     trainer = TrajectoryTrainer(
         model,
         args,
         train_dataset=TwoRooms(steps * BATCH, "train", model.config.frames_per_clip, *layout, seed=seed),
         data_collator=TwoRoomsCollator(model.config.image_size),
-        callbacks=[ProgressBar(f"training, {model.config.model_type}")],
     )
-    trainer.remove_callback(PrinterCallback)
-    trainer.train()
-    model.eval()
-    return trainer.state.log_history
+    return run_trainer(trainer, f"training, {model.config.model_type}")
 
 
 def refine(

@@ -52,7 +52,7 @@ CURVES = {"loss": ["loss"], "prediction": ["prediction_loss"], "variance": ["var
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output-dir", type=Path, default=Path("runs/two_rooms"))
+    parser.add_argument("--output-dir", type=Path, default=Path("runs/two_rooms"), help="where all is written")
     parser.add_argument("--steps", type=int, default=2500, help="of encoder and predictor together")
     parser.add_argument("--predictor-steps", type=int, default=3000, help="then of the predictor alone; 0 for none")
     parser.add_argument("--upper-steps", type=int, default=200, help="of the level above it")
@@ -63,9 +63,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--any-layout", action="store_const", const=ANY, dest="layout", help="another in every clip")
     parser.add_argument("--episodes", type=int, default=40, help="rooms in which each agent acts")
-    parser.add_argument("--episode-steps", type=int, default=120)
+    parser.add_argument("--episode-steps", type=int, default=120, help="after which an episode ends")
     parser.add_argument("--clips", type=int, default=2000, help="to fit the probes on")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of weights and data")
     return parser.parse_args(argv)
 
 

@@ -18,8 +18,9 @@ from statistics import mean
 import numpy as np
 import torch
 from digit_probes import JUMP_FRAME, NUM_FRAMES, draw_clips, measure_surprise, probe
+from short_runs import run_trainer, short_run
 from tqdm.auto import tqdm
-from transformers import PrinterCallback, set_seed
+from transformers import set_seed
 
 from hf_jepa import MultiBlock3dMaskSampler, VJepa2Config, VJepa2ForPreTraining, VJepa2Model
 from hf_jepa.cli.tables import table
@@ -31,7 +32,7 @@ from hf_jepa.data.video_transforms import frames_to_tensor, resize_frames, to_un
 from hf_jepa.data.videos import VideoCollator
 from hf_jepa.masking.block_mask import BlockMask
 from hf_jepa.training.arguments import JepaTrainingArguments
-from hf_jepa.training.progress import ProgressBar
+from hf_jepa.training.kept import write_text
 from hf_jepa.training.trainer import JepaTrainer
 from hf_jepa.visualization.curves import draw_training_curves
 from hf_jepa.visualization.video import draw_video_pca
@@ -46,7 +47,7 @@ MASKS = (BlockMask(1, 0.25, max_temporal_keep=0.25), BlockMask(1, 0.25, max_temp
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output-dir", type=Path, default=Path("runs/video_digits"))
+    parser.add_argument("--output-dir", type=Path, default=Path("runs/video_digits"), help="where all is written")
     parser.add_argument("--steps", type=int, default=1500, help="optimizer steps of pretraining")
     parser.add_argument("--draws", type=int, default=3, help="how often the clips of the probes are drawn")
     parser.add_argument("--clips", type=int, default=512, help="to fit a probe on; half as many test it")
@@ -54,7 +55,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--checkpoint", help="folder or Hub id of the V-JEPA 2 for the picture of the real clip")
     parser.add_argument("--video", default="bikes", help=f"a video file, or one of {', '.join(EXAMPLE_VIDEOS)}")
     parser.add_argument("--first-frame", type=int, default=190, help="of the clip of 31 frames that is shown")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of weights and data")
     return parser.parse_args(argv)
 
 
@@ -82,9 +83,7 @@ def new_model(seed: int) -> VJepa2ForPreTraining:
 def pretrain(model: VJepa2ForPreTraining, steps: int, seed: int, folder: Path) -> list[dict]:
     """Pretrain in place on endless clips; returns the log."""
     args = JepaTrainingArguments(
-        output_dir=str(folder),
-        max_steps=steps,
-        per_device_train_batch_size=BATCH_SIZE,
+        **short_run(folder, steps, BATCH_SIZE, seed),
         learning_rate=2e-3,
         start_learning_rate=0.0,
         final_learning_rate=1e-4,
@@ -93,13 +92,6 @@ def pretrain(model: VJepa2ForPreTraining, steps: int, seed: int, folder: Path) -
         final_weight_decay=0.05,
         start_momentum=0.99,
         final_momentum=0.99,
-        logging_steps=max(1, steps // 40),
-        save_strategy="no",
-        report_to=[],
-        use_cpu=True,
-        seed=seed,
-        disable_tqdm=True,  # for the bar below
-        dataloader_pin_memory=False,
     )
     trainer = JepaTrainer(
         model,
@@ -107,12 +99,8 @@ def pretrain(model: VJepa2ForPreTraining, steps: int, seed: int, folder: Path) -
         MultiBlock3dMaskSampler(model.config.grid_size, MASKS, seed=seed),
         train_dataset=MovingDigits(steps * BATCH_SIZE, num_frames=NUM_FRAMES, seed=seed),
         data_collator=VideoCollator(),
-        callbacks=[ProgressBar("pretraining")],
     )
-    trainer.remove_callback(PrinterCallback)
-    trainer.train()
-    model.eval()
-    return trainer.state.log_history
+    return run_trainer(trainer, "pretraining")
 
 
 @torch.inference_mode()
@@ -154,7 +142,7 @@ def run(args: argparse.Namespace) -> dict:
     draw_real_clip(shown, args.video, args.first_frame, args.sizes, folder / "features.png")
     seconds |= {"all": time.perf_counter() - start, "all_cpu": time.process_time()}
     results = {"steps": args.steps, "scores": scores, "surprise": surprise, "seconds": seconds}
-    (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    write_text(folder / "results.json", json.dumps(results, indent=2) + "\n")
     return results
 
 

@@ -25,10 +25,11 @@ from digit_models import language_config, new_tokenizer, new_vl_jepa, pixels, vi
 from digit_questions import ask_baseline, ask_vl_jepa, stories, tests, watch
 from generative_baseline import GenerativeBaseline
 from safetensors.torch import load_model, save_model
+from short_runs import run_trainer, short_run
 from torch import nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import PrinterCallback, get_cosine_schedule_with_warmup, set_seed
+from transformers import get_cosine_schedule_with_warmup, set_seed
 
 from hf_jepa import VLJepaForConditionalGeneration, VLJepaForPreTraining, VLJepaProcessor
 from hf_jepa.cli.quickstart_recipe import one_thread
@@ -39,7 +40,6 @@ from hf_jepa.data.vision_text import VLJepaDataCollator
 from hf_jepa.evaluation.vision_language import VisionLanguageTasks
 from hf_jepa.training.comparison import markdown_table
 from hf_jepa.training.kept import kept, write_text
-from hf_jepa.training.progress import ProgressBar
 from hf_jepa.training.vision_language import VLJepaTrainer, VLJepaTrainingArguments
 
 
@@ -59,14 +59,14 @@ COLUMNS = {
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output-dir", type=Path, default=Path("runs/vl_jepa_digits"))
+    parser.add_argument("--output-dir", type=Path, default=Path("runs/vl_jepa_digits"), help="where all is written")
     parser.add_argument("--one-digit-steps", type=int, default=600, help="of both models on clips of one digit")
     parser.add_argument("--steps", type=int, default=1500, help="of both on clips of two, without queries")
     parser.add_argument("--tuning-steps", type=int, default=600, help="of both on questions and captions")
     parser.add_argument("--decoder-steps", type=int, default=1500, help="of the decoder, on captions alone")
     parser.add_argument("--clips", type=int, default=256, help="to test on")
     parser.add_argument("--events", type=int, default=60, help="of the long video")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of weights and data")
     return parser.parse_args(argv)
 
 
@@ -89,20 +89,11 @@ def train_vl_jepa(
     model: VLJepaForPreTraining, processor: VLJepaProcessor, stage: str, steps: int, data: DigitStories, args
 ) -> None:
     arguments = VLJepaTrainingArguments(
-        output_dir=str(args.output_dir / "vl_jepa"),
-        max_steps=steps,
-        per_device_train_batch_size=BATCH,
+        **short_run(args.output_dir / "vl_jepa", steps, BATCH, args.seed),
         learning_rate=LEARNING_RATE,
         text_lr_multiplier=1.0,  # it starts from scratch, too
         lr_scheduler_type="cosine",
         warmup_steps=max(1, steps // 20),
-        logging_steps=max(1, steps // 40),
-        save_strategy="no",
-        report_to=[],
-        use_cpu=True,
-        seed=args.seed,
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
     )
     trainer = VLJepaTrainer(
         model,
@@ -110,11 +101,8 @@ def train_vl_jepa(
         train_dataset=data,
         data_collator=VLJepaDataCollator(processor),
         processing_class=processor,
-        callbacks=[ProgressBar(f"VL-JEPA, {stage}")],
     )
-    trainer.remove_callback(PrinterCallback)
-    trainer.train()
-    model.eval()
+    run_trainer(trainer, f"VL-JEPA, {stage}")
 
 
 def optimize(model: nn.Module, losses: Iterator[torch.Tensor], steps: int, title: str) -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tiny_models import tiny_model
 
 from hf_jepa.hub.torch_export import ONE_SIZE, example_input
 from hf_jepa.layers.patch_embedding import pair
@@ -26,12 +27,8 @@ def each(names, quick):
 
 
 def encoder_of(name, **fields):
-    torch.manual_seed(0)
     variant = VARIANTS[name]
-    model = variant.model_class(variant.base_model)(variant.config_class()(**(variant.tiny | fields)))
-    for parameter in model.parameters():  # what starts as zero or one would hide a mistake
-        parameter.data += 0.02 * torch.randn_like(parameter)
-    return variant.encoder_of(model).eval()
+    return variant.encoder_of(tiny_model(name, variant.base_model, std=0.02, **fields)).eval()
 
 
 def patch_of(encoder):

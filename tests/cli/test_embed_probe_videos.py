@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from clips import write_video
+from perturbed import perturbed
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from test_embed_probe import refused_last
@@ -28,9 +29,7 @@ def checkpoints(tmp_path_factory):
         torch.manual_seed(0)
         variant = VARIANTS[name]
         model = variant.model_class()(variant.config_class()(**variant.tiny))
-        with torch.no_grad():
-            for parameter in model.feature_encoder.parameters():
-                parameter.add_(0.05 * torch.randn_like(parameter))
+        perturbed(model.feature_encoder)
         model.save_pretrained(folder / name)
     return folder
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from tiny_models import tiny_model
 from transformers import VJEPA2Config, VJEPA2Model
 
 from hf_jepa.data.video_sampling import ClipSampling
@@ -17,13 +18,7 @@ VIDEO = [name for name, variant in VARIANTS.items() if variant.modality == "vide
 
 def model_of(name: str, **fields) -> torch.nn.Module:
     """A base model, with a final norm that is seen when it is forgotten or applied twice."""
-    torch.manual_seed(0)
-    variant = VARIANTS[name]
-    model = variant.model_class(variant.base_model)(variant.config_class()(**(variant.tiny | fields)))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return model
+    return tiny_model(name, VARIANTS[name].base_model, std=0.1, **fields)
 
 
 @pytest.fixture(params=VIDEO)

@@ -42,12 +42,6 @@ def load_all(items: list[dict], folder: Path) -> list[str]:
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith('"')]
 
 
-def generic(model):
-    """No parameter is 0 or 1, so that a mix-up shows."""
-    torch.manual_seed(0)
-    return perturbed(model).eval()
-
-
 def token_rows(config) -> dict:
     """Two rows of a text, what is learnt of them, and where the two views are read."""
     tokens = torch.randint(3, config.text_config.vocab_size, (2, 8), generator=torch.Generator().manual_seed(0))
@@ -60,7 +54,8 @@ def exported(variant, name: str, config, folder: Path) -> Path:
     """A model of a class of the variant, beside `package`, the folder that it is exported from."""
     module = import_module(variant.public_names()[name])
     if not folder.is_dir():
-        generic(getattr(module, name)(config)).save_pretrained(folder / "package")
+        torch.manual_seed(0)
+        perturbed(getattr(module, name)(config)).eval().save_pretrained(folder / "package")
         if variant.processor_class is not None:
             variant.processor(config).save_pretrained(folder / "package")
         export_remote_code(folder / "package", folder / "exported")

@@ -5,8 +5,8 @@ import pytest
 import torch
 from clips import write_video
 from code_cache import code_cache  # noqa: F401
-from perturbed import perturbed
 from PIL import Image
+from tiny_models import tiny_model
 from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassification, pipeline
 
 from hf_jepa.data.video_readers import open_video
@@ -20,11 +20,6 @@ pytestmark = pytest.mark.hub
 IMAGES = [name for name, variant in VARIANTS.items() if variant.modality == "image"]
 VIDEOS = [name for name, variant in VARIANTS.items() if "AutoModelForVideoClassification" in variant.heads]
 CLASSIFIERS = [name for name in IMAGES if VARIANTS[name].heads]
-
-
-def tiny(variant, name: str | None = None, **fields):
-    torch.manual_seed(0)
-    return perturbed(variant.model_class(name)(variant.config_class()(**variant.tiny, **fields))).eval()
 
 
 def picture(seed: int = 0) -> Image.Image:
@@ -41,7 +36,7 @@ def saved(model, variant, folder):
 def test_features_of_images(name, tmp_path):
     """From the folder of a pretraining model, as the encoder that users want."""
     variant = VARIANTS[name]
-    model = tiny(variant)
+    model = tiny_model(variant.name).eval()
     folder = saved(model, variant, tmp_path)
     extract = pipeline("image-feature-extraction", model=str(folder), device="cpu")
     pixels = variant.processor(model.config)(images=picture(), return_tensors="pt").pixel_values
@@ -56,7 +51,7 @@ def test_classes_of_images(name, tmp_path):
     variant = VARIANTS[name]
     labels = {0: "cat", 1: "dog", 2: "bird"}
     head = variant.heads["AutoModelForImageClassification"]
-    model = tiny(variant, head, id2label=labels, label2id={label: i for i, label in labels.items()})
+    model = tiny_model(variant.name, head, id2label=labels, label2id={label: i for i, label in labels.items()}).eval()
     folder = saved(model, variant, tmp_path)
     classify = pipeline("image-classification", model=str(folder), device="cpu")
     pixels = AutoImageProcessor.from_pretrained(folder)(images=picture(), return_tensors="pt").pixel_values
@@ -75,7 +70,7 @@ def test_classes_of_videos(name, tmp_path):
     variant = VARIANTS[name]
     labels = {0: "jump", 1: "run", 2: "sit"}
     head = variant.heads["AutoModelForVideoClassification"]
-    model = tiny(variant, head, id2label=labels, label2id={label: i for i, label in labels.items()})
+    model = tiny_model(variant.name, head, id2label=labels, label2id={label: i for i, label in labels.items()}).eval()
     processor = variant.processor(model.config)
     classify = pipeline("video-classification", model=model, video_processor=processor, device="cpu")
     reader = open_video(write_video(tmp_path / "video.mp4", frames=8))
@@ -92,7 +87,7 @@ def test_pipelines_of_a_folder_with_code(tmp_path):
     """The model is the copy; it is asked for by hand, because the package in this process serves its own types."""
     variant = VARIANTS["ijepa"]
     head = variant.heads["AutoModelForImageClassification"]
-    folder = saved(tiny(variant, head), variant, tmp_path / "package")
+    folder = saved(tiny_model(variant.name, head).eval(), variant, tmp_path / "package")
     export_remote_code(folder, tmp_path / "out")
     model = AutoModelForImageClassification.from_pretrained(tmp_path / "out", trust_remote_code=True)
     assert type(model).__module__.startswith("transformers_modules.")

@@ -94,6 +94,7 @@ def test_made_on_the_meta_device_and_initialised_later(variant, config):
     if config.target_source == "ema":
         student = model.context_encoder.state_dict()
         assert all(torch.equal(value, student[name]) for name, value in model.target_encoder.state_dict().items())
+        assert not any(parameter.requires_grad for parameter in model.target_encoder.parameters())
 
 
 @of_all

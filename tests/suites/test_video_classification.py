@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tiny_models import tiny_model
 
 
 NAME = "AutoModelForVideoClassification"
@@ -10,11 +11,7 @@ pytestmark = pytest.mark.variants(condition=lambda variant: NAME in variant.head
 
 @pytest.fixture
 def classifier(variant):
-    torch.manual_seed(0)
-    model = variant.model_class(variant.heads[NAME])(variant.config_class()(**variant.tiny, num_labels=5)).eval()
-    for parameter in model.parameters():  # fresh weights are too small to tell a mix-up
-        parameter.data.add_(torch.randn_like(parameter) * 0.05)
-    return model
+    return tiny_model(variant.name, variant.heads[NAME], num_labels=5).eval()
 
 
 def clips(config, *shape) -> torch.Tensor:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from pictures import pixels_near
+from drawings import pixels_near
 from PIL import Image
 
 from hf_jepa.evaluation.embedding_geometry import embedding_geometry

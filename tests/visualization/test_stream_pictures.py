@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from pictures import pixels_near
+from drawings import pixels_near
 from PIL import Image
 
 from hf_jepa.visualization.streams import draw_stream

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from pictures import pixels_near
+from drawings import pixels_near
 from PIL import Image
 
 from hf_jepa.visualization.video import draw_surprise_curves, draw_surprise_strip, draw_video_pca

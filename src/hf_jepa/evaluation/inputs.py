@@ -84,4 +84,4 @@ def check_same_width(train_x: torch.Tensor, test_x: torch.Tensor) -> None:
         )
 
 
-__all__ = ["check_features", "check_labels", "check_same_width"]
+__all__ = ["check_count", "check_features", "check_labels", "check_same_width"]

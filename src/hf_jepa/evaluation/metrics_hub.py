@@ -8,6 +8,7 @@ Importing this module imports `evaluate`, which takes seconds; import it only wh
     metric.compute()  # {"top1": 0.81, "top5": 0.95}
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import datasets
@@ -42,8 +43,25 @@ def _matrix(rows: list[list[float]], name: str) -> torch.Tensor:
     return torch.tensor(rows, dtype=torch.float32)
 
 
-class RankMe(evaluate.Metric):
-    """`hf_jepa.evaluation.metrics.rankme` over embeddings gathered by `add_batch(embeddings=...)`.
+class _OfEmbeddings(evaluate.Metric):
+    """A function of `hf_jepa.evaluation.metrics` over embeddings gathered by `add_batch(embeddings=...)`.
+
+    Further arguments of the function are options of `compute`.
+    """
+
+    function: Callable[..., float]
+    inputs: str
+    reference = ""
+
+    def _info(self) -> evaluate.MetricInfo:
+        return _info(self.function.__name__, self.inputs, EMBEDDINGS, self.reference)
+
+    def _compute(self, embeddings: Any, **options: Any) -> dict[str, float]:
+        return {self.function.__name__: self.function(_matrix(embeddings, "embeddings"), **options)}
+
+
+class RankMe(_OfEmbeddings):
+    """RankMe, see `rankme`.
 
     Example:
         >>> import numpy as np
@@ -51,15 +69,13 @@ class RankMe(evaluate.Metric):
         4.0
     """
 
-    def _info(self) -> evaluate.MetricInfo:
-        return _info("RankMe", "embeddings: (N, D); eps, center: see rankme", EMBEDDINGS, "arXiv:2210.02885")
-
-    def _compute(self, embeddings: Any, **options: Any) -> dict[str, float]:
-        return {"rankme": rankme(_matrix(embeddings, "embeddings"), **options)}
+    function = staticmethod(rankme)
+    inputs = "embeddings: (N, D); eps, center: see rankme"
+    reference = "arXiv:2210.02885"
 
 
-class LiDAR(evaluate.Metric):
-    """`hf_jepa.evaluation.metrics.lidar`; `compute` needs `samples_per_class`.
+class LiDAR(_OfEmbeddings):
+    """LiDAR, see `lidar`; `compute` needs `samples_per_class`.
 
     Example:
         >>> import numpy as np
@@ -68,16 +84,13 @@ class LiDAR(evaluate.Metric):
         3.0
     """
 
-    def _info(self) -> evaluate.MetricInfo:
-        inputs = "embeddings: (n * q, D), the q views of a sample in consecutive rows; samples_per_class: q"
-        return _info("LiDAR", inputs, EMBEDDINGS, "arXiv:2312.04000")
-
-    def _compute(self, embeddings: Any, samples_per_class: int, **options: Any) -> dict[str, float]:
-        return {"lidar": lidar(_matrix(embeddings, "embeddings"), samples_per_class, **options)}
+    function = staticmethod(lidar)
+    inputs = "embeddings: (n * q, D), the q views of a sample in consecutive rows; samples_per_class: q"
+    reference = "arXiv:2312.04000"
 
 
-class AlphaReQ(evaluate.Metric):
-    """`hf_jepa.evaluation.metrics.alpha_req`, with its `fit_range` as option of `compute`.
+class AlphaReQ(_OfEmbeddings):
+    """alpha-ReQ, see `alpha_req`.
 
     Example:
         >>> import numpy as np
@@ -86,15 +99,12 @@ class AlphaReQ(evaluate.Metric):
         1.0
     """
 
-    def _info(self) -> evaluate.MetricInfo:
-        return _info("alpha-ReQ", "embeddings: (N, D); fit_range, weighted: see alpha_req", EMBEDDINGS)
-
-    def _compute(self, embeddings: Any, **options: Any) -> dict[str, float]:
-        return {"alpha_req": alpha_req(_matrix(embeddings, "embeddings"), **options)}
+    function = staticmethod(alpha_req)
+    inputs = "embeddings: (N, D); fit_range, weighted: see alpha_req"
 
 
-class EffectiveRank(evaluate.Metric):
-    """`hf_jepa.evaluation.metrics.effective_rank`, with its `spectrum` as option of `compute`.
+class EffectiveRank(_OfEmbeddings):
+    """Effective rank, see `effective_rank`.
 
     Example:
         >>> import numpy as np
@@ -102,11 +112,8 @@ class EffectiveRank(evaluate.Metric):
         4.0
     """
 
-    def _info(self) -> evaluate.MetricInfo:
-        return _info("Effective rank", "embeddings: (N, D); spectrum: see effective_rank", EMBEDDINGS)
-
-    def _compute(self, embeddings: Any, **options: Any) -> dict[str, float]:
-        return {"effective_rank": effective_rank(_matrix(embeddings, "embeddings"), **options)}
+    function = staticmethod(effective_rank)
+    inputs = "embeddings: (N, D); spectrum: see effective_rank"
 
 
 class TopKAccuracy(evaluate.Metric):

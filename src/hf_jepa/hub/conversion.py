@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +62,7 @@ def run(variant_name: str, args: argparse.Namespace) -> None:
     if args.reverse is not None:
         if args.push_to_hub:
             raise ValueError("--push-to-hub uploads converted checkpoints, not the official layout of --reverse")
-        for name in ("config", *HEADS, "target_key", "license"):
-            if getattr(args, name) is not None:
-                raise ValueError(f"{_option(name)} does not go with --reverse, where the folder says it")
+        require_unset_with_reverse(args, ("config", *HEADS, "target_key", "license"))
         print(revert_checkpoint(variant, args.reverse, args.output))
         return
     overrides = _read_fields(args.config) if args.config else {}
@@ -74,6 +72,17 @@ def run(variant_name: str, args: argparse.Namespace) -> None:
     print(convert_checkpoint(variant, args.checkpoint, args.output, args.target_key, **named, **overrides))
     if args.push_to_hub:
         print(f"published: {publish(args.output, args.push_to_hub).commit.commit_url}")
+
+
+def require_unset_with_reverse(args: argparse.Namespace, names: Sequence[str]) -> None:
+    """Refuse options that say what the folder of `--reverse` says itself.
+
+    Raises:
+        ValueError: one of them is given.
+    """
+    for name in names:
+        if getattr(args, name) is not None:
+            raise ValueError(f"{_option(name)} does not go with --reverse, where the folder says it")
 
 
 def convert_checkpoint(
@@ -221,4 +230,11 @@ def _describe(entry) -> str:
     return type(entry).__name__ if isinstance(entry, dict | list | torch.Tensor) else repr(entry)
 
 
-__all__ = ["add_arguments", "architecture", "convert_checkpoint", "revert_checkpoint", "run"]
+__all__ = [
+    "add_arguments",
+    "architecture",
+    "convert_checkpoint",
+    "require_unset_with_reverse",
+    "revert_checkpoint",
+    "run",
+]

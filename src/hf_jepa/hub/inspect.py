@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from math import prod
 from pathlib import Path
 
 from transformers import PreTrainedConfig
@@ -187,11 +188,8 @@ def _tensors(state: dict[str, tuple[int, ...]], keys: bool, held: Sequence[str] 
     count, values = Counter(), Counter()
     for key, shape in state.items():
         part = next((place for place in held if key.startswith(f"{place}.")), key.split(".")[0])
-        size = 1
-        for side in shape:
-            size *= side
         count[part] += 1
-        values[part] += size
+        values[part] += prod(shape)
     lines = [f"  {part:<18}{count[part]:>6} tensors {values[part]:>15,} values" for part in count]
     return lines + ([f"  {key} {list(shape)}" for key, shape in state.items()] if keys else [])
 

@@ -13,7 +13,7 @@ from hf_jepa.core.key_map import ConversionError, some
 from hf_jepa.core.probe_conversion import EPSILON, Probe, Protocol, head_tensors
 from hf_jepa.core.quiet import quiet_loading
 from hf_jepa.core.video_classification import QUESTIONS
-from hf_jepa.hub.conversion import architecture
+from hf_jepa.hub.conversion import architecture, require_unset_with_reverse
 from hf_jepa.hub.files import (
     load_weights,
     new_folder,
@@ -67,9 +67,7 @@ def run(args: argparse.Namespace) -> None:
             labels=None if args.labels is None else _read_labels(args.labels),
         )
     else:
-        for name in ("encoder", "index", "layers", "num_attention_heads", "labels"):
-            if getattr(args, name) is not None:
-                raise ValueError(f"--{name.replace('_', '-')} does not go with --reverse, where the folder says it")
+        require_unset_with_reverse(args, ("encoder", "index", "layers", "num_attention_heads", "labels"))
         report = revert_probe(args.reverse, args.output)
     print(report)
 
