@@ -185,6 +185,7 @@ def train(argv: Sequence[str], description: str | None = None, prog: str | None 
     types = (DecoderArguments, VisionTextArguments, VLJepaDecoderTrainingArguments)
     arguments, data, training = parse_recipe(types, argv, description, prog)
     begin(training)
+    card = data.data_card() | arguments.model_card()  # whose errors come before the training
     texts = Targets(data.open(training.seed, read_media=False))
     test = data.open_eval(training.seed, read_media=False)
     test = None if test is None else Targets(test)
@@ -205,7 +206,7 @@ def train(argv: Sequence[str], description: str | None = None, prog: str | None 
             trainer.write_again(test, max_new_tokens=model.config.max_target_length)
     if trainer.is_world_process_zero():
         print("\n" + format_table(trainer.summary()))
-    finish(trainer, data.data_card() | arguments.model_card())
+    finish(trainer, card)
     return trainer
 
 
