@@ -13,7 +13,7 @@ from hf_jepa.core.configuration import model_fields as fields_of
 from hf_jepa.registry import Variant, find_variant
 from hf_jepa.training.epochs import SetEpochCallback
 from hf_jepa.training.optimizer import layerwise_groups
-from hf_jepa.training.reports import ReportCallback
+from hf_jepa.training.reports import ReportCallback, first_and_last
 from hf_jepa.training.run import RunArguments, RunTrainer
 from hf_jepa.training.run_cards import accuracy_results, trained_of_all
 from hf_jepa.training.skipped import SkippedSamplesMixin
@@ -225,10 +225,7 @@ class FineTuningTrainer(SkippedSamplesMixin, RunTrainer):
 
     def summary(self) -> dict[str, Any]:
         """The run in a few lines: steps, first and last loss, samples left out."""
-        losses = [entry["loss"] for entry in self.state.log_history if "loss" in entry]
-        rows: dict[str, Any] = {"steps": self.state.global_step}
-        if losses:
-            rows |= {"first loss": losses[0], "last loss": losses[-1]}
+        rows: dict[str, Any] = {"steps": self.state.global_step} | first_and_last(self.state.log_history)
         return rows | self.throughput() | {f"skipped {self.samples}": len(self.skipped)}
 
 
