@@ -72,7 +72,7 @@ def open_checkpoint(
     return arguments, training, config, load_processor(arguments.model_name_or_path, config)
 
 
-@dataclass(kw_only=True)
+@dataclass
 class CommonClassificationArguments(ModeArguments, ShardArguments):
     """Checkpoint, data and mode of a fine-tuning run, whatever the modality."""
 

@@ -22,7 +22,7 @@ from hf_jepa.training.pretrain_image import EMBEDDED
 logger = logging.get_logger(__name__)
 
 
-@dataclass(kw_only=True)
+@dataclass
 class ClassificationArguments(CommonClassificationArguments):
     """Checkpoint, images and mode of a fine-tuning run.
 

@@ -22,7 +22,7 @@ from hf_jepa.training.video_sources import DIGITS
 VIEW_RATIO = (3 / 4, 4 / 3)  # width over height of a training crop in the official probes
 
 
-@dataclass(kw_only=True)
+@dataclass
 class VideoClassificationArguments(CommonClassificationArguments):
     """Checkpoint, videos and mode of a fine-tuning run.
 
