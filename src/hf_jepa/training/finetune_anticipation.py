@@ -33,7 +33,7 @@ from hf_jepa.training.video_sources import DIGITS
 TOP = 5  # guesses that count, of verb, noun and action
 
 
-@dataclass
+@dataclass(kw_only=True)
 class AnticipationArguments(ModeArguments):
     """Checkpoint, data and mode of an anticipation run."""
 
