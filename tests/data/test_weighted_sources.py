@@ -6,7 +6,9 @@ import torch
 from clips import numbered
 from torch.utils.data import DataLoader
 
+from hf_jepa.data.images import ImageDataset
 from hf_jepa.data.moving_digits import MovingDigits
+from hf_jepa.data.transforms import pretraining_transform
 from hf_jepa.data.video_sampling import ClipSampling
 from hf_jepa.data.video_transforms import clip_pretraining_transform
 from hf_jepa.data.videos import UndecodableVideo, VideoCollator, VideoDataset
@@ -56,11 +58,19 @@ def test_items_are_functions_of_seed_epoch_and_number():
     assert sample["sample_index"] == 7 and "labels" not in sample and first[-33] == sample
 
 
-def test_a_row_drawn_twice_gets_another_crop():
-    mixture = WeightedSources([videos(4, rows=1)], [1.0], length=6)
-    clips = [mixture[i]["pixel_values_videos"] for i in range(6)]
-    assert all(not torch.equal(clips[0], other) for other in clips[1:])
-    assert torch.equal(clips[3], WeightedSources([videos(4, rows=1)], [1.0], length=6)[3]["pixel_values_videos"])
+def images():
+    picture = np.random.default_rng(0).integers(0, 255, (40, 50, 3), dtype=np.uint8)
+    return ImageDataset([{"image": picture}], pretraining_transform(16))
+
+
+@pytest.mark.parametrize(
+    ("make", "name"), [(lambda: videos(4, rows=1), "pixel_values_videos"), (images, "pixel_values")]
+)
+def test_a_row_drawn_twice_gets_another_crop(make, name):
+    mixture = WeightedSources([make()], [1.0], length=6)
+    crops = [mixture[i][name] for i in range(6)]
+    assert all(not torch.equal(crops[0], other) for other in crops[1:])
+    assert torch.equal(crops[3], WeightedSources([make()], [1.0], length=6)[3][name])
 
 
 def test_sources_keep_their_lengths_and_skip_alike():

@@ -163,8 +163,14 @@ def test_video_runs_have_adapters(tmp_path):
     torch.manual_seed(0)
     model = variant.model_class()(variant.config_class()(**(variant.tiny | CLIPS)))
     model.save_pretrained(tmp_path / "start")
-    fields = {name: OPTIONS[name] for name in ("dataset", "use_cpu", "report_to", "disable_tqdm", "lora_rank")}
-    fields |= {"generated_length": 8, "per_device_train_batch_size": 2, "max_steps": 2, "save_strategy": "no"}
+    fields = {name: OPTIONS[name] for name in ("use_cpu", "report_to", "disable_tqdm", "lora_rank")}
+    fields |= {
+        "dataset": "moving_digits",
+        "generated_length": 8,
+        "per_device_train_batch_size": 2,
+        "max_steps": 2,
+        "save_strategy": "no",
+    }
     fields |= {"model_name_or_path": str(tmp_path / "start"), "output_dir": str(tmp_path / "out")}
     fields |= {"gradient_checkpointing": True, "learning_rate": 0.1, "start_learning_rate": 0.1, "start_momentum": 0.5}
     trainer = pretrain_video("vjepa2", [f"--{name}={value}" for name, value in fields.items()])

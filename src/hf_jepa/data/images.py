@@ -4,7 +4,7 @@ A corrupt image does not raise: its place is taken by an `UndecodableImage`, whi
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,32 +14,12 @@ from hf_jepa.data.collating import no_rows, split_readable, stack_samples
 from hf_jepa.data.columns import column_names, standard_columns
 from hf_jepa.data.decoding import DECODE_ERRORS, UndecodableImage, decode_image, describe_source
 from hf_jepa.data.labelled_rows import LabelledRows, row_label
-from hf_jepa.data.row_stream import RowStream
+from hf_jepa.data.row_stream import PendingSample, RowStream, loaded
 from hf_jepa.data.sources import load_images
-from hf_jepa.data.transforms import sample_rng
-
-
-@dataclass(frozen=True)
-class PendingImage:
-    """A row of a stream with all that decides its sample, decoded only on `load()`.
-
-    With several ranks every rank reads the whole stream and keeps its part; so it does not decode the rest.
-    """
-
-    row: dict[str, Any]
-    sample_index: int
-    seed: int
-    epoch: int
-    transform: Callable
-
-    def load(self) -> dict[str, Any] | UndecodableImage:
-        """{"pixel_values" (C, H, W), "sample_index", "labels" if there are any}, or why there is no image."""
-        rng = sample_rng(self.seed, self.epoch, self.sample_index)
-        return image_sample(self.row, self.sample_index, self.transform, rng)
 
 
 def image_sample(
-    row: dict[str, Any], index: int, transform: Callable, rng: np.random.Generator
+    row: dict[str, Any], index: int, rng: np.random.Generator, transform: Callable
 ) -> dict[str, Any] | UndecodableImage:
     """The sample of a row {"image", optionally "label"}, see `ImageDataset.sample`."""
     value = row["image"]
@@ -91,7 +71,7 @@ class ImageDataset(LabelledRows):
 
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any] | UndecodableImage:
         """ "pixel_values" (C, H, W), "sample_index", "labels" if there are any; or why there is no image."""
-        return image_sample(self.dataset[index], index, self.transform, rng)
+        return image_sample(self.dataset[index], index, rng, self.transform)
 
 
 class IterableImageDataset(RowStream):
@@ -121,11 +101,8 @@ class IterableImageDataset(RowStream):
     def __init__(
         self, dataset: Any, transform: Callable, seed: int = 0, shuffle_buffer: int = 0, endless: bool = False
     ):
-        super().__init__(dataset, seed, shuffle_buffer, endless)
-        self.dataset, self.transform = standard_columns(dataset), transform
-
-    def pending(self, row: dict[str, Any], index: int, epoch: int) -> PendingImage:
-        return PendingImage(row, index, self.seed, epoch, self.transform)
+        super().__init__(dataset, partial(image_sample, transform=transform), seed, shuffle_buffer, endless)
+        self.dataset = standard_columns(dataset)
 
 
 class ImageCollator:
@@ -152,11 +129,11 @@ class ImageCollator:
     def __init__(self, keep_unreadable: bool = False):
         self.keep_unreadable = keep_unreadable
 
-    def __call__(self, samples: Sequence[dict[str, Any] | UndecodableImage | PendingImage]) -> dict[str, Any]:
-        samples = [sample.load() if isinstance(sample, PendingImage) else sample for sample in samples]
+    def __call__(self, samples: Sequence[dict[str, Any] | UndecodableImage | PendingSample]) -> dict[str, Any]:
+        samples = loaded(samples)
         found, skipped = split_readable(samples, "pixel_values", self.keep_unreadable)
         batch = stack_samples(found, "pixel_values") if found else no_rows(samples[0], "pixel_values")
         return batch | {"skipped": skipped}
 
 
-__all__ = ["ImageCollator", "ImageDataset", "IterableImageDataset", "PendingImage", "load_images"]
+__all__ = ["ImageCollator", "ImageDataset", "IterableImageDataset", "image_sample", "load_images"]

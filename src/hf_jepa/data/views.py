@@ -14,7 +14,8 @@ from PIL import Image
 
 from hf_jepa.data.decoding import UndecodableImage
 from hf_jepa.data.embedded import pictures
-from hf_jepa.data.images import ImageCollator, PendingImage
+from hf_jepa.data.images import ImageCollator
+from hf_jepa.data.row_stream import PendingSample, loaded
 from hf_jepa.data.shared_epoch import EndlessDataset
 from hf_jepa.data.transforms import RandomResizedCrop
 
@@ -100,8 +101,8 @@ class ViewCollator:
     def __init__(self):
         self.collator = ImageCollator()
 
-    def __call__(self, samples: Sequence[dict[str, Any] | UndecodableImage | PendingImage]) -> dict[str, Any]:
-        samples = [sample.load() if isinstance(sample, PendingImage) else sample for sample in samples]
+    def __call__(self, samples: Sequence[dict[str, Any] | UndecodableImage | PendingSample]) -> dict[str, Any]:
+        samples = loaded(samples)
         batches = [self.collator([_group(sample, g) for sample in samples]) for g in range(_num_groups(samples[0]))]
         groups = [batch["pixel_values"] for batch in batches]
         return batches[0] | {"pixel_values": groups if len(groups) > 1 else groups[0]}

@@ -5,7 +5,6 @@ which the collator drops and names.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
@@ -14,9 +13,8 @@ import torch
 
 from hf_jepa.data.columns import column_names
 from hf_jepa.data.decoding import UndecodableImage
-from hf_jepa.data.row_stream import RowStream
+from hf_jepa.data.row_stream import PendingSample, RowStream, loaded
 from hf_jepa.data.shared_epoch import RowDataset
-from hf_jepa.data.transforms import sample_rng
 from hf_jepa.data.videos import UndecodableVideo
 from hf_jepa.data.vision_text_columns import VisionTextRows, standard_stream
 from hf_jepa.data.vision_text_reader import VisionTextReader
@@ -89,21 +87,6 @@ def _require_standard(names: Sequence[str]) -> None:
         )
 
 
-@dataclass(frozen=True)
-class PendingVisionText:
-    """A row of a stream with all that decides its sample, decoded only on `load()`."""
-
-    row: dict[str, Any]
-    sample_index: int
-    seed: int
-    epoch: int
-    reader: VisionTextReader
-
-    def load(self) -> dict[str, Any] | UndecodableVideo:
-        """See `VisionTextReader`."""
-        return self.reader(self.row, self.sample_index, sample_rng(self.seed, self.epoch, self.sample_index))
-
-
 class IterableVisionTextDataset(RowStream):
     """Streamed data set of frames with texts, which its collator decodes; see `RowStream` for its limits.
 
@@ -135,14 +118,12 @@ class IterableVisionTextDataset(RowStream):
         shuffle_buffer: int = 0,
         endless: bool = False,
     ):
-        super().__init__(dataset, seed, shuffle_buffer, endless)
+        super().__init__(dataset, reader or VisionTextReader(), seed, shuffle_buffer, endless)
         if dataset.features is not None:
             self.dataset = standard_stream(dataset)
-        self.reader = reader or VisionTextReader()
 
-    def pending(self, row: dict[str, Any], index: int, epoch: int) -> PendingVisionText:
+    def check(self, row: dict[str, Any]) -> None:
         _require_standard(list(row))
-        return PendingVisionText(row, index, self.seed, epoch, self.reader)
 
 
 def text_group(text: str) -> int:
@@ -191,8 +172,8 @@ class VLJepaDataCollator:
     def __init__(self, processor: Callable, decoder_labels: bool = False):
         self.processor, self.decoder_labels = processor, decoder_labels
 
-    def __call__(self, samples: Sequence[dict[str, Any] | UndecodableImage | PendingVisionText]) -> dict[str, Any]:
-        samples = [sample.load() if isinstance(sample, PendingVisionText) else sample for sample in samples]
+    def __call__(self, samples: Sequence[dict[str, Any] | UndecodableImage | PendingSample]) -> dict[str, Any]:
+        samples = loaded(samples)
         skipped = [str(sample) for sample in samples if isinstance(sample, UndecodableImage)]
         read = [sample for sample in samples if not isinstance(sample, UndecodableImage)]
         if not read:
@@ -223,7 +204,6 @@ class VLJepaDataCollator:
 
 __all__ = [
     "IterableVisionTextDataset",
-    "PendingVisionText",
     "VLJepaDataCollator",
     "VisionTextDataset",
     "VisionTextReader",

@@ -7,19 +7,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.data import Dataset, Subset
-from transformers import PreTrainedConfig, TrainingArguments
+from transformers import AutoConfig, PreTrainedConfig, TrainingArguments
 from transformers.utils import is_matplotlib_available, logging
 
 from hf_jepa.data.columns import check_same_classes
 from hf_jepa.evaluation.low_shot import low_shot_indices
 from hf_jepa.hub.files import new_name
+from hf_jepa.hub.processors import load_processor
 from hf_jepa.registry import find_variant
-from hf_jepa.training.finetuning import ClassificationTrainer, ModeArguments, load_classifier
-from hf_jepa.training.program import finish, run_training, whole_models
-from hf_jepa.training.recipe import given_fields
+from hf_jepa.training.adapters import LoraArguments
+from hf_jepa.training.finetuning import (
+    MODES,
+    ClassificationTrainer,
+    FineTuningArguments,
+    load_classifier,
+    prepare_mode,
+    require_mergeable,
+)
+from hf_jepa.training.program import begin, finish, run_training, whole_models
+from hf_jepa.training.recipe import given_fields, parse_recipe
 from hf_jepa.training.reports import format_table
-from hf_jepa.training.run_cards import dataset_names
+from hf_jepa.training.run_cards import LicenseArguments, dataset_names
 from hf_jepa.training.shards import ShardArguments
 
 
@@ -29,6 +39,40 @@ OpenSplit = Callable[[str, bool], Dataset]  # (split, whether it is for training
 
 
 @dataclass(kw_only=True)
+class ModeArguments(LoraArguments, LicenseArguments):
+    """What of a checkpoint is trained."""
+
+    mode: str = field(default="full", metadata={"help": f"What is trained: {', '.join(MODES)}.", "choices": MODES})
+    lora_rank: int = field(default=8, metadata={"help": "Rank of the adapters of mode=lora."})
+
+    def prepare(self, model: nn.Module) -> nn.Module:
+        """The model with what the mode trains, see `prepare_mode`."""
+        return prepare_mode(model, self.mode, self.lora_rank, self.lora_alpha, self.lora_dropout)
+
+
+def open_checkpoint(
+    types: Sequence[type], argv: Sequence[str], description: str | None
+) -> tuple[Any, FineTuningArguments, PreTrainedConfig, Any]:
+    """How every fine-tuning program of images and videos begins.
+
+    Args:
+        types: the sections of the recipe, of which the first is a `ModeArguments` with `model_name_or_path`.
+        argv, description: as of `parse_recipe`.
+
+    Returns:
+        the two sections, the config of the checkpoint, and its processor.
+
+    Raises:
+        ValueError: see `require_mergeable`.
+    """
+    arguments, training = parse_recipe(types, argv, description)
+    require_mergeable(arguments.mode, training)
+    begin(training)
+    config = AutoConfig.from_pretrained(arguments.model_name_or_path)
+    return arguments, training, config, load_processor(arguments.model_name_or_path, config)
+
+
+@dataclass
 class CommonClassificationArguments(ModeArguments, ShardArguments):
     """Checkpoint, data and mode of a fine-tuning run, whatever the modality."""
 
@@ -187,4 +231,12 @@ def finetune(
     return trainer
 
 
-__all__ = ["CommonClassificationArguments", "build_datasets", "finetune", "require_labels", "write_confusion"]
+__all__ = [
+    "CommonClassificationArguments",
+    "ModeArguments",
+    "build_datasets",
+    "finetune",
+    "open_checkpoint",
+    "require_labels",
+    "write_confusion",
+]

@@ -20,9 +20,9 @@ from hf_jepa.hub.files import new_name
 from hf_jepa.hub.processors import ProcessedClip, pixel_statistics
 from hf_jepa.losses.focal import sigmoid_focal_loss
 from hf_jepa.registry import find_variant
-from hf_jepa.training.epochs import SetEpochCallback
+from hf_jepa.training.classification import ModeArguments, open_checkpoint
 from hf_jepa.training.finetune_video import VIEW_RATIO
-from hf_jepa.training.finetuning import MODES, FineTuningArguments, FineTuningTrainer, ModeArguments, open_checkpoint
+from hf_jepa.training.finetuning import MODES, FineTuningArguments, FineTuningTrainer
 from hf_jepa.training.program import finish, run_training, whole_models
 from hf_jepa.training.recipe import given_fields
 from hf_jepa.training.reports import format_table
@@ -90,7 +90,6 @@ class AnticipationTrainer(FineTuningTrainer):
         self.questions = [name for name in QUESTIONS if getattr(model.config, f"num_{name}s")]
         args.label_names = [f"{name}_labels" for name in self.questions]
         super().__init__(model=model, args=args, compute_metrics=self._recall, **kwargs)
-        self.add_callback(SetEpochCallback())
 
     def compute_loss(self, model, inputs, return_outputs: bool = False, num_items_in_batch=None):
         inputs = self.take_skipped(inputs, kept=True) if "sample_index" in inputs else dict(inputs)
@@ -180,7 +179,7 @@ def finetune(argv: Sequence[str], description: str | None = None) -> Anticipatio
     """
     types = (AnticipationArguments, FineTuningArguments)
     arguments, training, config, processor = open_checkpoint(types, argv, description)
-    checkpoint = arguments.model_name_or_path
+    checkpoint, card = arguments.model_name_or_path, arguments.model_card()  # whose errors come before the training
     variant = find_variant(config.model_type, checkpoint)
     if "anticipation" not in variant.parts:
         raise ValueError(f"{variant.title} has no class for action anticipation: {checkpoint} must be a V-JEPA 2")
@@ -206,7 +205,6 @@ def finetune(argv: Sequence[str], description: str | None = None) -> Anticipatio
         processing_class=processor,
     )
     run_training(trainer, given_fields(types, argv))
-    trainer.gather_skipped()
     trainer.merge_adapters()
     trainer.save_model()  # what comes now may fail, and must not take the training with it
     metrics = trainer.evaluate()
@@ -218,10 +216,8 @@ def finetune(argv: Sequence[str], description: str | None = None) -> Anticipatio
         shown = {
             key.removeprefix("eval_"): value for key, value in metrics.items() if "_recall" in key or "_top" in key
         }
-        print(
-            format_table({"clips": len(test)} | shown | trainer.throughput() | {"skipped clips": len(trainer.skipped)})
-        )
-    finish(trainer, dataset_names(arguments.dataset) | arguments.model_card())
+        print(format_table({"clips": len(test)} | shown))
+    finish(trainer, dataset_names(arguments.dataset) | card)
     return trainer
 
 

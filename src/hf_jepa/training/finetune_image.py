@@ -13,16 +13,16 @@ from hf_jepa.data.images import ImageCollator, ImageDataset
 from hf_jepa.data.sources import load_images
 from hf_jepa.data.transforms import height_width, pretraining_transform
 from hf_jepa.hub.processors import ProcessorTransform, pixel_statistics
-from hf_jepa.training.classification import CommonClassificationArguments, require_labels
+from hf_jepa.training.classification import CommonClassificationArguments, open_checkpoint, require_labels
 from hf_jepa.training.classification import finetune as finetune_classifier
-from hf_jepa.training.finetuning import ClassificationTrainer, FineTuningArguments, open_checkpoint
+from hf_jepa.training.finetuning import ClassificationTrainer, FineTuningArguments
 from hf_jepa.training.pretrain_image import EMBEDDED
 
 
 logger = logging.get_logger(__name__)
 
 
-@dataclass(kw_only=True)
+@dataclass
 class ClassificationArguments(CommonClassificationArguments):
     """Checkpoint, images and mode of a fine-tuning run.
 

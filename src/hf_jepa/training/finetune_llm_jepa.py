@@ -209,6 +209,7 @@ def finetune(argv: Sequence[str], description: str | None = None, prog: str | No
     types = (LanguageModelArguments, ObjectiveArguments, TextPairArguments, LlmJepaTrainingArguments)
     language_model, objective, data, training = parse_recipe(types, argv, description, prog)
     begin(training)
+    card = dataset_names(data.dataset) | language_model.model_card()  # whose errors come before the training
     require_mergeable(language_model.lora_rank > 0 and language_model.merge_adapters, training)
     records = data.records(data.train_split)
     tokenizer = load_tokenizer(language_model, data.contents(records))
@@ -243,7 +244,7 @@ def finetune(argv: Sequence[str], description: str | None = None, prog: str | No
         trainer.evaluate()
     if language_model.merge_adapters:
         trainer.merge_adapters()
-    finish(trainer, dataset_names(data.dataset) | language_model.model_card())
+    finish(trainer, card)
     return trainer
 
 

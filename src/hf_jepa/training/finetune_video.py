@@ -13,16 +13,16 @@ from hf_jepa.data.video_sources import load_videos
 from hf_jepa.data.video_transforms import clip_evaluation_transform, clip_pretraining_transform
 from hf_jepa.data.videos import VideoCollator, VideoDataset
 from hf_jepa.hub.processors import ProcessedClip, pixel_statistics
-from hf_jepa.training.classification import CommonClassificationArguments, require_labels
+from hf_jepa.training.classification import CommonClassificationArguments, open_checkpoint, require_labels
 from hf_jepa.training.classification import finetune as finetune_classifier
-from hf_jepa.training.finetuning import ClassificationTrainer, FineTuningArguments, open_checkpoint
+from hf_jepa.training.finetuning import ClassificationTrainer, FineTuningArguments
 from hf_jepa.training.video_sources import DIGITS
 
 
 VIEW_RATIO = (3 / 4, 4 / 3)  # width over height of a training crop in the official probes
 
 
-@dataclass(kw_only=True)
+@dataclass
 class VideoClassificationArguments(CommonClassificationArguments):
     """Checkpoint, videos and mode of a fine-tuning run.
 

@@ -1,26 +1,21 @@
 """Fine-tuning for classification of images and videos: a probe, LoRA adapters, or all weights."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
-from transformers import AutoConfig, EvalPrediction, PreTrainedConfig
+from transformers import AutoConfig, EvalPrediction
 from transformers.utils import logging
 
 from hf_jepa.core.configuration import model_fields as fields_of
-from hf_jepa.hub.processors import load_processor
 from hf_jepa.registry import Variant, find_variant
-from hf_jepa.training.adapters import LoraArguments
 from hf_jepa.training.epochs import SetEpochCallback
 from hf_jepa.training.optimizer import layerwise_groups
-from hf_jepa.training.program import begin
-from hf_jepa.training.recipe import parse_recipe
-from hf_jepa.training.reports import ReportCallback
+from hf_jepa.training.reports import ReportCallback, first_and_last
 from hf_jepa.training.run import RunArguments, RunTrainer
-from hf_jepa.training.run_cards import LicenseArguments, accuracy_results, trained_of_all
+from hf_jepa.training.run_cards import accuracy_results, trained_of_all
 from hf_jepa.training.skipped import SkippedSamplesMixin
 
 
@@ -63,40 +58,6 @@ class FineTuningArguments(RunArguments):
     warmup_steps: float = field(default=0.05, metadata={"help": "Steps of warm-up, or their share if below 1."})
     eval_strategy: str = field(default="epoch", metadata={"help": "When to measure the accuracy."})
     hub_strategy: str = field(default="end", metadata={"help": "When to upload, with push_to_hub."})
-
-
-@dataclass(kw_only=True)
-class ModeArguments(LoraArguments, LicenseArguments):
-    """What of a checkpoint is trained."""
-
-    mode: str = field(default="full", metadata={"help": f"What is trained: {', '.join(MODES)}.", "choices": MODES})
-    lora_rank: int = field(default=8, metadata={"help": "Rank of the adapters of mode=lora."})
-
-    def prepare(self, model: nn.Module) -> nn.Module:
-        """The model with what the mode trains, see `prepare_mode`."""
-        return prepare_mode(model, self.mode, self.lora_rank, self.lora_alpha, self.lora_dropout)
-
-
-def open_checkpoint(
-    types: Sequence[type], argv: Sequence[str], description: str | None
-) -> tuple[Any, FineTuningArguments, PreTrainedConfig, Any]:
-    """How every fine-tuning program of images and videos begins.
-
-    Args:
-        types: the sections of the recipe, of which the first is a `ModeArguments` with `model_name_or_path`.
-        argv, description: as of `parse_recipe`.
-
-    Returns:
-        the two sections, the config of the checkpoint, and its processor.
-
-    Raises:
-        ValueError: see `require_mergeable`.
-    """
-    arguments, training = parse_recipe(types, argv, description)
-    require_mergeable(arguments.mode, training)
-    begin(training)
-    config = AutoConfig.from_pretrained(arguments.model_name_or_path)
-    return arguments, training, config, load_processor(arguments.model_name_or_path, config)
 
 
 def require_mergeable(mode: str, training: FineTuningArguments) -> None:
@@ -243,6 +204,11 @@ class ClassificationMetrics:
 class FineTuningTrainer(SkippedSamplesMixin, RunTrainer):
     """transformers' `Trainer` with learning rates by layer and adapters that are merged at the end."""
 
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.add_callback(SetEpochCallback())
+        self.add_callback(ReportCallback(self))
+
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         if self.optimizer is None:
             args = self.args
@@ -256,6 +222,11 @@ class FineTuningTrainer(SkippedSamplesMixin, RunTrainer):
         """Fold adapters into the weights they adapt, so that an ordinary checkpoint is saved; without any, nothing."""
         if hasattr(self.model, "merge_and_unload"):
             self.model = self.model_wrapped = self.model.merge_and_unload()
+
+    def summary(self) -> dict[str, Any]:
+        """The run in a few lines: steps, first and last loss, samples left out."""
+        rows: dict[str, Any] = {"steps": self.state.global_step} | first_and_last(self.state.log_history)
+        return rows | self.throughput() | {f"skipped {self.samples}": len(self.skipped)}
 
 
 class ClassificationTrainer(FineTuningTrainer):
@@ -294,8 +265,6 @@ class ClassificationTrainer(FineTuningTrainer):
         self.classification = ClassificationMetrics(model.config.num_labels, args.label_smoothing_factor)
         super().__init__(model=model, args=args, compute_metrics=self.classification, **kwargs)
         self.samples = "clips" if "video" in model.input_modalities else "images"
-        self.add_callback(SetEpochCallback())
-        self.add_callback(ReportCallback(self))
 
     def training_step(self, model, inputs: dict[str, Any], num_items_in_batch=None) -> torch.Tensor:
         return super().training_step(model, self._model_inputs(inputs), num_items_in_batch)
@@ -315,14 +284,6 @@ class ClassificationTrainer(FineTuningTrainer):
         if self._batch_is_blank:  # the mean loss of no label is NaN, which no weight takes away
             inputs["labels"] = torch.zeros_like(inputs["labels"])
         return inputs
-
-    def summary(self) -> dict[str, Any]:
-        """The run in a few lines: steps, first and last loss, samples left out."""
-        losses = [entry["loss"] for entry in self.state.log_history if "loss" in entry]
-        rows: dict[str, Any] = {"steps": self.state.global_step}
-        if losses:
-            rows |= {"first loss": losses[0], "last loss": losses[-1]}
-        return rows | self.throughput() | {f"skipped {self.samples}": len(self.skipped)}
 
     def card_details(self) -> dict[str, Any]:
         logged = next((entry for entry in reversed(self.state.log_history) if "eval_top1" in entry), {})
@@ -348,10 +309,8 @@ __all__ = [
     "ClassificationTrainer",
     "FineTuningArguments",
     "FineTuningTrainer",
-    "ModeArguments",
     "head_names",
     "load_classifier",
-    "open_checkpoint",
     "prepare_mode",
     "require_mergeable",
 ]

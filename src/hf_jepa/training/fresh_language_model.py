@@ -26,7 +26,7 @@ def fresh_text_config(
 
     Example:
         >>> from hf_jepa.data.byte_tokenizer import byte_tokenizer
-        >>> fields = {"model_type": "llama", "hidden_size": 16, "num_hidden_layers": 1}
+        >>> fields = {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 1}
         >>> fresh_text_config(fields, byte_tokenizer(), "model_config").vocab_size == len(byte_tokenizer())
         True
     """

@@ -15,7 +15,7 @@ from hf_jepa.masking.counter_rng import uniform
 from hf_jepa.models.llm_jepa.modeling_llm_jepa import IGNORED, LlmJepaForCausalLM
 from hf_jepa.training.checkpoints import require_same_model
 from hf_jepa.training.llm_jepa_terms import LossTerms
-from hf_jepa.training.reports import ReportCallback
+from hf_jepa.training.reports import ReportCallback, first_and_last, last_logged
 from hf_jepa.training.run import RunArguments, RunTrainer
 from hf_jepa.training.run_cards import trained_of_all
 
@@ -214,9 +214,7 @@ class LlmJepaTrainer(RunTrainer):
     def summary(self) -> dict[str, Any]:
         """The run in a few lines: steps, first and last losses, what is wrong with embeddings, pairs left out."""
         rows: dict[str, Any] = {"steps": self.state.global_step}
-        for name in _LOGGED:
-            if values := [entry[name] for entry in self.state.log_history if name in entry]:
-                rows |= {f"first {name}": values[0], f"last {name}": values[-1]}
+        rows |= first_and_last(self.state.log_history, _LOGGED)
         shuffled = rows.get("last shuffled_cosine", 0.0)
         if shuffled > _ALIKE and rows["last true_cosine"] - shuffled < _APART:
             rows["embeddings"] = COLLAPSED
@@ -230,9 +228,7 @@ class LlmJepaTrainer(RunTrainer):
     def card_details(self) -> dict[str, Any]:
         objective = ", ".join(f"{name} {value}" for name, value in self.config.objective().items())
         facts = {"Objective": objective, "Trained values": "{:,} of {:,}".format(*self._sizes)}
-        last: dict[str, float] = {}  # of what was logged
-        for entry in self.state.log_history:
-            last |= entry
+        last = last_logged(self.state.log_history)
         for label, prefix in (("At the end", ""), ("On evaluation pairs", "eval_")):
             if found := [f"{name} {last[prefix + name]:.4g}" for name in _LOGGED if prefix + name in last]:
                 facts[label] = ", ".join(found)

@@ -91,6 +91,7 @@ def pretrain(
     with whole_models(training):
         model = arguments.build(VARIANTS[variant_name])
     opened = data.open(model.config, arguments.model_name_or_path, training.seed)
+    card = dataset_names(data.dataset) | arguments.model_card()  # whose errors come before the training
     trainer = TrajectoryTrainer(
         model,
         training,
@@ -104,7 +105,7 @@ def pretrain(
         model.fit_macro_actions(some_actions(opened, training.per_device_train_batch_size))
     if opened.test is not None:
         trainer.evaluate()
-    finish(trainer, dataset_names(data.dataset) | arguments.model_card())
+    finish(trainer, card)
     return trainer
 
 

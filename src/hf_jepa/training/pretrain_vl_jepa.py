@@ -150,6 +150,7 @@ def pretrain(argv: Sequence[str], description: str | None = None, prog: str | No
     types = (VLJepaModelArguments, VisionTextArguments, VLJepaTrainingArguments)
     arguments, data, training = parse_recipe(types, argv, description, prog)
     begin(training)
+    card = data.data_card() | arguments.model_card()  # whose errors come before the training
     test = data.open_eval(training.seed)
     with whole_models(training):
         model, processor = arguments.build(data.texts(), data.video_fields())
@@ -168,7 +169,7 @@ def pretrain(argv: Sequence[str], description: str | None = None, prog: str | No
     run_training(trainer, given_fields(types, argv))
     if test is not None:
         trainer.evaluate()
-    finish(trainer, data.data_card() | arguments.model_card())
+    finish(trainer, card)
     return trainer
 
 

@@ -18,6 +18,7 @@ from hf_jepa.training.comparison import Comparison, judge, markdown_table
 from hf_jepa.training.kept import kept, write_text
 from hf_jepa.training.pretrain_image import EMBEDDED, pretrain, recipe_sections
 from hf_jepa.training.recipe import given_fields, parse_recipe
+from hf_jepa.training.reports import last_logged
 
 
 HEADER = ("prediction loss", "regularisation loss", "RankMe", "k-NN", "monitor")
@@ -74,7 +75,7 @@ def sweep(variant_name: str, argv: Sequence[str], field: str, values: Sequence[s
 def _run(variant_name: str, argv: Sequence[str], knn: bool) -> dict[str, Any]:
     with contextlib.redirect_stdout(sys.stderr):  # the table is what is printed
         trainer = pretrain(variant_name, argv)
-    logged = {key: value for entry in trainer.state.log_history for key, value in entry.items()}  # the last of each
+    logged = last_logged(trainer.state.log_history)
     logged |= trainer.summary()  # the signals of the last step, which need not be one that is logged
     found = {
         "prediction_loss": logged.get("prediction_loss", logged.get("loss")),

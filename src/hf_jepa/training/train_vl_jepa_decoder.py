@@ -19,7 +19,7 @@ from hf_jepa.training.checkpoints import require_same_model
 from hf_jepa.training.fresh_language_model import fresh_text_config
 from hf_jepa.training.program import begin, finish, run_training, whole_models
 from hf_jepa.training.recipe import given_fields, parse_recipe
-from hf_jepa.training.reports import format_table
+from hf_jepa.training.reports import first_and_last, format_table, last_logged
 from hf_jepa.training.run import RunArguments, RunTrainer
 from hf_jepa.training.run_cards import LicenseArguments, trained_of_all
 from hf_jepa.training.unaligned import unaligned
@@ -151,11 +151,9 @@ class VLJepaDecoderTrainer(RunTrainer):
 
     def summary(self) -> dict[str, Any]:
         """The run in a few lines: steps, losses, texts that were written again."""
-        rows: dict[str, Any] = {"steps": self.state.global_step}
-        if losses := [entry["loss"] for entry in self.state.log_history if "loss" in entry]:
-            rows |= {"first loss": losses[0], "last loss": losses[-1]}
-        if losses := [entry["eval_loss"] for entry in self.state.log_history if "eval_loss" in entry]:
-            rows["evaluation loss"] = losses[-1]
+        rows: dict[str, Any] = {"steps": self.state.global_step} | first_and_last(self.state.log_history)
+        if "eval_loss" in (last := last_logged(self.state.log_history)):
+            rows["evaluation loss"] = last["eval_loss"]
         if self.written:
             rows[f"written again, of {self.written['texts']}"] = self.written["exact"]
         return rows | self.throughput() | self.nonfinite_summary()
@@ -185,6 +183,7 @@ def train(argv: Sequence[str], description: str | None = None, prog: str | None 
     types = (DecoderArguments, VisionTextArguments, VLJepaDecoderTrainingArguments)
     arguments, data, training = parse_recipe(types, argv, description, prog)
     begin(training)
+    card = data.data_card() | arguments.model_card()  # whose errors come before the training
     texts = Targets(data.open(training.seed, read_media=False))
     test = data.open_eval(training.seed, read_media=False)
     test = None if test is None else Targets(test)
@@ -205,7 +204,7 @@ def train(argv: Sequence[str], description: str | None = None, prog: str | None 
             trainer.write_again(test, max_new_tokens=model.config.max_target_length)
     if trainer.is_world_process_zero():
         print("\n" + format_table(trainer.summary()))
-    finish(trainer, data.data_card() | arguments.model_card())
+    finish(trainer, card)
     return trainer
 
 

@@ -26,7 +26,7 @@ from hf_jepa.training.collapse import ADVICE, CollapseMonitor, CollapseSignals, 
 from hf_jepa.training.diagnosis.signals import TaskSignalsMixin
 from hf_jepa.training.engines import called_apart
 from hf_jepa.training.epochs import SetEpochCallback
-from hf_jepa.training.reports import ReportCallback
+from hf_jepa.training.reports import ReportCallback, first_and_last
 from hf_jepa.training.run import RunTrainer
 from hf_jepa.training.scheduled import ScheduleMixin
 from hf_jepa.training.schedules import context_loss_weight_at, momentum_at
@@ -207,10 +207,7 @@ class JepaTrainer(
 
     def summary(self) -> dict[str, Any]:
         """The run in a few lines: steps, first and last loss, collapse signals and verdict, samples left out."""
-        losses = [entry["loss"] for entry in self.state.log_history if "loss" in entry]
-        rows: dict[str, Any] = {"steps": self.state.global_step}
-        if losses:
-            rows |= {"first loss": losses[0], "last loss": losses[-1]}
+        rows: dict[str, Any] = {"steps": self.state.global_step} | first_and_last(self.state.log_history)
         if self.collapse_monitor is not None and self.collapse_monitor.history:
             verdict = self.collapse_monitor.verdict
             rows |= self.collapse_monitor.logs() | {"verdict": verdict, "advice": ADVICE[verdict]}

@@ -12,7 +12,7 @@ from hf_jepa.core.regularization import takes_step
 from hf_jepa.training.clipping import ClippingMixin
 from hf_jepa.training.collapse import ADVICE, CollapseMonitor, collapse_signals, gather_signals
 from hf_jepa.training.epochs import SetEpochCallback
-from hf_jepa.training.reports import ReportCallback
+from hf_jepa.training.reports import ReportCallback, first_and_last, last_logged
 from hf_jepa.training.run import RunTrainer
 from hf_jepa.training.run_cards import trained_of_all
 from hf_jepa.training.scheduled import ScheduleMixin
@@ -161,9 +161,7 @@ class TrajectoryTrainer(StepWeightsMixin, SkippedSamplesMixin, ScheduleMixin, Cl
     def summary(self) -> dict[str, Any]:
         """The run in a few lines: steps, first and last of what was logged, verdict, trajectories left out."""
         rows: dict[str, Any] = {"steps": self.state.global_step}
-        for name in ("loss", *self._terms):
-            if values := [entry[name] for entry in self.state.log_history if name in entry]:
-                rows |= {f"first {name}": values[0], f"last {name}": values[-1]}
+        rows |= first_and_last(self.state.log_history, ("loss", *self._terms))
         if self.collapse_monitor is not None and self.collapse_monitor.history:
             verdict = self.collapse_monitor.verdict
             rows |= self.collapse_monitor.logs() | {"verdict": verdict, "advice": ADVICE[verdict]}
@@ -171,9 +169,7 @@ class TrajectoryTrainer(StepWeightsMixin, SkippedSamplesMixin, ScheduleMixin, Cl
         return rows | self.nonfinite_summary()
 
     def card_details(self) -> dict[str, Any]:
-        last: dict[str, Any] = {}  # of what was logged
-        for entry in self.state.log_history:
-            last |= entry
+        last = last_logged(self.state.log_history)
         shown = ("loss", *self._terms, "image_share", "rankme", "verdict")
         told = [f"{name} {last[name]:.4g}" if name != "verdict" else last[name] for name in shown if name in last]
         facts = {"Trained values": "{:,} of {:,}".format(*self._sizes)}

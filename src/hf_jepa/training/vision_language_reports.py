@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from hf_jepa.training.reports import first_and_last, last_logged
+
 
 _LOGGED = ("loss", "regularization_loss", "accuracy", "true_cosine", "other_cosine", "logit_scale")
 
@@ -38,9 +40,7 @@ class VisionLanguageReportMixin:
     def summary(self) -> dict[str, Any]:
         """The run in a few lines: steps, negatives, first and last of what was logged, pairs left out."""
         rows: dict[str, Any] = {"steps": self.state.global_step, "negatives of a pair": self.negatives()}
-        for name in _LOGGED:
-            if values := [entry[name] for entry in self.state.log_history if name in entry]:
-                rows |= {f"first {name}": values[0], f"last {name}": values[-1]}
+        rows |= first_and_last(self.state.log_history, _LOGGED)
         rows |= self.throughput() | {f"skipped {self.samples}": len(self.skipped)}
         return rows | self.nonfinite_summary()
 
@@ -54,9 +54,7 @@ class VisionLanguageReportMixin:
         )
 
     def card_details(self) -> dict[str, Any]:
-        last: dict[str, float] = {}  # of what was logged
-        for entry in self.state.log_history:
-            last |= entry
+        last = last_logged(self.state.log_history)
         facts = {"Trained values": "{:,} of {:,}".format(*self._sizes), "Negatives of a pair": f"{self.negatives():,}"}
         if found := [f"{name} {last[name]:.4g}" for name in _LOGGED if name in last]:
             facts["At the end"] = ", ".join(found)

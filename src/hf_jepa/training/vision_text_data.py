@@ -15,9 +15,9 @@ from hf_jepa.data.decoding import UndecodableImage
 from hf_jepa.data.digit_stories import DigitStories
 from hf_jepa.data.digit_texts import digit_scenes, story_caption, story_questions
 from hf_jepa.data.moving_digits import MEAN, STD
+from hf_jepa.data.row_stream import loaded
 from hf_jepa.data.vision_text import (
     IterableVisionTextDataset,
-    PendingVisionText,
     VisionTextDataset,
     VLJepaDataCollator,
 )
@@ -187,8 +187,7 @@ class VisionTextArguments(SourceArguments):
             return
         dataset = self.open(read_media=False)
         samples = dataset if self.streaming else (dataset[index] for index in range(len(dataset)))
-        for sample in islice(samples, TOKENIZED):
-            sample = sample.load() if isinstance(sample, PendingVisionText) else sample
+        for sample in loaded(islice(samples, TOKENIZED)):
             if not isinstance(sample, UndecodableImage):
                 yield from (sample["query"], sample["target"])
 
@@ -222,7 +221,7 @@ class VisionTextCollator:
         self.collate, self.use_queries = VLJepaDataCollator(processor), use_queries
 
     def __call__(self, samples: Sequence[Any]) -> dict[str, Any]:
-        samples = [sample.load() if isinstance(sample, PendingVisionText) else sample for sample in samples]
+        samples = loaded(samples)
         if not self.use_queries:
             samples = [each if isinstance(each, UndecodableImage) else each | {"query": ""} for each in samples]
         batch = self.collate(samples)
