@@ -1,4 +1,4 @@
-"""Pretrain by any objective for images; the first argument says which, I-JEPA unless given.
+"""Pretrain by any objective for images; the first argument says which.
 
     accelerate launch training_scripts/pretrain_image.py lejepa training_scripts/configs/lejepa/tiny.yaml
     accelerate launch training_scripts/pretrain_image.py cjepa training_scripts/configs/cjepa/tiny.yaml \
@@ -9,13 +9,10 @@ Every field of the recipe can be overridden; `--help` lists them. `--resume_from
 
 import sys
 
-from hf_jepa.registry import VARIANTS
 from hf_jepa.training.pretrain_image import pretrain
+from hf_jepa.training.recipe import take_variant
 
-
-IMAGES = [name for name, variant in VARIANTS.items() if variant.modality == "image"]
 
 if __name__ == "__main__":
-    arguments = sys.argv[1:]
-    variant = arguments.pop(0) if arguments and arguments[0] in IMAGES else IMAGES[0]
+    variant, arguments = take_variant(sys.argv[1:], "image", description=__doc__)
     pretrain(variant, arguments, description=__doc__)

@@ -1,7 +1,7 @@
-"""Pretrain a V-JEPA, a V-JEPA 2, a V-JEPA 2.1 or a SALT; the first argument says which, V-JEPA unless given.
+"""Pretrain a V-JEPA, a V-JEPA 2, a V-JEPA 2.1 or a SALT; the first argument says which.
 
     accelerate launch training_scripts/pretrain_vjepa.py vjepa2 training_scripts/configs/vjepa2/tiny.yaml
-    accelerate launch training_scripts/pretrain_vjepa.py training_scripts/configs/vjepa/vitl16_224.yaml \
+    accelerate launch training_scripts/pretrain_vjepa.py vjepa training_scripts/configs/vjepa/vitl16_224.yaml \
         --dataset /data/videomix.csv --output_dir runs/vitl16
     accelerate launch training_scripts/pretrain_vjepa.py vjepa2 training_scripts/configs/vjepa2/cooldown_384.yaml \
         --model_name_or_path runs/vjepa2-vitg
@@ -14,13 +14,10 @@ Every field of the recipe can be overridden; `--help` lists them. `--resume_from
 
 import sys
 
-from hf_jepa.registry import VARIANTS
 from hf_jepa.training.pretrain_video import pretrain
+from hf_jepa.training.recipe import take_variant
 
-
-VIDEOS = [name for name, variant in VARIANTS.items() if variant.modality == "video"]
 
 if __name__ == "__main__":
-    arguments = sys.argv[1:]
-    variant = arguments.pop(0) if arguments and arguments[0] in VIDEOS else VIDEOS[0]
+    variant, arguments = take_variant(sys.argv[1:], "video", description=__doc__)
     pretrain(variant, arguments, description=__doc__)

@@ -1,4 +1,4 @@
-"""Train a world model on trajectories; the first argument says which, V-JEPA 2-AC unless given.
+"""Train a world model on trajectories; the first argument says which.
 
     accelerate launch training_scripts/pretrain_world_model.py vjepa2_ac training_scripts/configs/vjepa2_ac/tiny.yaml
     accelerate launch training_scripts/pretrain_world_model.py vjepa2_ac \
@@ -10,13 +10,10 @@ Every field of the recipe can be overridden; `--help` lists them. `--resume_from
 
 import sys
 
-from hf_jepa.registry import VARIANTS
 from hf_jepa.training.pretrain_trajectory import pretrain
+from hf_jepa.training.recipe import take_variant
 
-
-WORLD_MODELS = [name for name, variant in VARIANTS.items() if variant.modality == "trajectory"]
 
 if __name__ == "__main__":
-    arguments = sys.argv[1:]
-    variant = arguments.pop(0) if arguments and arguments[0] in WORLD_MODELS else WORLD_MODELS[0]
+    variant, arguments = take_variant(sys.argv[1:], "trajectory", description=__doc__)
     pretrain(variant, arguments, description=__doc__)

@@ -42,12 +42,12 @@ def fields(**given) -> str:
 
 # name -> script, what stands before the fields of its recipe, the fields
 PROGRAMS: dict[str, tuple[str, list[str], dict]] = {
-    "pretrain_ijepa": (
-        "pretrain_ijepa.py",
-        [str(RECIPES / "ijepa/tiny.yaml")],
+    "pretrain_image": (
+        "pretrain_image.py",
+        ["ijepa", str(RECIPES / "ijepa/tiny.yaml")],
         {"model_config": fields(**TINY_IMAGES), "generated_length": 64, "knn_dataset": "photos", "knn_every": 1},
     ),
-    "pretrain_image": (
+    "pretrain_views": (
         "pretrain_image.py",
         ["lejepa", str(RECIPES / "lejepa/tiny.yaml")],
         {"model_config": fields(**VARIANTS["lejepa"].tiny), "generated_length": 64},
@@ -96,8 +96,8 @@ PROGRAMS: dict[str, tuple[str, list[str], dict]] = {
 }
 # Each script once and each configuration but the simplest; the others are tried by `make test-slow`.
 COVER = {
-    ("pretrain_ijepa", "zero3"),
-    ("pretrain_image", "multinode"),
+    ("pretrain_image", "zero3"),
+    ("pretrain_views", "multinode"),
     ("pretrain_vjepa", "zero3_offload"),
     ("finetune_image_classification", "ddp"),
     ("finetune_video_classification", "zero2"),
@@ -111,8 +111,8 @@ COVER = {
 # Of these the launcher itself starts the processes: by DeepSpeed, by FSDP, and on two machines. It takes longer
 # than what they do, so the others are forked with the environment that the launcher gives, but in `make test-slow`.
 LAUNCHED = {
-    ("pretrain_ijepa", "zero3"),
-    ("pretrain_image", "multinode"),
+    ("pretrain_image", "zero3"),
+    ("pretrain_views", "multinode"),
     ("finetune_action_anticipation", "fsdp2"),
 }
 

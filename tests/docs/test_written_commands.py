@@ -15,7 +15,7 @@ from hf_jepa.cli.main import main
 
 
 PROGRAMS = ("hf-jepa ", "python ", "accelerate launch ")
-# These train several variants, and take another one where none is named.
+# Those that train several variants name one, that of the recipe.
 OF_SEVERAL_VARIANTS = ("pretrain_image.py", "pretrain_vjepa.py", "pretrain_world_model.py", "train")
 STAND_INS = {"RECIPE": None, "[--private]": "--private"}  # words of the documents, and what is read in their place
 NOT_READ = ("python training_scripts/sweep_image.py",)  # its recipe is that of a run, and exists after the run only
@@ -43,7 +43,7 @@ def read_only(monkeypatch):
 
     def read(parser, args=None, namespace=None):
         found = parse_args(parser, args, namespace)
-        if parser.prog == "hf-jepa train":  # reads the variant alone; its program reads the recipe
+        if [action.dest for action in parser._actions] == ["help", "variant"]:  # another parser reads the recipe
             return found
         raise ReadToTheEnd
 

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -229,7 +230,7 @@ def test_a_monitor_decodes_the_mean_since_the_last_decode(sizes):
     monitor = StreamMonitor(lambda row: given.append(row) or len(given), source="pooled", **RULE)
     found = [decode for part in chunks(torch.from_numpy(STREAM), sizes) for decode in monitor.push(part)]
     edges = [-1, *wanted]
-    means = [STREAM[a + 1 : b + 1].mean(axis=0) for a, b in zip(edges, edges[1:], strict=False)]
+    means = [STREAM[a + 1 : b + 1].mean(axis=0) for a, b in pairwise(edges)]
     np.testing.assert_allclose(given, means, rtol=0, atol=1e-6)
     assert [decode.output for decode in found] == list(range(1, len(wanted) + 1))
     assert all(decode.embedding is row and row.dtype == np.float32 for decode, row in zip(found, given, strict=True))

@@ -8,7 +8,7 @@ import torch
 from huggingface_hub import EvalResult
 
 from hf_jepa.cli.main import main
-from hf_jepa.hub.card_check import PIPELINE_TAGS, check_card
+from hf_jepa.hub.card_check import HUB_TASKS, check_card
 from hf_jepa.hub.card_uses import ENCODER_USES, USES
 from hf_jepa.hub.cards import build_card
 from hf_jepa.hub.conversion import convert_checkpoint
@@ -206,9 +206,9 @@ def test_code_of_a_stranger_is_not_imported(folder, monkeypatch):
 
 
 def test_known_tags_hold_what_cards_have():
-    from hf_jepa.hub.card_uses import PIPELINE_TAGS as SPELT
+    from hf_jepa.hub.card_uses import HUB_TASKS as SPELT
 
-    assert {SPELT.get(task, task) for task in USES} <= set(PIPELINE_TAGS)
+    assert {SPELT.get(task, task) for task in USES} <= set(HUB_TASKS)
 
 
 @pytest.mark.parametrize("name", [name for name, variant in VARIANTS.items() if variant.base_model])

@@ -13,7 +13,7 @@ from tempfile import mkdtemp
 
 import pytest
 import torch
-from mutations import FILE_MUTATIONS, MUTATIONS, copied
+from spoiled_files import FILE_MUTATIONS, MUTATIONS, copied
 
 from hf_jepa.cli.main import _is_input_error
 from hf_jepa.hub.conversion import convert_checkpoint, revert_checkpoint

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from mutations import rewrite_archive
 from safetensors.torch import save_file
+from spoiled_files import rewrite_archive
 
 from hf_jepa.core.key_map import ConversionError
 from hf_jepa.hub.files import (

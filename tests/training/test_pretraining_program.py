@@ -35,7 +35,7 @@ from hf_jepa.training.trainer import JepaTrainer
 
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPT = ROOT / "training_scripts/pretrain_ijepa.py"
+SCRIPT = ROOT / "training_scripts/pretrain_image.py"
 RECIPES = sorted((ROOT / "training_scripts/configs/ijepa").glob("*.yaml"))
 PRETRAINING = [path for path in RECIPES if not path.name.startswith("finetune")]
 
@@ -57,7 +57,7 @@ def test_two_processes_stream_past_a_corrupt_image(photos, tmp_path):
     recipe = ROOT / "training_scripts/configs/ijepa/tiny.yaml"
     options = ["--dataset", photos, "--streaming", "true", "--per_device_train_batch_size", 4, "--max_steps", 6]
     options += ["--use_cpu", "true", "--logging_steps", 3, "--output_dir", tmp_path / "out"]
-    done = launch(SCRIPT, recipe, *options, processes=2)
+    done = launch(SCRIPT, "ijepa", recipe, *options, processes=2)
     assert done.returncode == 0, done.stderr[-3000:]
     assert re.search(r"skipped images +1\n", done.stdout), done.stdout[-2000:]
 
@@ -282,7 +282,7 @@ def test_help_names_every_field(capsys):
 def test_tiny_recipe_runs_under_accelerate_launch(tmp_path):
     recipe = ROOT / "training_scripts/configs/ijepa/tiny.yaml"
     options = ["--output_dir", tmp_path, "--max_steps", 20, "--generated_length", 1280, "--use_cpu", "true"]
-    done = launch(SCRIPT, recipe, *options)
+    done = launch(SCRIPT, "ijepa", recipe, *options)
     assert done.returncode == 0, done.stderr[-3000:]
     assert re.search(r"verdict +healthy", done.stdout), done.stdout[-2000:]
     assert IJepaForPreTraining.from_pretrained(tmp_path).config.hidden_size == 96
@@ -308,10 +308,12 @@ def test_two_processes_equal_one_with_accumulation(tmp_path, photos):
     recipe = ROOT / "training_scripts/configs/ijepa/tiny.yaml"
     common = ["--max_steps", 4, "--generated_length", 512, "--use_cpu", "true", "--logging_steps", 1]
     each = ["--per_device_train_batch_size", 8, "--knn_dataset", photos, "--knn_every", 2]  # one of them measures
-    two = launch(SCRIPT, recipe, "--output_dir", tmp_path / "two", *each, *common, processes=2)
+    two = launch(SCRIPT, "ijepa", recipe, "--output_dir", tmp_path / "two", *each, *common, processes=2)
     assert two.returncode == 0, two.stderr[-3000:]
     assert two.stdout.count("'knn_accuracy'") == 2 and two.stdout.count("'loss'") == 4, two.stdout
-    one = launch(SCRIPT, recipe, "--output_dir", tmp_path / "one", "--per_device_train_batch_size", 16, *common)
+    one = launch(
+        SCRIPT, "ijepa", recipe, "--output_dir", tmp_path / "one", "--per_device_train_batch_size", 16, *common
+    )
     assert one.returncode == 0, one.stderr[-3000:]
     found, expected = (IJepaForPreTraining.from_pretrained(tmp_path / name).state_dict() for name in ("two", "one"))
     for name, value in found.items():

@@ -2,15 +2,13 @@
 
 import json
 import re
-import runpy
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from huggingface_hub import ModelCard
-from scripts import launch
+from scripts import launch, run_script
 from tiny_training import CLIPS, VIDEO
 
 from hf_jepa.cli.train import program
@@ -310,13 +308,15 @@ def test_tiny_recipe_runs_under_accelerate_launch(tmp_path, variant):
     assert (arguments.generated_length, training.max_steps) == (2048, 20)
 
 
-def test_the_first_variant_is_meant_where_none_is_named(monkeypatch):
+def test_the_script_wants_a_variant_of_its_modality(monkeypatch, capsys):
     called = []
     monkeypatch.setattr("hf_jepa.training.pretrain_video.pretrain", lambda *args, **kwargs: called.append(args))
-    for given in (["a.yaml", "--seed", "1"], ["vjepa2", "b.yaml"]):
-        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *given])
-        runpy.run_path(str(SCRIPT), run_name="__main__")
-    assert called == [("vjepa", ["a.yaml", "--seed", "1"]), ("vjepa2", ["b.yaml"])]
+    assert run_script(SCRIPT, "vjepa2", "b.yaml", "--seed", "1").returncode == 0
+    assert called == [("vjepa2", ["b.yaml", "--seed", "1"])]
+    for given in ([], ["a.yaml"], ["ijepa", "a.yaml"]):
+        done = run_script(SCRIPT, *given)
+        assert done.returncode == 2 and "variant" in done.stderr and len(called) == 1, done
+        assert not given or re.search(rf"{given[0]}.*choose from vjepa, vjepa2", done.stderr.replace("'", "")), done
 
 
 def test_the_command_line_finds_the_program_of_the_modality():

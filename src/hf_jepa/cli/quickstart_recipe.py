@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from tqdm.auto import tqdm
-from transformers import PrinterCallback, TrainerCallback, set_seed
+from transformers import PrinterCallback, set_seed
 
 from hf_jepa.data.embedded import EmbeddedCrops, labelled_crops
 from hf_jepa.data.images import ImageCollator
@@ -21,6 +20,7 @@ from hf_jepa.masking.multiblock import MultiBlockMaskSampler
 from hf_jepa.models.ijepa.configuration_ijepa import IJepaConfig
 from hf_jepa.models.ijepa.modeling_ijepa import IJepaForPreTraining
 from hf_jepa.training.arguments import JepaTrainingArguments
+from hf_jepa.training.progress import ProgressBar
 from hf_jepa.training.trainer import JepaTrainer
 
 
@@ -117,7 +117,7 @@ def pretrain(model: IJepaForPreTraining, seed: int, steps: int, folder: Path, ti
         mask_sampler(seed),
         train_dataset=EmbeddedCrops(steps * BATCH_SIZE, seed=seed),
         data_collator=ImageCollator(),
-        callbacks=[_Bar(title)],
+        callbacks=[ProgressBar(title)],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train()
@@ -133,25 +133,6 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-class _Bar(TrainerCallback):
-    """One line of progress instead of one line per log."""
-
-    def __init__(self, title: str):
-        self.title = title
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.bar = tqdm(total=state.max_steps, desc=self.title, unit="step", mininterval=1.0)
-
-    def on_step_end(self, args, state, control, **kwargs):
-        self.bar.update()
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        self.bar.set_postfix({key: f"{logs[key]:.3g}" for key in ("loss", "rankme") if key in logs}, refresh=False)
-
-    def on_train_end(self, args, state, control, **kwargs):
-        self.bar.close()
 
 
 @torch.inference_mode()

@@ -11,6 +11,7 @@ from transformers.utils import TransformersKwargs, logging
 
 from hf_jepa.core.ema import Average
 from hf_jepa.core.loading import REMEDY, require_weights
+from hf_jepa.core.quiet import quiet_loading
 from hf_jepa.layers.attentive_pooler import AttentivePooler
 
 
@@ -259,14 +260,10 @@ class JepaPreTrainingMixin:
                 has other shapes there; the error names the keys.
         """
         # transformers' own report is silenced: what is missing is either explained or refused below.
-        verbosity = logging.get_verbosity()
-        logging.set_verbosity_error()
-        try:
+        with quiet_loading():
             model, info = super().from_pretrained(
                 pretrained_model_name_or_path, *args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
             )
-        finally:
-            logging.set_verbosity(verbosity)
         model._check_shapes(info["mismatched_keys"], pretrained_model_name_or_path, ignore_mismatched_sizes)
         model._complete(info, pretrained_model_name_or_path)
         return (model, info) if output_loading_info else model

@@ -48,9 +48,8 @@ def run_query(database: str | Path, query: str, timeout: float = TIMEOUT, max_ro
     The file is opened read-only, and an authorizer lets pass only what reads its tables: no writing (not even to
     temporary tables), no ATTACH, no PRAGMA, no transaction, no extension. A query that takes longer than `timeout` or
     gives more rows than `max_rows`, or more than `MAX_TEXT` characters, is stopped, and a string has at most 200,000
-    bytes (Python 3.10 cannot set that limit: there SQLite's own billion holds, and a query can run on for a while).
-    Several statements run one after another until one fails, as in the sqlite3 program; its dot commands are no SQL
-    and fail.
+    bytes. Several statements run one after another until one fails, as in the sqlite3 program; its dot commands are no
+    SQL and fail.
 
     Args:
         database: an SQLite file.
@@ -106,10 +105,9 @@ def _open(database: Path, deadline: float) -> sqlite3.Connection:
             raise ValueError(f"{database} is no SQLite database: is it the pointer of a file that Git LFS holds?")
     connection = sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None)
     connection.text_factory = _decode
-    if hasattr(connection, "setlimit"):
-        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MAX_LENGTH)
-        connection.setlimit(sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH, _MAX_PATTERN)
-        connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MAX_LENGTH)
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH, _MAX_PATTERN)
+    connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
     connection.set_authorizer(_authorize)
     connection.set_progress_handler(lambda: time.monotonic() > deadline, _STEPS)
     return connection
@@ -134,7 +132,7 @@ def split_statements(query: str) -> list[str]:
     """
     hidden = _hide(query)
     ends = [match.start() for match in re.finditer(";", hidden)] + [len(query)]
-    spans = zip([0, *(end + 1 for end in ends)], ends, strict=False)
+    spans = zip([0, *(end + 1 for end in ends[:-1])], ends, strict=True)
     return [query[start:end].strip() for start, end in spans if _without_comments(query[start:end]).strip()]
 
 

@@ -26,7 +26,7 @@ CARD = "README.md"
 SECTIONS = ("Use", "Facts", "Intended use", "Limits", "Licence", "Citation")
 TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{20,}")
 # Of the Hub, of models: those that our cards have, and others that somebody may write by hand.
-PIPELINE_TAGS = (
+HUB_TASKS = (
     "feature-extraction",
     "image-feature-extraction",
     "image-classification",
@@ -161,7 +161,7 @@ def _head(data: ModelCardData) -> Iterator[str]:
         yield "the head names no library_name: transformers, or hf_jepa where stock transformers cannot load it"
     if not tag:
         yield "the head names no pipeline_tag: take image-feature-extraction for an encoder of images"
-    elif tag not in PIPELINE_TAGS:
+    elif tag not in HUB_TASKS:
         yield (
             f"pipeline_tag {tag!r} is none of the Hub's for models: take image-feature-extraction for an encoder of "
             "images"
@@ -340,7 +340,7 @@ def _listed(value: object) -> list:
 
 __all__ = [
     "CARD",
-    "PIPELINE_TAGS",
+    "HUB_TASKS",
     "SECTIONS",
     "TOKEN",
     "check_card",

@@ -1,6 +1,7 @@
 """The residual encoder of IMPALA (Espeholt et al., 1802.01561): one vector per image, from few pixels."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -75,7 +76,7 @@ class ImpalaEncoder(nn.Module):
     ):
         super().__init__()
         widths = [in_channels, *hidden_sizes]
-        self.stacks = nn.ModuleList(ImpalaStack(*pair, num_blocks) for pair in zip(widths, hidden_sizes, strict=False))
+        self.stacks = nn.ModuleList(ImpalaStack(*pair, num_blocks) for pair in pairwise(widths))
         height, width = image_size
         for _ in hidden_sizes:
             height, width = (height + 1) // 2, (width + 1) // 2

@@ -1,6 +1,7 @@
 """Convolutional networks with residual blocks that keep the size of their input: an encoder of frames and a U-Net."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -55,7 +56,7 @@ class ResNet5(nn.Module):
         self.conv = nn.Conv2d(in_channels, hidden_sizes[0], 3, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(hidden_sizes[0])
         widths = [*hidden_sizes, out_channels]
-        self.blocks = nn.ModuleList(ResidualBlock(*pair) for pair in zip(widths, widths[1:], strict=False))
+        self.blocks = nn.ModuleList(ResidualBlock(*pair) for pair in pairwise(widths))
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """(R, C, H, W) -> (R, D, H, W)"""
@@ -86,7 +87,7 @@ class ResUNet(nn.Module):
         self.conv = nn.Conv2d(in_channels, widths[0], 3, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(widths[0])
         self.down = nn.ModuleList([ResidualBlock(widths[0], widths[0])])
-        self.down.extend(ResidualBlock(*pair, stride=2) for pair in zip(widths, widths[1:], strict=False))
+        self.down.extend(ResidualBlock(*pair, stride=2) for pair in pairwise(widths))
         steps = list(zip(widths[:0:-1], widths[-2::-1], strict=True))  # (8h, 4h), (4h, 2h), (2h, h)
         self.up = nn.ModuleList(nn.ConvTranspose2d(wide, narrow, 2, stride=2) for wide, narrow in steps)
         self.merge = nn.ModuleList(ResidualBlock(2 * narrow, narrow) for _, narrow in steps)

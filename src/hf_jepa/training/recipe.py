@@ -1,5 +1,6 @@
 """Reading a recipe: a YAML file whose values the command line may override."""
 
+import argparse
 import json
 import os
 from collections.abc import Sequence
@@ -7,6 +8,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 from transformers import HfArgumentParser
+
+from hf_jepa.registry import VARIANTS
 
 
 def as_mapping(value: Any) -> Any:
@@ -50,6 +53,25 @@ def parse_recipe(
     """
     parser, argv = _parser_with_file(dataclass_types, argv, description, prog)
     return parser.parse_args_into_dataclasses(args=argv)
+
+
+def take_variant(argv: Sequence[str], modality: str, description: str | None = None) -> tuple[str, list[str]]:
+    """The first argument of a script that serves all variants of a modality, and those that follow.
+
+    Raises:
+        SystemExit: status 2 and the names to choose from where it is none of them.
+
+    Example:
+        >>> take_variant(["vjepa2", "recipe.yaml"], "video")
+        ('vjepa2', ['recipe.yaml'])
+    """
+    names = [name for name, variant in VARIANTS.items() if variant.modality == modality]
+    usage = "%(prog)s VARIANT [recipe.yaml] [--field value ...]"
+    parser = argparse.ArgumentParser(
+        usage=usage, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("variant", choices=names, help="VARIANT --help lists the fields of its recipe")
+    return parser.parse_args(argv[:1]).variant, list(argv[1:])
 
 
 def given_fields(dataclass_types: Sequence[type], argv: Sequence[str]) -> dict[str, Any]:

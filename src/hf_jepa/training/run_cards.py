@@ -18,7 +18,7 @@ import hf_jepa
 from hf_jepa.data.shard_names import names_shards
 from hf_jepa.hub.cards import build_card
 from hf_jepa.hub.files import new_name
-from hf_jepa.hub.fingerprint import load_target_encoder, write_fingerprint
+from hf_jepa.hub.fingerprint import in_words, load_target_encoder, write_fingerprint
 from hf_jepa.registry import find_variant
 from hf_jepa.training.program import whole_models
 
@@ -85,7 +85,7 @@ class RunCardMixin:
         if self.saves_encoder and any(folder.glob("model*.safetensors")):
             with whole_models(self.args):  # which ZeRO-3 would cut up, together with the other processes
                 found = write_fingerprint(load_target_encoder(variant, folder), folder)
-            facts["Fingerprint"] = f"mean {found['mean']:.6f}, std {found['std']:.6f} (`fingerprint.json`)"
+            facts["Fingerprint"] = in_words(found)
         card = build_card(
             variant,
             model.config,

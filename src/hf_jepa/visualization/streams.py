@@ -1,6 +1,7 @@
 """The picture of a stream: where its embeddings change, where it was decoded, and what is known to happen in it."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -112,7 +113,7 @@ def _draw_lanes(
     """Events in the uppermost row, below them one row of marks for each rule, before the shaded segments."""
     if starts is not None:
         edges = [*times[starts], times[-1]]
-        for number, (first, last) in enumerate(zip(edges, edges[1:], strict=False)):
+        for number, (first, last) in enumerate(pairwise(edges)):
             lanes.axvspan(first, last, color=_SHADES[number % 2], linewidth=0)
     for row, (name, indices) in enumerate(marks.items()):
         style = {"color": colors[name], "markersize": 9, "markeredgewidth": 1.4}

@@ -101,6 +101,7 @@ class EbJepaConfig(JepaConfigMixin, PreTrainedConfig):
     """
 
     model_type = "eb_jepa"
+    sizes = SIZES
     target_sources: ClassVar[tuple[str, ...]] = ("shared",)
     sub_configs_defaults: ClassVar[dict] = {
         "backbone_config": SubConfigSpec(AutoConfig, model_type="vit", optional=True)
@@ -149,13 +150,6 @@ class EbJepaConfig(JepaConfigMixin, PreTrainedConfig):
         if isinstance(self.backbone_config, dict):
             self.backbone_config = AutoConfig.for_model(**({"model_type": "vit"} | self.backbone_config))
         super().__post_init__(**kwargs)
-
-    @classmethod
-    def from_size(cls, size: str, **overrides: Any) -> "EbJepaConfig":
-        """The config of an official example, "two_rooms" or "moving_mnist", any field of which can be overridden."""
-        if size not in SIZES:
-            raise ValueError(f"size {size!r} is not one of {', '.join(SIZES)}")
-        return cls(**(SIZES[size] | overrides))
 
     @property
     def latent_shape(self) -> tuple[int, ...]:

@@ -1,5 +1,6 @@
 """What keeps the latents of an EB-JEPA from collapse: they vary, differ, are slow, and tell the actions."""
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -32,7 +33,7 @@ class InverseDynamics(nn.Sequential):
 
     def __init__(self, features: int, hidden_size: int, action_dim: int):
         widths = (2 * features, hidden_size, hidden_size, action_dim)
-        linear = [nn.Linear(*pair) for pair in zip(widths, widths[1:], strict=False)]
+        linear = [nn.Linear(*pair) for pair in pairwise(widths)]
         for layer in linear:
             layer._init_std = 0.02
         super().__init__(linear[0], nn.ReLU(), linear[1], nn.ReLU(), linear[2])

@@ -72,6 +72,7 @@ class LeWorldModelConfig(JepaConfigMixin, PreTrainedConfig):
     """
 
     model_type = "lewm"
+    sizes = SIZES
     attribute_map: ClassVar[dict[str, str]] = {"num_context_frames": "context_frames"}  # of checkpoints saved before
     target_sources: ClassVar[tuple[str, ...]] = ("shared",)
     sub_configs_defaults: ClassVar[dict] = {"backbone_config": SubConfigSpec(AutoConfig, model_type="vit")}
@@ -118,10 +119,9 @@ class LeWorldModelConfig(JepaConfigMixin, PreTrainedConfig):
         Raises:
             ValueError: an unknown size.
         """
-        if size not in SIZES:
-            raise ValueError(f"size {size!r} is not one of {', '.join(SIZES)}")
-        encoder = SIZES[size]["backbone_config"] | (backbone_config or {})
-        return cls(**(SIZES[size] | {"backbone_config": encoder} | overrides))
+        if backbone_config is not None and size in SIZES:
+            overrides["backbone_config"] = SIZES[size]["backbone_config"] | backbone_config
+        return super().from_size(size, **overrides)
 
     @property
     def image_size(self) -> int | list[int]:
