@@ -45,6 +45,14 @@ def folder_of(path: Path, text: str = "weights", manifest: bool = True) -> Path:
     return path
 
 
+def test_checkpoints_are_listed_by_their_numbers_the_newest_first(tmp_path):
+    for name in ("checkpoint-20", "checkpoint-100", "checkpoint-9", "checkpoint-9-old", "logs"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "checkpoint-300").write_text("no folder")
+    listed = [path.name for path in checkpoint_folders.checkpoint_folders(tmp_path)]
+    assert listed == ["checkpoint-100", "checkpoint-20", "checkpoint-9"]
+
+
 @pytest.fixture
 def run(tmp_path, tmp_path_factory, make_trainer):
     """The output folder of a run with checkpoints after 2, 4 and 6 steps, which is trained only once."""

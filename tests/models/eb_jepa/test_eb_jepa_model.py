@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from golden_eb_jepa import config_of
+from perturbed import perturbed
 from safetensors.torch import load_file, save_file
 from tiny_batches import BATCHES
 from transformers import AutoModel, AutoModelForPreTraining
@@ -47,16 +48,29 @@ KINDS = {name: fields | {"num_unroll_steps": 3} for name, fields in KINDS.items(
 
 def model_of(kind="gru", **fields) -> EbJepaForPreTraining:
     torch.manual_seed(0)
-    model = EbJepaForPreTraining(config_of("unroll_ac", **(KINDS[kind] | fields)))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    return model.eval()
+    return perturbed(EbJepaForPreTraining(config_of("unroll_ac", **(KINDS[kind] | fields)))).eval()
 
 
 def batch_of(model) -> dict:
     batch = BATCHES["trajectory", "trajectory"](model.config)
     return batch if model.config.action_dim else batch | {"actions": None}
+
+
+@torch.no_grad()
+def test_a_transformer_predicts_from_the_newest_frame_of_each_window():
+    predictor = model_of("transformer").predictor
+    config = config_of("unroll_ac", **KINDS["transformer"])
+    latents, actions = torch.randn(2, 4, config.hidden_size), torch.randn(2, 4, config.action_dim)
+    predictions = predictor(latents, actions)
+    assert predictions.shape == (2, 3, config.hidden_size)
+    for start in range(3):
+        frames = slice(start, start + 2)
+        tokens = predictor.embedding(latents[:, frames]) + predictor.action_embedding(actions[:, frames])
+        tokens = tokens + predictor.position_embedding.weight
+        for layer in predictor.layers:
+            tokens = layer(tokens)
+        expected = predictor.layernorm(predictor.projection(tokens[:, -1]))
+        torch.testing.assert_close(predictions[:, start], expected)
 
 
 def state_of(model, frames) -> WorldState:
