@@ -71,7 +71,7 @@ def expected(checkpoint, variant, path, **sampling) -> torch.Tensor:
 @pytest.mark.parametrize("name", VIDEO)
 def test_rows_are_those_of_the_encoder_that_users_want(name, checkpoints, videos, tmp_path, capsys, monkeypatch):
     variant, checkpoint = VARIANTS[name], checkpoints / name
-    predictor = next(part for part in variant.parts["modeling"] if "Predictor" in part)
+    predictor = next(name for names in variant.parts.values() for name in names if "Predictor" in name)
     monkeypatch.setattr(variant.model_class(predictor), "forward", None)  # features predict nothing
     rows = embed(tmp_path / "f", checkpoint, videos, *STEP, "--clips", "2", "--batch-size", "3")
     said = capsys.readouterr()
