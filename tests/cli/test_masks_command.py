@@ -17,7 +17,7 @@ def draw(path, *argv) -> Image.Image:
 @pytest.mark.parametrize("mode", ["corrected", "official"])
 def test_same_seed_same_picture_other_seed_another(tmp_path, photo, mode):
     first, again, other = (
-        draw(tmp_path / f"{i}.png", photo, "--mode", mode, "--samples", 2, "--seed", seed)
+        draw(tmp_path / f"{i}.png", photo, "--mode", mode, "--samples", 1, "--seed", seed)
         for i, seed in enumerate((0, 0, 1))
     )
     assert first.tobytes() == again.tobytes() != other.tobytes()
