@@ -95,7 +95,21 @@ def test_a_block_leaves_the_layers_as_they_were():
     assert type(plain) is nn.Linear and type(fast) is OneDnnLinear
 
 
-@pytest.mark.parametrize(("capability", "expected"), [("AVX512", True), ("AVX2", False), ("DEFAULT", False)])
-def test_it_pays_off_with_avx512_only(monkeypatch, capability, expected):
+@pytest.mark.parametrize(
+    ("capability", "maker", "expected"),
+    [
+        ("AVX512", "AuthenticAMD", True),
+        ("AVX512", "GenuineIntel", False),  # MKL uses it there, and is the faster one
+        ("AVX2", "AuthenticAMD", False),
+        ("DEFAULT", "AuthenticAMD", False),
+    ],
+)
+def test_it_pays_off_where_mkl_leaves_avx512_unused(monkeypatch, tmp_path, capability, maker, expected):
     monkeypatch.setattr(onednn.torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    listing = tmp_path / "cpuinfo"
+    monkeypatch.setattr(onednn, "Path", lambda path: listing)
+    monkeypatch.setattr(onednn.platform, "processor", lambda: f"Family 6, {maker}")
+    assert onednn_pays_off() is expected
+    listing.write_text(f"vendor_id\t: {maker}\n")
+    monkeypatch.setattr(onednn.platform, "processor", lambda: "")
     assert onednn_pays_off() is expected

@@ -147,7 +147,10 @@ class Embedder:
     def _hint(self) -> str:
         if self.variant.modality == "image" or self.sampling.short_videos == "pad":
             return ""
-        return f" as {self._clip()}: for short ones lower --frames, take them closer, or pad (--short-videos pad)"
+        return (
+            f" as {self._clip()}: for short ones lower --frames, take them closer (--frame-step, --fps), "
+            "or pad (--short-videos pad)"
+        )
 
 
 def variant_of(checkpoint: str) -> Variant:
@@ -159,7 +162,13 @@ def variant_of(checkpoint: str) -> Variant:
     """
     if (Path(checkpoint) / "adapter_config.json").is_file() and not (Path(checkpoint) / "config.json").is_file():
         raise ValueError(f"{checkpoint} holds adapters only: use the folder of the run, where they are merged")
-    return find_variant(AutoConfig.from_pretrained(checkpoint).model_type, checkpoint)
+    try:
+        config = AutoConfig.from_pretrained(checkpoint)
+    except OSError as error:
+        if Path(checkpoint).exists():
+            raise
+        raise OSError(f"{checkpoint} is no folder here, and the Hub has not given it: {error}") from error
+    return find_variant(config.model_type, checkpoint)
 
 
 def load_encoder(checkpoint: str, variant: Variant, onednn: bool = False) -> PreTrainedModel:

@@ -37,7 +37,7 @@ def split_folder(root: Path, split: str) -> Path:
         if split != "train":
             raise ValueError(
                 f"{root} has no split {split!r}: it is not divided into train, validation and test folders. "
-                "Divide it, or give each split a folder and say split='train'"
+                "Divide it, or give each split a folder of its own (hf-jepa probe TRAIN --test-data TEST)"
             )
         return root
     if split not in found:

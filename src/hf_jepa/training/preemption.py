@@ -80,7 +80,8 @@ class PreemptionMixin:
                 with new_name(Path(self.args.output_dir) / MARKER) as path:
                     path.write_text(f"{preempted.step}\n", encoding="utf-8")
                 logger.warning(
-                    f"asked to leave: stopped after step {preempted.step}, resume_from_checkpoint=true goes on"
+                    f"asked to leave: stopped after step {preempted.step}; the same run with "
+                    "resume_from_checkpoint=auto goes on"
                 )
             leave_together(self)
             raise
