@@ -206,7 +206,7 @@ def test_code_of_a_stranger_is_not_imported(folder, monkeypatch):
 
 
 def test_known_tags_hold_what_cards_have():
-    from hf_jepa.hub.card_uses import HUB_TASKS as SPELT
+    from hf_jepa.hub.card_uses import PIPELINE_TAGS as SPELT
 
     assert {SPELT.get(task, task) for task in USES} <= set(HUB_TASKS)
 
