@@ -36,6 +36,7 @@ from hf_jepa.training.trainer import JepaTrainer
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "training_scripts/pretrain_image.py"
+OBLONG = VARIANTS["ijepa"].tiny | {"image_size": [48, 96], "patch_size": 8}
 RECIPES = sorted((ROOT / "training_scripts/configs/ijepa").glob("*.yaml"))
 PRETRAINING = [path for path in RECIPES if not path.name.startswith("finetune")]
 
@@ -260,7 +261,7 @@ def test_values_of_a_recipe_mean_what_they_do_on_the_command_line(tmp_path):
         (["--learning_rate", "0"], "learning_rate=0.0 must be above 0"),
         (["--schedule_scale", "0.5"], "schedule_scale=0.5 would end the schedules before the run"),
         (["--final_momentum", "1.5"], r"final_momentum=1.5 is outside \[0, 1\]"),
-        (["--model_config", '{"image_size": [48, 96], "patch_size": 8}'], "crops of the embedded pictures are square"),
+        (["--model_config", json.dumps(OBLONG)], "crops of the embedded pictures are square"),
     ],
 )
 def test_wrong_values_are_refused_before_the_training(options, message, tmp_path):
