@@ -12,7 +12,6 @@ from hf_jepa.models.ijepa.convert_ijepa import LAYOUT
 from hf_jepa.models.ijepa.modeling_ijepa import IJepaForPreTraining
 
 
-SCRIPT = Path(__file__).resolve().parents[2] / "conversion/convert_ijepa.py"
 # ru_maxrss would not do: it survives exec, so a child starts with the peak of the process that started it.
 PEAK = "next(int(line.split()[1]) for line in open('/proc/self/status') if line.startswith('VmHWM')) * 1024"
 on_linux = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak from /proc")
@@ -59,11 +58,18 @@ print({PEAK} - before)
 def test_conversion_needs_less_than_1_3_times_the_file_in_memory(tmp_path):
     """A vit_huge file: two encoders of 630M parameters and a predictor, 5.1 GB."""
     size = write_official("vit_huge", tmp_path / "huge.pth.tar")
-    arguments = [str(SCRIPT), "--checkpoint", str(tmp_path / "huge.pth.tar"), "--output", str(tmp_path / "out")]
+    arguments = [
+        "convert",
+        "--variant",
+        "ijepa",
+        "--checkpoint",
+        str(tmp_path / "huge.pth.tar"),
+        "--output",
+        str(tmp_path / "out"),
+    ]
     code = f"""
-import runpy, sys
-sys.argv = {arguments!r}
-runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
+from hf_jepa.cli.main import main
+assert main({arguments!r}) == 0
 print({PEAK})
 """
     assert peak_of_child(code) < 1.3 * size
