@@ -9,6 +9,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from test_main import refused
 
+from hf_jepa.cli.checkpoints import variant_of
 from hf_jepa.cli.main import main
 from hf_jepa.layers.onednn import use_onednn
 from hf_jepa.models.ijepa.image_processing_ijepa import IJepaImageProcessor
@@ -189,3 +190,14 @@ def refused_last(argv, capsys) -> str:
     text = capsys.readouterr().err
     assert "Traceback" not in text and text.count("error:") == 1
     return text.splitlines()[-1]
+
+
+def test_a_folder_that_is_not_there_is_told_from_a_hub_that_does_not_answer(tmp_path, monkeypatch):
+    def silent(checkpoint):
+        raise OSError("no connection")
+
+    monkeypatch.setattr("hf_jepa.cli.checkpoints.AutoConfig.from_pretrained", silent)
+    with pytest.raises(OSError, match="runs/clip is no folder here, and the Hub has not given it: no connection"):
+        variant_of("runs/clip")
+    with pytest.raises(OSError, match="^no connection$"):  # a folder that cannot be read is another matter
+        variant_of(str(tmp_path))
