@@ -6,6 +6,7 @@ freed memory: giving it back to the system after every step would be measured to
 
 import argparse
 import os
+import platform
 import sys
 from itertools import chain
 from pathlib import Path
@@ -45,8 +46,9 @@ PARTS = {
 RESULTS = Path(__file__).parent / "results/cpu.md"
 INTRODUCTION = """# CPU
 
-Written by `make bench`: torch {torch}, transformers {transformers}, process CPU time of one thread, contestants in
-turn in one process, ratio of medians. Ratios of two runs differ by up to 0.03, those of the average by up to 0.2.
+Written by `make bench` on {processor}:
+torch {torch}, transformers {transformers}, process CPU time of one thread, contestants in turn in one process, ratio
+of medians. Ratios of two runs differ by up to 0.03, those of the average by up to 0.2.
 Milliseconds where no other unit is named; operations and memory are counted and the same in every run.
 
 | what | beside | ours | other | ratio | limit | |
@@ -78,10 +80,20 @@ def main() -> int:
         print("timm is not in benchmarks/.site, so it was not measured: `make bench` puts it there")
     if not args.quick:
         lines = "".join("| " + " | ".join(row.cells()) + " |\n" for row in rows)
-        introduction = INTRODUCTION.format(torch=torch.__version__, transformers=transformers.__version__)
+        introduction = INTRODUCTION.format(
+            processor=processor(), torch=torch.__version__, transformers=transformers.__version__
+        )
         write_text(args.output, introduction + lines)
         print(f"written to {args.output}")
     return 0
+
+
+def processor() -> str:
+    """Name of the CPU and what PyTorch uses of it."""
+    listing = Path("/proc/cpuinfo")
+    lines = listing.read_text(errors="replace").splitlines() if listing.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor()} ({torch.backends.cpu.get_cpu_capability()})"
 
 
 if __name__ == "__main__":

@@ -91,15 +91,13 @@ def bench_step(size: str, config: IJepaConfig, batch: int, repeats: int) -> list
     # Two at a time: what three of them leave in the allocator changes the times of each.
     eager = medians(lambda: step(model), restated, repeats=repeats)
     by_compiler = medians(lambda: step(compiled), restated, repeats=repeats)
-    if onednn_pays_off():  # as in a run, see `KernelMixin`
-        use_onednn(model)
-    as_trained = medians(lambda: step(model), restated, repeats=repeats)
     what, beside = f"training step, {size}, batch {batch}", "official step"
-    return [
-        Row(what, beside, *as_trained, STEP_LIMIT),
-        Row(f"{what}, onednn: false", beside, *eager, STEP_LIMIT),
-        Row(f"{what}, onednn: false, torch.compile", beside, *by_compiler, STEP_LIMIT),
-    ]
+    rows = [("", eager), (", torch.compile", by_compiler)]
+    if onednn_pays_off():  # then a run has it, see `KernelMixin`
+        use_onednn(model)
+        with_onednn = medians(lambda: step(model), restated, repeats=repeats)
+        rows = [("", with_onednn), *((f", onednn: false{how}", times) for how, times in rows)]
+    return [Row(f"{what}{how}", beside, *times, STEP_LIMIT) for how, times in rows]
 
 
 def bench_average(size: str, config: IJepaConfig, repeats: int) -> list[Row]:

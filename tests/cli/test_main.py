@@ -66,6 +66,7 @@ def test_unknown_commands_and_options(capsys):
     assert "name a command" in refused([], capsys)
     assert "--sampels" in refused(["masks", "--sampels", "3"], capsys)
     assert "invalid choice: 'vjepa9'" in refused(["train", "vjepa9"], capsys)
+    assert "invalid choice: 'data2vec_text'" in refused(["train", "data2vec_text"], capsys)  # which has no program
     assert "required" in refused(["embed", "a", "b"], capsys)
 
 

@@ -320,7 +320,9 @@ def test_the_script_wants_a_variant_of_its_modality(monkeypatch, capsys):
 
 
 def test_the_command_line_finds_the_program_of_the_modality():
-    assert program(VARIANTS["vjepa2"]) is pretrain
+    assert program(VARIANTS["vjepa2"]) == pretrain.__module__
+    assert program(VARIANTS["llm_jepa"]) == "hf_jepa.training.finetune_llm_jepa"
+    assert program(VARIANTS["data2vec_text"]) is None
 
 
 @pytest.mark.slow  # `make test-distributed` compares the trainer, and starts the program

@@ -162,10 +162,13 @@ def variant_of(checkpoint: str) -> Variant:
     """
     if (Path(checkpoint) / "adapter_config.json").is_file() and not (Path(checkpoint) / "config.json").is_file():
         raise ValueError(f"{checkpoint} holds adapters only: use the folder of the run, where they are merged")
+    here = Path(checkpoint).exists()
+    if not here:  # without a network that takes long: a mistyped folder is seen before
+        print(f"{checkpoint} is no folder here: asking the Hub ...", file=sys.stderr)
     try:
         config = AutoConfig.from_pretrained(checkpoint)
     except OSError as error:
-        if Path(checkpoint).exists():
+        if here:
             raise
         raise OSError(f"{checkpoint} is no folder here, and the Hub has not given it: {error}") from error
     return find_variant(config.model_type, checkpoint)

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 
+from hf_jepa.core.arguments import HelpFormatter
+
 
 # Command -> what it does. The module `hf_jepa.cli.<command>` is imported only when it is asked for, and imports what
 # is heavy only when it runs, so that every --help is immediate.
@@ -30,13 +32,6 @@ COMMANDS = {
 }
 # What wrong input raises: values and shapes, files and Hub ids, missing extras. Anything else is a bug.
 INPUT_ERRORS = (ValueError, OSError, ImportError)
-
-
-class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows the defaults that say something; of an option that is None at first, its help says what that means."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default is None or action.default is False else super()._get_help_string(action)
 
 
 class Parser(argparse.ArgumentParser):
@@ -139,7 +134,7 @@ def command_parser(name: str, description: str, example: str) -> Parser:
         prog=f"hf-jepa {name}",
         description=f"{summary[0].upper()}{summary[1:]}. {description}".strip(),
         epilog=f"example: {example}",
-        formatter_class=_HelpFormatter,
+        formatter_class=HelpFormatter,
     )
 
 

@@ -1,7 +1,6 @@
 """`hf-jepa train`: a pretraining run on this machine; `accelerate launch training_scripts/...` is for many devices."""
 
 import argparse
-from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
 
@@ -19,35 +18,25 @@ def parser() -> argparse.ArgumentParser:
         "hf-jepa train ijepa training_scripts/configs/ijepa/tiny.yaml --output_dir runs/tiny --max_steps 20",
     )
     parser.usage = "hf-jepa train [--help] variant [recipe.yaml] [--field value ...]"
-    parser.add_argument("variant", choices=sorted(VARIANTS), help="what to pretrain")
+    trained = sorted(name for name, variant in VARIANTS.items() if program(variant) is not None)
+    parser.add_argument("variant", choices=trained, help="what to pretrain")
     return parser
 
 
-def program(variant: Variant) -> Callable:
-    """The training program of the variant (also a `pretrain_<variant>` of its own), or of its modality.
-
-    Raises:
-        ValueError: there is none.
-    """
+def program(variant: Variant) -> str | None:
+    """The module with the training program of the variant, or else of its modality; None where there is none."""
+    own, shared = (f"hf_jepa.training.pretrain_{name}" for name in (variant.name, variant.modality))
     if variant.program is not None:
-        finetune = import_module(f"hf_jepa.training.{variant.program}").finetune
-        return lambda name, *args, **kwargs: finetune(*args, **kwargs)
-    own = f"hf_jepa.training.pretrain_{variant.name}"
-    if find_spec(own) is not None:
-        pretrain = import_module(own).pretrain
-        return lambda name, *args, **kwargs: pretrain(*args, **kwargs)
-    name = f"hf_jepa.training.pretrain_{variant.modality}"
-    if find_spec(name) is None:
-        raise ValueError(
-            f"{variant.title} is of modality {variant.modality!r}, which has no program: {name} is missing"
-        )
-    return import_module(name).pretrain
+        own = f"hf_jepa.training.{variant.program}"
+    return next((module for module in (own, shared) if find_spec(module) is not None), None)
 
 
 def main(argv: list[str]) -> int:
-    args = parser().parse_args(argv[:1])  # what follows the variant is the recipe's
-    pretrain = program(VARIANTS[args.variant])
-    pretrain(args.variant, argv[1:], parser().description, prog=f"hf-jepa train {args.variant}")
+    variant = parser().parse_args(argv[:1]).variant  # what follows it is the recipe's
+    module = import_module(program(VARIANTS[variant]))
+    run = getattr(module, "finetune" if VARIANTS[variant].program else "pretrain")
+    several = module.__name__.endswith(f"pretrain_{VARIANTS[variant].modality}")  # and wants to know which it is
+    run(*([variant] if several else []), argv[1:], parser().description, prog=f"hf-jepa train {variant}")
     return 0
 
 

@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeVar
 import httpx2
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+from transformers.utils import logging
 
 from hf_jepa.hub import card_check
 from hf_jepa.hub.files import read_json
@@ -40,6 +41,8 @@ INVALID_TOKEN = "Invalid credentials in Authorization header"  # in place of whi
 RETRIED = (429, 500, 502, 503, 504)
 
 T = TypeVar("T")
+
+logger = logging.get_logger(__name__)
 
 
 class Contents(NamedTuple):
@@ -240,9 +243,12 @@ def persistent(call: Callable[[], T], statuses: Sequence[int] = RETRIED) -> T:
         except HfHubHTTPError as error:
             if error.response.status_code not in statuses:
                 raise
-        except httpx2.TransportError:
+            reason = f"it answered {error.response.status_code}"
+        except httpx2.TransportError as error:
             if 500 not in statuses:
                 raise
+            reason = f"{type(error).__name__}: {error}"
+        logger.warning(f"the Hub is not there ({reason}): trying again in {pause} s")
         time.sleep(pause)
     return call()
 

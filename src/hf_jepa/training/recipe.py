@@ -9,6 +9,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import yaml
 from transformers import HfArgumentParser
 
+from hf_jepa.core.arguments import HelpFormatter
 from hf_jepa.registry import VARIANTS
 
 
@@ -23,6 +24,9 @@ def as_mapping(value: Any) -> Any:
 
 
 class _Parser(HfArgumentParser):
+    def __init__(self, dataclass_types: Sequence[type], **kwargs):
+        super().__init__(dataclass_types, formatter_class=HelpFormatter, **kwargs)
+
     def error(self, message: str):  # one line, without the usage of a hundred options
         self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
 

@@ -32,14 +32,19 @@ def last_logged(history: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 def first_and_last(history: Sequence[Mapping[str, Any]], names: Iterable[str] = ("loss",)) -> dict[str, Any]:
     """Rows of a summary: how everything of these names began and ended, as far as it was logged.
 
+    What was logged once says nothing of a beginning.
+
     Example:
         >>> first_and_last([{"loss": 2.0}, {"loss": 1.0}], ["loss", "rankme"])
         {'first loss': 2.0, 'last loss': 1.0}
+        >>> first_and_last([{"loss": 2.0}])
+        {'last loss': 2.0}
     """
     rows = {}
     for name in names:
         if values := [entry[name] for entry in history if name in entry]:
-            rows |= {f"first {name}": values[0], f"last {name}": values[-1]}
+            rows |= {f"first {name}": values[0]} if len(values) > 1 else {}
+            rows |= {f"last {name}": values[-1]}
     return rows
 
 
