@@ -369,3 +369,12 @@ def test_importing_the_package_is_cheap():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
     code = "import sys, hf_jepa.data.images; print('datasets' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
+
+
+def test_a_name_that_neither_disk_nor_hub_knows_says_so(monkeypatch):
+    def unreachable(name, **options):
+        raise ConnectionError(f"Couldn't reach {name!r} on the Hub")
+
+    monkeypatch.setattr(datasets, "load_dataset", unreachable)
+    with pytest.raises(OSError, match="fotos is no file or folder here, and the Hub has not given it: Couldn't reach"):
+        load_images("fotos")

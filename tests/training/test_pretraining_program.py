@@ -224,6 +224,17 @@ def test_wrong_recipes_exit_with_status_2_and_one_line(recipe, message, tmp_path
     assert message in text and text.count("\n") == 1
 
 
+def test_a_field_of_the_model_among_the_arguments_says_where_it_goes(tmp_path, capsys):
+    given = ["--dataset", "embedded", "--output_dir", str(tmp_path), "--image_size", "48"]
+    with pytest.raises(SystemExit, match="2"):
+        parse_recipe((PretrainingArguments, MaskArguments, JepaTrainingArguments), given)
+    text = capsys.readouterr().err
+    assert "unknown arguments: --image_size 48; " in text and """--model_config '{"image_size": 48}'""" in text
+    with pytest.raises(SystemExit, match="2"):
+        parse_recipe((MaskArguments,), ["--image_size", "48"])
+    assert "model_config" not in capsys.readouterr().err
+
+
 def test_values_of_a_recipe_mean_what_they_do_on_the_command_line(tmp_path):
     values = {
         "dataset": "embedded",

@@ -91,6 +91,14 @@ def test_the_newest_complete_checkpoint_is_resumed_and_others_named(run, make_tr
     assert started[3:] == [None]
 
 
+def test_a_checkpoint_at_or_beyond_the_last_step_is_told(run, make_trainer, caplog, monkeypatch):
+    monkeypatch.setattr(PreemptionMixin, "train", lambda self, folder, *args: None)
+    for steps, told in ((7, 0), (6, 1), (5, 2)):
+        make_trainer(**(SAVES | {"max_steps": steps})).train(resume_from_checkpoint=True)
+        assert caplog.text.count("nothing is left to train") == told
+    assert "checkpoint-6 is of step 6 and max_steps is 5" in caplog.text
+
+
 def test_all_processes_must_find_a_checkpoint_complete(run, make_trainer, monkeypatch):
     def with_another(found):
         return [*found, {"checkpoint-2": None, "checkpoint-4": "optimizer.pt is missing"}]

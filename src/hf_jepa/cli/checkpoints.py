@@ -16,6 +16,7 @@ from hf_jepa.data.video_sources import load_videos
 from hf_jepa.data.videos import VideoCollator, VideoDataset
 from hf_jepa.evaluation.features import default_readout, extract_features
 from hf_jepa.hub.processors import ProcessedClip, ProcessorTransform, load_processor
+from hf_jepa.hub.run_folders import require_finished
 from hf_jepa.layers.onednn import use_onednn
 from hf_jepa.registry import Variant, find_variant
 
@@ -158,10 +159,11 @@ def variant_of(checkpoint: str) -> Variant:
 
     Raises:
         OSError: no such checkpoint.
-        ValueError: adapters alone, or a model of no variant.
+        ValueError: adapters alone, a model of no variant, or the folder of a run that was stopped.
     """
     if (Path(checkpoint) / "adapter_config.json").is_file() and not (Path(checkpoint) / "config.json").is_file():
         raise ValueError(f"{checkpoint} holds adapters only: use the folder of the run, where they are merged")
+    require_finished(checkpoint)
     here = Path(checkpoint).exists()
     if not here:  # without a network that takes long: a mistyped folder is seen before
         print(f"{checkpoint} is no folder here: asking the Hub ...", file=sys.stderr)

@@ -60,7 +60,8 @@ def main(argv: list[str]) -> int:
     result = embedder.embed(dataset)
     _write(args.output, dataset, result)
     rows, width = result.features.shape
-    print(f"{args.output}: {rows} rows of {width} features, {len(result.skipped)} {embedder.samples} skipped")
+    left_out = f"{len(result.skipped)} {embedder.samples} skipped"
+    print(f"{args.output}: {rows} rows of {width} features, split {args.split!r}, {left_out}")
     if args.push_to_hub:
         told = f"Features of {_public(args.checkpoint, '')}, readout {embedder.readout}"
         print(f"uploaded: {push(_as_dataset(dataset, result), args, told)}")

@@ -69,12 +69,37 @@ def load_images(
         source, options = _folder_options(path, split.split("[")[0])
     elif path.is_file():
         source, options = _file_options(path)
-    elif is_hub_id(str(name_or_path)):
-        source, options = str(name_or_path), {}
     else:
-        raise FileNotFoundError(f"no such file or folder: {name_or_path}")
+        dataset = load_from_hub(str(name_or_path), split=split, streaming=streaming, **load_options)
+        return standard_columns(dataset, image_column, label_column)
     dataset = datasets.load_dataset(source, split=split, streaming=streaming, **options, **load_options)
     return standard_columns(dataset, image_column, label_column)
+
+
+def load_from_hub(name: str, **options: Any) -> "datasets.Dataset | datasets.IterableDataset":
+    """`datasets.load_dataset` for what is not on disk.
+
+    Args:
+        name: Hub id of a data set.
+        options: passed on.
+
+    Raises:
+        FileNotFoundError: it is no Hub id.
+        OSError: the Hub does not give it.
+
+    Example:
+        >>> load_from_hub("./photos")
+        Traceback (most recent call last):
+        FileNotFoundError: no such file or folder: ./photos
+    """
+    import datasets
+
+    if not is_hub_id(name):
+        raise FileNotFoundError(f"no such file or folder: {name}")
+    try:
+        return datasets.load_dataset(name, **options)
+    except OSError as error:
+        raise OSError(f"{name} is no file or folder here, and the Hub has not given it: {error}") from error
 
 
 def is_hub_id(name: str) -> bool:

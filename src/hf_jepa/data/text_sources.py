@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch.utils.data import Dataset
 
 from hf_jepa.data.json_lines import check_json_lines
-from hf_jepa.data.sources import is_hub_id
+from hf_jepa.data.sources import load_from_hub
 from hf_jepa.data.splits import SPLIT_FOLDERS
 from hf_jepa.data.text_pairs import LlmJepaPreprocessor, TextPair
 
@@ -65,7 +65,7 @@ def open_text_pairs(
         files = _files_of_split(path, base)
     elif path.is_file():
         files = [path]
-    elif path.suffix in SUFFIXES or not is_hub_id(str(source)):
+    elif path.suffix in SUFFIXES:
         raise FileNotFoundError(f"no such file or folder: {source}")
     else:
         files = []
@@ -78,7 +78,8 @@ def open_text_pairs(
         load_options["data_files"] = {base if path.is_dir() else "train": [str(file) for file in files]}
         source = kinds.pop()
     try:
-        records = datasets.load_dataset(str(source), split=split, **load_options)
+        load = datasets.load_dataset if files else load_from_hub
+        records = load(str(source), split=split, **load_options)
     except (datasets.exceptions.DatasetGenerationError, ValueError) as error:
         if isinstance(error.__cause__, datasets.table.CastError):
             raise ValueError(f"files of {path} have different columns: open each of them by itself") from error

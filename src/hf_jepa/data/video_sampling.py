@@ -70,7 +70,7 @@ class ClipSampling:
         if self.frame_step is not None:
             return self.frame_step
         if video_fps is None:
-            raise VideoError("the frame rate is not known: sample by frame_step, or say the rate by fps=...")
+            raise VideoError("the frame rate is not known: choose frames by frame_step, or say folder_fps")
         if self.mode == "constant":
             distance = video_fps / self.fps if self.fps else video_fps * self.duration / self.frames_per_clip
             return max(1, math.floor(distance + 0.5))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_jepa.data.shard_names import find_shards, names_shards
 from hf_jepa.data.shards import ShardedRows, ShardOptions
-from hf_jepa.data.sources import is_hub_id
+from hf_jepa.data.sources import load_from_hub
 from hf_jepa.data.splits import SPLIT_OF, split_folder
 from hf_jepa.data.video_columns import standard_video_columns
 from hf_jepa.data.video_readers import VIDEO_SUFFIXES, is_image_path, natural_order
@@ -75,10 +75,8 @@ def load_videos(
         if path.is_file() and path.suffix != ".parquet":
             raise ValueError(f"{path} is neither a folder, nor a .csv list, nor a parquet file, nor a video")
         dataset = datasets.load_dataset("parquet", split=split, **where, **load_options)
-    elif is_hub_id(str(name_or_path)):
-        dataset = datasets.load_dataset(str(name_or_path), split=split, **load_options)
     else:
-        raise FileNotFoundError(f"no such file or folder: {name_or_path}")
+        dataset = load_from_hub(str(name_or_path), split=split, **load_options)
     return standard_video_columns(dataset, video_column, label_column)
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from hf_jepa.data.json_lines import check_json_lines
 from hf_jepa.data.shard_names import find_shards, names_shards
 from hf_jepa.data.shards import ShardOptions
-from hf_jepa.data.sources import is_hub_id
+from hf_jepa.data.sources import load_from_hub
 from hf_jepa.data.splits import split_folder
 from hf_jepa.data.vision_text_columns import VisionTextRows, find_vision_text_columns, standard_stream
 from hf_jepa.data.vision_text_shards import VisionTextShards
@@ -95,9 +95,9 @@ def _open(
         path = _list_of(split_folder(path, folder))
         options["split"] = f"train[{part}" if part else "train"
     elif not path.exists():
-        if path.suffix in READERS or not is_hub_id(str(name_or_path)):
+        if path.suffix in READERS:
             raise FileNotFoundError(f"no such file or folder: {name_or_path}")
-        return datasets.load_dataset(str(name_or_path), **options), None
+        return load_from_hub(str(name_or_path), **options), None
     if path.is_dir():
         return datasets.load_dataset("parquet", data_files=str(path / "*.parquet"), **options), str(path)
     if path.suffix not in READERS:

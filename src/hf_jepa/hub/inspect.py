@@ -11,6 +11,7 @@ from hf_jepa.core.conversion import OfficialLayout
 from hf_jepa.core.key_map import ConversionError, some
 from hf_jepa.hub.files import is_finite, read_config, read_json, read_torch_checkpoint, stored_tensors
 from hf_jepa.hub.fingerprint import FILE_NAME, differences, load_target_encoder
+from hf_jepa.hub.run_folders import require_finished
 from hf_jepa.registry import VARIANTS, Variant, find_variant
 
 
@@ -52,9 +53,10 @@ def variant_of_folder(path: Path) -> Variant:
     Raises:
         FileNotFoundError: there is no config.
         ConversionError: it is not a config.
-        ValueError: of a model of no variant.
+        ValueError: of a model of no variant, or the folder of a run that was stopped.
     """
     if not (path / "config.json").is_file():
+        require_finished(path)
         raise FileNotFoundError(f"{path} has no config.json: it is not a checkpoint")
     fields = read_json(path / "config.json", "a config")
     for variant in VARIANTS.values():  # of LLM-JEPA the file is that of the language model, with a section of its own

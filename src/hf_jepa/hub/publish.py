@@ -17,6 +17,7 @@ from hf_jepa.hub import card_check
 from hf_jepa.hub.files import read_json
 from hf_jepa.hub.fingerprint import FILE_NAME, load_target_encoder
 from hf_jepa.hub.inspect import inspect_checkpoint, variant_of_folder
+from hf_jepa.hub.run_folders import require_finished
 
 
 # What a run leaves beside its checkpoint, and nobody else wants: pickles, its own checkpoints, logs, hidden files.
@@ -142,7 +143,7 @@ def check_folder(folder: str | Path) -> Contents:
     Raises:
         FileNotFoundError: no checkpoint, or no card.
         ConversionError: weights that are damaged or are missing.
-        ValueError: values that are not finite, a fingerprint of other weights, a card with one of the faults of
+        ValueError: the folder of a run that was stopped, values that are not finite, a fingerprint of other weights, a card with one of the faults of
             `faults_that_bar`, a file that does not belong to a checkpoint, or a token in one.
 
     Example:
@@ -158,6 +159,7 @@ def check_folder(folder: str | Path) -> Contents:
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder: name that of a checkpoint")
+    require_finished(folder)
     variant = variant_of_folder(folder)
     contents = _contents(folder)
     _require_card(folder)

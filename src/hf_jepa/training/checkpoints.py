@@ -194,6 +194,11 @@ class CheckpointMixin:
                 "the beginning: resume_from_checkpoint='auto' goes on with that one"
             )
         self._resumed = read_manifest(folder) if folder is not None else {}
+        if self.is_world_process_zero() and 0 < self.args.max_steps <= self._resumed.get("step", 0):
+            logger.warning(
+                f"{folder} is of step {self._resumed['step']} and max_steps is {self.args.max_steps}: nothing is left "
+                "to train"
+            )
         return super().train(folder, *args, **kwargs)
 
     def _resume_folder(self: Trainer, asked: str | bool | None) -> str | None:

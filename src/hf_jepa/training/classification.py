@@ -16,6 +16,7 @@ from hf_jepa.data.columns import check_same_classes
 from hf_jepa.evaluation.low_shot import low_shot_indices
 from hf_jepa.hub.files import new_name
 from hf_jepa.hub.processors import load_processor
+from hf_jepa.hub.run_folders import require_finished
 from hf_jepa.registry import find_variant
 from hf_jepa.training.adapters import LoraArguments
 from hf_jepa.training.finetuning import (
@@ -68,6 +69,7 @@ def open_checkpoint(
     arguments, training = parse_recipe(types, argv, description)
     require_mergeable(arguments.mode, training)
     begin(training)
+    require_finished(arguments.model_name_or_path)
     config = AutoConfig.from_pretrained(arguments.model_name_or_path)
     return arguments, training, config, load_processor(arguments.model_name_or_path, config)
 

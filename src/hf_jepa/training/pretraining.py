@@ -11,6 +11,7 @@ from transformers.utils import logging
 
 from hf_jepa.core.configuration import require_model_fields
 from hf_jepa.core.modeling import JepaPreTrainingMixin
+from hf_jepa.hub.run_folders import require_finished
 from hf_jepa.registry import Variant
 from hf_jepa.training.adapters import AdapterArguments
 from hf_jepa.training.run_cards import LicenseArguments
@@ -58,6 +59,7 @@ class ModelArguments(AdapterArguments, StartArguments):
 def build_model(variant: Variant, arguments: ModelArguments) -> JepaPreTrainingMixin:
     """A fresh model, or the checkpoint to continue from in float32, which brings its own size."""
     if arguments.model_name_or_path:
+        require_finished(arguments.model_name_or_path)
         if arguments.model_size or arguments.model_config:
             logger.warning(f"{arguments.model_name_or_path} has a config: model_size and model_config are not used")
         return variant.model_class().from_pretrained(arguments.model_name_or_path, dtype="float32")
@@ -86,6 +88,7 @@ def continue_model(variant: Variant, checkpoint: str, fields: Mapping[str, Any])
     """
     config_class, model_class = variant.config_class(), variant.model_class()
     require_model_fields(config_class, fields)
+    require_finished(checkpoint)
     config = config_class.from_pretrained(checkpoint)
     changed = {name: value for name, value in fields.items() if getattr(config, name) != value}
     if not changed:

@@ -56,6 +56,8 @@ def parse_recipe(
         [0.1, 0.2]
     """
     parser, argv = _parser_with_file(dataclass_types, argv, description, prog)
+    if unknown := parser.parse_known_args(argv)[1]:
+        parser.error(f"unknown arguments: {' '.join(unknown)}{_fields_of_the_model(parser)}")
     return parser.parse_args_into_dataclasses(args=argv)
 
 
@@ -106,7 +108,7 @@ def _parser_with_file(
     hints = {name: hint for cls in dataclass_types for name, hint in get_type_hints(cls).items()}
     actions = {action.dest: action for action in reversed(parser._actions)}  # before its --no_... complement
     if unknown := sorted(map(str, values.keys() - actions.keys())):
-        parser.error(f"the recipe has unknown fields: {', '.join(unknown)}")
+        parser.error(f"the recipe has unknown fields: {', '.join(unknown)}{_fields_of_the_model(parser)}")
     from_file = []
     for name, value in values.items():
         if value is None or isinstance(value, dict):  # what no argument can spell
@@ -121,6 +123,12 @@ def _parser_with_file(
         else:
             from_file.append(f"--{name}={_spell(value)}")
     return parser, from_file + argv  # so that argparse converts and checks them all
+
+
+def _fields_of_the_model(parser: _Parser) -> str:
+    if all(action.dest != "model_config" for action in parser._actions):
+        return ""
+    return """; fields of the model's config go into model_config, such as --model_config '{"image_size": 48}'"""
 
 
 def _takes(hint: Any, kind: type) -> bool:
