@@ -199,5 +199,7 @@ def test_folders_of_frames_need_a_rate_for_seconds(checkpoints, tmp_path, capsys
         Image.new("RGB", (40, 40), (10 * i, 0, 0)).save(tmp_path / "frames" / f"{i}.png")
     arguments = ["embed", checkpoints / "vjepa2", tmp_path / "frames"]
     assert main([*map(str, arguments), "--output", str(tmp_path / "x")]) == 2
-    assert "the frame rate is not known" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "the frame rate is not known" in told and "folder_fps" in told
+    assert "1 of 1 videos in" in told and "folders of images, read as the frames of one video each" in told
     assert main([*map(str, arguments), "--folder-fps", "10", "--output", str(tmp_path / "f")]) == 0

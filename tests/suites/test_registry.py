@@ -62,8 +62,8 @@ def test_every_public_name_resolves():
 def test_variant_is_complete(variant):
     folder = PACKAGE / "models" / variant.name
     wanted = ["__init__.py", f"configuration_{variant.name}.py", f"modeling_{variant.name}.py", "README.md"]
-    lacking = [name for name in wanted if not (folder / name).is_file()]  # without __init__.py a wheel lacks the folder
-    assert not lacking
+    # Without __init__.py a wheel would lack the folder.
+    assert not [name for name in wanted if not (folder / name).is_file()]
     assert (ROOT / f"conversion/convert_{variant.name}.py").is_file() == variant.convertible
     assert f"models/{variant.name}/README.md" in (ROOT / "MODELS.md").read_text(encoding="utf-8")
     models = [variant.pretraining_model, *variant.heads.values()]

@@ -80,7 +80,14 @@ class Embedder:
 
     def open(self, data: str, split: str) -> "datasets.Dataset":
         """A split with the column `image` or `video`, and `label` where there are labels."""
-        return (load_videos if self.variant.modality == "video" else load_images)(data, split=split)
+        if self.variant.modality == "image":
+            return load_images(data, split=split)
+        videos = load_videos(data, split=split)
+        paths = videos.flatten()["video.path"] if Path(data).is_dir() else []
+        if folders := sum(path is not None and Path(path).is_dir() for path in paths):
+            told = "images, read as the frames of one video each"
+            print(f"{folders} of {len(videos)} videos in {data} are folders of {told}", file=sys.stderr)
+        return videos
 
     def load(self) -> None:
         """Load the weights, and say what is at work.

@@ -143,8 +143,9 @@ def check_folder(folder: str | Path) -> Contents:
     Raises:
         FileNotFoundError: no checkpoint, or no card.
         ConversionError: weights that are damaged or are missing.
-        ValueError: the folder of a run that was stopped, values that are not finite, a fingerprint of other weights, a card with one of the faults of
-            `faults_that_bar`, a file that does not belong to a checkpoint, or a token in one.
+        ValueError: the folder of a run that was stopped, values that are not finite, a fingerprint of other weights,
+            a card with one of the faults of `faults_that_bar`, a file that does not belong to a checkpoint, or a
+            token in one.
 
     Example:
         >>> import tempfile

@@ -39,8 +39,8 @@ def require_finished(folder: str | Path) -> None:
         )
     if state.is_file() and (step := read_json(state, "the state of a run").get("global_step", newest)) < newest:
         raise ValueError(
-            f"{folder} has the weights of step {step}, and later ones in checkpoint-{newest}: name that folder, finish "
-            "the run with --resume_from_checkpoint auto, or remove what is of an earlier run"
+            f"{folder} has the weights of step {step}, and later ones in checkpoint-{newest}: name that folder, "
+            "finish the run with --resume_from_checkpoint auto, or remove what is of an earlier run"
         )
 
 
