@@ -8,7 +8,7 @@ from PIL import Image
 from test_main import refused
 from transformers import AutoModel
 
-from hf_jepa.cli import quickstart
+from hf_jepa.cli import quickstart, quickstart_recipe
 from hf_jepa.cli.main import main
 
 
@@ -48,6 +48,17 @@ def test_stock_automodel_gave_the_same_features(short_run):
     assert reload["class"].startswith("transformers.models.ijepa.")
     assert reload["weights_equal"] is True and reload["largest_difference"] < 1e-5
     assert AutoModel.from_pretrained(folder / "model").config.hidden_size == 96
+
+
+@pytest.mark.distributed
+def test_further_seeds_are_scored_in_processes_of_their_own(tmp_path):
+    main(["quickstart", "--seeds", "3", "--steps", "2", "--output-dir", str(tmp_path / "q")])
+    scores = json.loads((tmp_path / "q/results.json").read_text())["scores"]
+    with quickstart_recipe.one_thread():
+        crops, model = quickstart_recipe.labelled(2), quickstart_recipe.new_model(2)
+        here, _ = quickstart_recipe.seed_scores(2, 2, tmp_path / "work", crops, model)
+    assert {row: {probe: values[2] for probe, values in found.items()} for row, found in scores.items()} == here
+    assert sorted(path.suffix for path in (tmp_path / "q").iterdir()) == ["", ".json", *4 * [".png"]]
 
 
 @pytest.mark.parametrize("names", [["thesis.txt"], ["thesis.txt", "results.json"], ["masks.png"]])

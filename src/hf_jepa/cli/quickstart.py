@@ -98,25 +98,14 @@ def run(seeds: int, steps: int, work: Path) -> dict:
 
 def _pretrain_and_score(recipe, seeds: int, steps: int, work: Path) -> tuple[dict, dict]:
     """Scores of each row, probe and seed, and all that the first seed leaves: crops, model, log and verdict."""
-    scores = {row: {probe: [] for probe in PROBES} for row in ROWS}
-    first = {}
-    for seed in range(seeds):
-        crops, model = recipe.labelled(seed), recipe.new_model(seed)
-        if not first:
-            _print_introduction(crops, model, seeds, steps)
-        _add(scores["raw"], recipe.scores(None, crops))
-        _add(scores["untrained"], recipe.scores(model.target_encoder, crops))
-        trainer = recipe.pretrain(model, seed, steps, work / "trainer", f"seed {seed}")
-        _add(scores["pretrained"], recipe.scores(model.target_encoder, crops))
-        log, verdict = trainer.state.log_history, trainer.collapse_monitor.verdict
-        first = first or {"crops": crops, "model": model.eval(), "log": log, "verdict": verdict}
-    shutil.rmtree(work / "trainer", ignore_errors=True)
-    return scores, first
-
-
-def _add(scores: dict[str, list[float]], new: dict[str, float]) -> None:
-    for probe, value in new.items():
-        scores[probe].append(value)
+    crops, model = recipe.labelled(0), recipe.new_model(0)
+    _print_introduction(crops, model, seeds, steps)
+    with recipe.other_seeds(seeds, steps, work) as others:
+        found, trainer = recipe.seed_scores(0, steps, work, crops, model)
+        by_seed = [found, *others()]
+    scores = {row: {probe: [found[row][probe] for found in by_seed] for probe in PROBES} for row in ROWS}
+    log, verdict = trainer.state.log_history, trainer.collapse_monitor.verdict
+    return scores, {"crops": crops, "model": model.eval(), "log": log, "verdict": verdict}
 
 
 def _print_introduction(crops, model, seeds: int, steps: int) -> None:

@@ -1,9 +1,13 @@
 """The experiment of `hf-jepa quickstart`: model, masks, schedule, read-out, and the reload by stock code."""
 
+import io
+import json
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,7 +81,9 @@ def new_model(seed: int) -> IJepaForPreTraining:
     return IJepaForPreTraining(model_config())
 
 
-def pretrain(model: IJepaForPreTraining, seed: int, steps: int, folder: Path, title: str) -> JepaTrainer:
+def pretrain(
+    model: IJepaForPreTraining, seed: int, steps: int, folder: Path, title: str, line: int = 0
+) -> JepaTrainer:
     """Pretrain in place on endless crops of the left halves.
 
     Args:
@@ -86,6 +92,7 @@ def pretrain(model: IJepaForPreTraining, seed: int, steps: int, folder: Path, ti
         steps: optimizer steps.
         folder: the trainer's output folder, which stays empty.
         title: of the progress bar.
+        line: of the terminal that the bar is on.
 
     Returns:
         The trainer, with its log and its collapse monitor.
@@ -117,7 +124,7 @@ def pretrain(model: IJepaForPreTraining, seed: int, steps: int, folder: Path, ti
         mask_sampler(seed),
         train_dataset=EmbeddedCrops(steps * BATCH_SIZE, seed=seed),
         data_collator=ImageCollator(),
-        callbacks=[ProgressBar(title)],
+        callbacks=[ProgressBar(title, line)],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train()
@@ -177,6 +184,53 @@ def scores(encoder: nn.Module | None, crops: Crops) -> dict[str, float]:
         if readout == "mean":
             found["linear"] = linear_probe(*data, weight_decays=WEIGHT_DECAYS).accuracy
     return found
+
+
+def seed_scores(
+    seed: int, steps: int, work: Path, crops: Crops, model: IJepaForPreTraining
+) -> tuple[dict[str, dict[str, float]], JepaTrainer]:
+    """Pretrain in place, and the `scores` of raw pixels and of the encoder before and after."""
+    found = {"raw": scores(None, crops), "untrained": scores(model.target_encoder, crops)}
+    folder = work / f"trainer-{seed}"
+    trainer = pretrain(model, seed, steps, folder, f"seed {seed}", line=seed)
+    shutil.rmtree(folder, ignore_errors=True)
+    return found | {"pretrained": scores(model.target_encoder, crops)}, trainer
+
+
+@contextmanager
+def other_seeds(seeds: int, steps: int, work: Path) -> Iterator[Callable[[], list[dict[str, dict[str, float]]]]]:
+    """Seeds 1 to `seeds` - 1 in processes of their own, one for every further CPU, beside the body of the block.
+
+    Yields:
+        a function that waits for them and gives the scores of each, see `seed_scores`.
+    """
+    workers = min(seeds - 1, max(1, (os.cpu_count() or 1) - 1))
+    if not workers:
+        yield list
+        return
+    context = torch.multiprocessing.spawn(_score_others, (workers, seeds, steps, work), workers, join=False)
+
+    def wait() -> list[dict[str, dict[str, float]]]:
+        while not context.join():
+            pass
+        files = [work / f"scores-{seed}.json" for seed in range(1, seeds)]
+        found = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+        for file in files:
+            file.unlink()
+        return found
+
+    try:
+        yield wait
+    finally:
+        for process in context.processes:
+            process.terminate()
+
+
+def _score_others(worker: int, workers: int, seeds: int, steps: int, work: Path) -> None:
+    with one_thread(), redirect_stdout(io.StringIO()):  # the first seed's report is shown, the other bars are
+        for seed in range(1 + worker, seeds, workers):
+            found, _ = seed_scores(seed, steps, work, labelled(seed), new_model(seed))
+            (work / f"scores-{seed}.json").write_text(json.dumps(found), encoding="utf-8")
 
 
 # Runs in a process of its own. An entry of None makes every import of that name fail.

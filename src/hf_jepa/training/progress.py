@@ -13,17 +13,18 @@ class ProgressBar(TrainerCallback):
 
     Args:
         title: written before the bar.
+        line: of the terminal, where runs go on side by side.
 
     Example:
         >>> ProgressBar("seed 0").title
         'seed 0'
     """
 
-    def __init__(self, title: str):
-        self.title = title
+    def __init__(self, title: str, line: int = 0):
+        self.title, self.line = title, line
 
     def on_train_begin(self, args, state, control, **kwargs: Any):
-        self.bar = tqdm(total=state.max_steps, desc=self.title, unit="step", mininterval=1.0)
+        self.bar = tqdm(total=state.max_steps, desc=self.title, unit="step", mininterval=1.0, position=self.line)
 
     def on_step_end(self, args, state, control, **kwargs: Any):
         self.bar.update()
