@@ -276,7 +276,7 @@ def test_the_command_does_both(ijepa, tmp_path, capsys):
         (["--remote-code", "--encoder-only"], "not allowed with"),
         (["--remote-code", "--encoder", "context"], "--encoder goes with --encoder-only"),
         (["--encoder-only", "--encoder", "both"], "invalid choice: 'both'"),
-        (["--remote-code"], "has no config.json: it is not a checkpoint"),
+        (["--remote-code"], "is empty: name the folder of a checkpoint"),
     ],
 )
 def test_the_command_explains_what_is_wrong(arguments, message, tmp_path, capsys):

@@ -74,7 +74,7 @@ def test_the_command_writes_a_program_that_its_card_opens(ijepa, tmp_path, capsy
         (["--encoder-only", "--any-size"], "--any-size goes with --onnx and --graph"),
         (["--onnx", "--encoder", "context"], "--encoder goes with --encoder-only"),
         (["--onnx", "--graph"], "not allowed with"),
-        (["--graph"], "has no config.json: it is not a checkpoint"),
+        (["--graph"], "is empty: name the folder of a checkpoint"),
     ],
 )
 def test_the_command_explains_what_is_wrong(arguments, message, tmp_path, capsys):
