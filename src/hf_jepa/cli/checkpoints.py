@@ -157,7 +157,7 @@ class Embedder:
             return ""
         return (
             f" as {self._clip()}: for short ones lower --frames, take them closer (--frame-step, --fps), "
-            "or pad (--short-videos pad)"
+            "or pad (--short-videos pad); for folders of frames say --frame-step or --folder-fps"
         )
 
 
