@@ -199,6 +199,8 @@ def test_a_folder_that_is_not_there_is_told_from_a_hub_that_does_not_answer(tmp_
     monkeypatch.setattr("hf_jepa.cli.checkpoints.AutoConfig.from_pretrained", silent)
     with pytest.raises(OSError, match="runs/clip is no folder here, and the Hub has not given it: no connection"):
         variant_of("runs/clip")
+    with pytest.raises(FileNotFoundError, match="no such folder: /nowhere/clip"):  # never asked for
+        variant_of("/nowhere/clip")
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(OSError, match="^no connection$"):  # a folder that cannot be read is another matter
         variant_of(str(tmp_path))

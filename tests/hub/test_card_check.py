@@ -93,7 +93,7 @@ def test_the_card_of_a_conversion_lacks_but_the_licence_of_unknown_weights(tmp_p
     heads = {"num_attention_heads": 4, "pred_num_attention_heads": 4}
     convert_checkpoint(IJEPA, official, tmp_path / "converted", **heads)
     assert check_card(tmp_path / "converted") == [
-        "the head names no licence of the weights: add a line `license: ...`"
+        "the head names no licence of the weights: add a line such as `license: apache-2.0`"
     ]
 
 

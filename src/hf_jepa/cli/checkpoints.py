@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from transformers import AutoConfig, PreTrainedModel
 
 from hf_jepa.data.images import ImageCollator, ImageDataset
-from hf_jepa.data.sources import load_images
+from hf_jepa.data.sources import is_hub_id, load_images
 from hf_jepa.data.video_sampling import ClipSampling
 from hf_jepa.data.video_sources import load_videos
 from hf_jepa.data.videos import VideoCollator, VideoDataset
@@ -172,6 +172,8 @@ def variant_of(checkpoint: str) -> Variant:
         raise ValueError(f"{checkpoint} holds adapters only: use the folder of the run, where they are merged")
     require_finished(checkpoint)
     here = Path(checkpoint).exists()
+    if not here and not is_hub_id(checkpoint):
+        raise FileNotFoundError(f"no such folder: {checkpoint}")
     if not here:  # without a network that takes long: a mistyped folder is seen before
         print(f"{checkpoint} is no folder here: asking the Hub ...", file=sys.stderr)
     try:

@@ -103,6 +103,12 @@ def load_from_hub(name: str, **options: Any) -> "datasets.Dataset | datasets.Ite
 
 
 def is_hub_id(name: str) -> bool:
+    """Whether a name that is no path here could be one of the Hub.
+
+    Example:
+        >>> is_hub_id("someone/photos"), is_hub_id("./photos"), is_hub_id("/data/photos")
+        (True, False, False)
+    """
     parts = name.split("/")
     return len(parts) <= 2 and all(parts) and not name.startswith((".", "~")) and not name.endswith(".parquet")
 
@@ -130,4 +136,4 @@ def _folder_options(path: Path, split: str) -> tuple[str, dict]:
     return "imagefolder", {"data_dir": str(path), "data_files": files}
 
 
-__all__ = ["load_images"]
+__all__ = ["is_hub_id", "load_from_hub", "load_images"]

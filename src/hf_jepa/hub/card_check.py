@@ -94,7 +94,7 @@ def faults_that_bar(folder: str | Path) -> list[str]:
         >>> folder = Path(tempfile.mkdtemp())
         >>> _ = (folder / "README.md").write_text("---\\ntags: [jepa]\\n---\\n# Tiny")
         >>> faults_that_bar(folder)
-        ['the head names no licence of the weights: add a line `license: ...`']
+        ['the head names no licence of the weights: add a line such as `license: apache-2.0`']
     """
     text = read_card(folder)
     card, fault = _parsed(text)
@@ -148,7 +148,7 @@ def read_card(folder: str | Path) -> str:
 
 def _no_license(data: ModelCardData) -> Iterator[str]:
     if not data.license:
-        yield "the head names no licence of the weights: add a line `license: ...`"
+        yield "the head names no licence of the weights: add a line such as `license: apache-2.0`"
 
 
 def _head(data: ModelCardData) -> Iterator[str]:
